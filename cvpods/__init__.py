@@ -1,0 +1,25 @@
+"""An engine for dense object detection behind cvpods' public names, on today's PyTorch."""
+
+from importlib import metadata
+
+__version__ = "1.0.0"
+
+# cvpods_ext looks for this name to tell this package from the upstream one.
+DISTRIBUTION = "cvpods-ext"
+
+
+def _refuse_upstream() -> None:
+    """Stop when the upstream distribution `cvpods` shares the environment: both own this package."""
+    try:
+        upstream = metadata.distribution("cvpods")
+    except metadata.PackageNotFoundError:
+        return
+    raise ImportError(
+        f"upstream cvpods {upstream.version} is installed in {upstream.locate_file('')}, and this "
+        f"project ({DISTRIBUTION} {__version__}) brings its own package of the same name. Remove "
+        "the upstream one and install this one again: pip uninstall -y cvpods && "
+        "pip install --force-reinstall --no-deps ."
+    )
+
+
+_refuse_upstream()

@@ -1,0 +1,271 @@
+"""ConfigDict: a nested dict with attribute access, strict overrides and a readable printout."""
+
+from __future__ import annotations
+
+import ast
+import copy
+import difflib
+import os
+import pprint
+import re
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from easydict import EasyDict
+from tabulate import tabulate
+from termcolor import colored
+
+from cvpods.configs.old_keys import migrate_old_keys
+from cvpods.utils.errors import ConfigError
+
+
+class ConfigDict(dict):
+    """A configuration: `cfg.MODEL.DEVICE` and `cfg["MODEL"]["DEVICE"]` are the same value.
+
+    Nested dicts become EasyDicts. Everything merged in is copied, so two configurations never
+    share a list or a dict. Functions may be values (`cfg.build_backbone = build_backbone`).
+    Class attributes of a subclass become entries too.
+    """
+
+    def __init__(self, d: Mapping | None = None, **kwargs: Any) -> None:
+        super().__init__()
+        for cls in reversed(type(self).__mro__):
+            if issubclass(cls, ConfigDict) and cls.__module__.split(".")[0] != "cvpods":
+                own = {k: v for k, v in vars(cls).items() if not k.startswith("_")}
+                self.merge(own)
+        self.merge(d, **kwargs)
+
+    # -- dict with attributes ------------------------------------------------------------------
+
+    def __setitem__(self, key: str, value: Any) -> None:
+        super().__setitem__(key, EasyDict(value) if isinstance(value, Mapping) else value)
+
+    def __getattr__(self, key: str) -> Any:
+        try:
+            return self[key]
+        except KeyError:
+            raise AttributeError(f"{type(self).__name__} has no key '{key}'") from None
+
+    def __setattr__(self, key: str, value: Any) -> None:
+        self[key] = value
+
+    def __delattr__(self, key: str) -> None:
+        del self[key]
+
+    def update(self, *args: Any, **kwargs: Any) -> None:
+        """Like dict.update: replace top-level entries."""
+        for key, value in dict(*args, **kwargs).items():
+            self[key] = value
+
+    # -- merging -------------------------------------------------------------------------------
+
+    def merge(self, config: Mapping | None = None, **kwargs: Any) -> None:
+        """Merge nested dicts into this one; new keys are added, `kwargs` win over `config`."""
+        for source in (config or {}, kwargs):
+            _merge_into(self, source)
+
+    def _register_configuration(self, config: Mapping) -> None:
+        """Merge the defaults of a config class, in old or new spelling.
+
+        A key that looks like a misspelling of a known one is kept, with a warning.
+        """
+        config = migrate_old_keys(config, self)
+        known = set(_leaves(self))
+        groups = {key.rpartition(".")[0] for key in known}
+        for key in _leaves(config):
+            if key in known or key.rpartition(".")[0] not in groups:
+                continue
+            near = difflib.get_close_matches(key, known, n=1, cutoff=0.93)
+            if near and near[0] not in dict.fromkeys(_leaves(config)):
+                warnings.warn(
+                    f"Unknown key {key} has no effect. Did you mean {near[0]}?", stacklevel=3
+                )
+        self.merge(config)
+
+    def override(self, values: Mapping[str, Any]) -> None:
+        """Set existing keys, given by dotted name, to values of the same type.
+
+        Raises:
+            ConfigError: naming every unknown key (with the nearest known one) and every value of
+                the wrong type.
+        """
+        errors = []
+        for name, value in values.items():
+            try:
+                self._override_one(name, value)
+            except ConfigError as error:
+                errors.append(str(error))
+        if errors:
+            raise ConfigError("\n".join(errors))
+
+    def _override_one(self, name: str, value: Any) -> None:
+        *parents, leaf = name.split(".")
+        node: Any = self
+        for part in (*parents, leaf):
+            if not isinstance(node, Mapping) or part not in node:
+                raise ConfigError(f"Non-existent key: {name}.{self._nearest_key(name)}")
+            parent, node = node, node[part]
+        if isinstance(node, Mapping):
+            if not isinstance(value, Mapping):
+                raise ConfigError(f"{name} is a group of keys; got {value!r}. {_subkeys(node)}")
+            self.override({f"{name}.{key}": item for key, item in value.items()})
+        else:
+            parent[leaf] = copy.deepcopy(_checked(name, node, value))
+
+    def _nearest_key(self, name: str) -> str:
+        known = list(_leaves(self))
+        last = name.rpartition(".")[2]
+        same_leaf = [key for key in known if key.rpartition(".")[2] == last]
+        near = difflib.get_close_matches(name, same_leaf or known, n=1, cutoff=0.5)
+        near = near or same_leaf[:1]
+        return f" Did you mean {near[0]}?" if near else ""
+
+    def merge_from_list(self, opts: Sequence[str]) -> None:
+        """Override keys by `["KEY", "VALUE", ...]` as typed on a command line.
+
+        Values are Python literals, else strings; booleans may be written true/false/1/0.
+
+        Raises:
+            ConfigError: an odd number of words, an unknown key, a value of the wrong type.
+        """
+        if len(opts) % 2:
+            hint = [word for word in opts if "=" in str(word)]
+            hint_text = f" Write {hint[0].replace('=', ' ', 1)!r}, without '='." if hint else ""
+            raise ConfigError(f"Overrides are KEY VALUE pairs; got {' '.join(opts)!r}.{hint_text}")
+        self.override(
+            {key: _parse(value) for key, value in zip(opts[::2], opts[1::2], strict=True)}
+        )
+
+    # -- reading -------------------------------------------------------------------------------
+
+    def diff(self, other: Mapping) -> ConfigDict:
+        """Return the entries of this configuration that are absent from or different in `other`."""
+        return ConfigDict(_difference(self, other))
+
+    def find(self, key: str, show: bool = True, color: str = "yellow") -> dict | None:
+        """Print (or return, with show=False) all entries whose name matches the regex `key`."""
+        pattern = re.compile(key.upper())
+        found = {k: v for k, v in _leaves(self).items() if pattern.search(k)}
+        if not show:
+            return found
+        rows = [(pattern.sub(lambda m: colored(m.group(), color), k), v) for k, v in found.items()]
+        print(_table(rows))
+        return None
+
+    def __repr__(self) -> str:
+        return _table([(k, pprint.pformat(_plain(v))) for k, v in self.items()])
+
+    def link_log(self, link_name: str = "log", folder: str | Path = ".") -> None:
+        """Make `folder`/`link_name` a link to OUTPUT_DIR; a real file of that name is left alone."""
+        link, target = Path(folder) / link_name, Path(self.OUTPUT_DIR).resolve()
+        if link.is_symlink():
+            if link.resolve() == target:
+                return
+            link.unlink()
+        if link.exists():
+            return
+        try:
+            link.symlink_to(os.path.relpath(target, link.parent.resolve()))
+        except OSError as error:  # a folder one may not write to, or a file system without links
+            warnings.warn(f"Could not link {link} to {target}: {error}", stacklevel=2)
+
+
+def _merge_into(target: Any, source: Mapping) -> None:
+    for key, value in source.items():
+        if isinstance(value, Mapping) and isinstance(target.get(key), Mapping):
+            _merge_into(target[key], value)
+        else:
+            target[key] = copy.deepcopy(dict(value) if isinstance(value, Mapping) else value)
+
+
+def _leaves(config: Mapping, prefix: str = "") -> dict[str, Any]:
+    """Return {dotted name: value} of everything that is not itself a non-empty dict."""
+    leaves: dict[str, Any] = {}
+    for key, value in config.items():
+        if isinstance(value, Mapping) and value:
+            leaves.update(_leaves(value, f"{prefix}{key}."))
+        else:
+            leaves[f"{prefix}{key}"] = value
+    return leaves
+
+
+def _difference(left: Mapping, right: Mapping) -> dict[str, Any]:
+    result = {}
+    for key, value in left.items():
+        if key not in right:
+            result[key] = value
+        elif isinstance(value, Mapping) and isinstance(right[key], Mapping):
+            if inner := _difference(value, right[key]):
+                result[key] = inner
+        elif _plain(value) != _plain(right[key]):
+            result[key] = value
+    return result
+
+
+def _plain(value: Any) -> Any:
+    """Nested EasyDicts as dicts, tuples as lists: for comparing and printing."""
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    return value
+
+
+def _subkeys(group: Mapping) -> str:
+    return f"Its keys: {', '.join(group)}."
+
+
+def _parse(text: Any) -> Any:
+    if not isinstance(text, str):
+        return text
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError, MemoryError, RecursionError):
+        return text
+
+
+_BOOLEANS = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
+
+
+def _checked(name: str, old: Any, new: Any) -> Any:
+    """Return `new` as the type of `old`, or raise ConfigError."""
+    if old is None or new is None or (callable(old) and callable(new)):
+        return new
+    wrong = ConfigError(f"{name} is a {type(old).__name__} (now {old!r}); got {new!r}.")
+    if isinstance(old, bool):
+        value = _BOOLEANS.get(str(new).lower(), new)
+        if value in (True, False) and not isinstance(value, float):
+            return bool(value)
+        raise ConfigError(f"{wrong} Write True or False.")
+    if isinstance(old, (int, float)):
+        return _checked_number(old, new, wrong)
+    if isinstance(old, str):
+        if isinstance(new, (str, int, float, os.PathLike)) and not isinstance(new, bool):
+            return str(new)
+        raise wrong
+    if isinstance(old, (list, tuple)):
+        if isinstance(new, (list, tuple)):
+            return type(old)(new)
+        raise ConfigError(f"{wrong} Write a list, for example \"{name} '({new!r},)'\".")
+    return new
+
+
+def _checked_number(old: int | float, new: Any, wrong: ConfigError) -> int | float:
+    if isinstance(new, bool) or not isinstance(new, (int, float)):
+        raise wrong
+    if isinstance(old, float):
+        return float(new)
+    if float(new).is_integer():
+        return int(new)
+    raise ConfigError(f"{wrong} A whole number is needed.")
+
+
+def _table(rows: Sequence[tuple]) -> str:
+    return tabulate(rows, headers=["config params", "values"], tablefmt="fancy_grid")
+
+
+def flatten(config: Mapping) -> Iterator[tuple[str, Any]]:
+    """Iterate over (dotted name, value), in plain lists and numbers."""
+    return ((key, _plain(value)) for key, value in _leaves(config).items())

@@ -1,0 +1,28 @@
+from torchvision.ops import nms
+
+from cvpods.layers.batch_norm import (
+    BatchNorm2d,
+    FrozenBatchNorm2d,
+    NaiveSyncBatchNorm,
+    get_activation,
+    get_norm,
+)
+from cvpods.layers.nms import batched_nms, batched_softnms, cluster_nms, generalized_batched_nms
+from cvpods.layers.shape_spec import ShapeSpec
+from cvpods.layers.wrappers import Conv2d, cat
+
+__all__ = [
+    "BatchNorm2d",
+    "Conv2d",
+    "FrozenBatchNorm2d",
+    "NaiveSyncBatchNorm",
+    "ShapeSpec",
+    "batched_nms",
+    "batched_softnms",
+    "cat",
+    "cluster_nms",
+    "generalized_batched_nms",
+    "get_activation",
+    "get_norm",
+    "nms",
+]

@@ -1,0 +1,104 @@
+"""Normalisation layers by name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+from torch.nn import BatchNorm2d
+from torch.nn import functional as F
+
+# cvpods' name; torch's layer computes the same statistics over all ranks.
+NaiveSyncBatchNorm = nn.SyncBatchNorm
+
+
+class FrozenBatchNorm2d(nn.Module):
+    """Batch normalisation with fixed statistics and affine parameters, all of them buffers.
+
+    Starts as the identity: weight 1, bias 0, mean 0, variance 1 - eps.
+    """
+
+    _version = 3
+
+    def __init__(self, num_features: int, eps: float = 1e-5) -> None:
+        super().__init__()
+        self.num_features = num_features
+        self.eps = eps
+        self.register_buffer("weight", torch.ones(num_features))
+        self.register_buffer("bias", torch.zeros(num_features))
+        self.register_buffer("running_mean", torch.zeros(num_features))
+        self.register_buffer("running_var", torch.ones(num_features) - eps)
+
+    def forward(self, x: Tensor) -> Tensor:
+        scale = self.weight * (self.running_var + self.eps).rsqrt()
+        bias = self.bias - self.running_mean * scale
+        if x.requires_grad:  # a fused affine keeps one tensor for backward, batch_norm keeps two
+            scale, bias = scale.to(x.dtype).view(1, -1, 1, 1), bias.to(x.dtype).view(1, -1, 1, 1)
+            return torch.addcmul(bias, x, scale)
+        return F.batch_norm(
+            x, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps
+        )
+
+    def _load_from_state_dict(
+        self, state_dict: dict, prefix: str, local_metadata: dict, *args: object
+    ) -> None:
+        version = local_metadata.get("version", None)
+        if version is None or version < 2:  # affine-only files of Caffe2
+            state_dict.setdefault(f"{prefix}running_mean", torch.zeros_like(self.running_mean))
+            state_dict.setdefault(
+                f"{prefix}running_var", torch.ones_like(self.running_var) - self.eps
+            )
+        if version is not None and version < 3:  # those added eps when they were saved
+            state_dict[f"{prefix}running_var"] = state_dict[f"{prefix}running_var"] - self.eps
+        super()._load_from_state_dict(state_dict, prefix, local_metadata, *args)
+
+    def __repr__(self) -> str:
+        return f"FrozenBatchNorm2d(num_features={self.num_features}, eps={self.eps})"
+
+    @classmethod
+    def convert_frozen_batchnorm(cls, module: nn.Module) -> nn.Module:
+        """Return `module` with every BatchNorm2d and SyncBatchNorm replaced by a frozen one."""
+        if isinstance(module, (nn.BatchNorm2d, nn.SyncBatchNorm)):
+            frozen = cls(module.num_features, module.eps)
+            with torch.no_grad():
+                if module.affine:
+                    frozen.weight.copy_(module.weight)
+                    frozen.bias.copy_(module.bias)
+                frozen.running_mean.copy_(module.running_mean)
+                frozen.running_var.copy_(module.running_var)
+            return frozen
+        for name, child in module.named_children():
+            setattr(module, name, cls.convert_frozen_batchnorm(child))
+        return module
+
+
+_NORMS: dict[str, Callable[[int], nn.Module]] = {
+    "BN": BatchNorm2d,
+    "SyncBN": nn.SyncBatchNorm,
+    "nnSyncBN": nn.SyncBatchNorm,
+    "FrozenBN": FrozenBatchNorm2d,
+    "GN": lambda channels: nn.GroupNorm(32, channels),
+}
+
+
+def get_norm(norm: str | Callable[[int], nn.Module] | None, out_channels: int) -> nn.Module | None:
+    """Build a norm by name: "", "BN", "SyncBN", "FrozenBN", "GN", or a callable; "" is None."""
+    if not norm:
+        return None
+    if isinstance(norm, str):
+        if norm not in _NORMS:
+            raise ValueError(f"Unknown norm {norm!r}; there are {', '.join(_NORMS)} and ''.")
+        norm = _NORMS[norm]
+    return norm(out_channels)
+
+
+def get_activation(activation: dict | None) -> nn.Module | None:
+    """Build {"NAME": "ReLU" or "ReLU6", "INPLACE": bool}; None for None."""
+    if activation is None:
+        return None
+    classes = {"ReLU": nn.ReLU, "ReLU6": nn.ReLU6}
+    name = activation["NAME"]
+    if name not in classes:
+        raise ValueError(f"Unknown activation {name!r}; there are {', '.join(classes)}.")
+    return classes[name](inplace=activation.get("INPLACE", True))

@@ -1,0 +1,95 @@
+"""Non-maximum suppression: torchvision's, and soft and cluster variants, per class."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torchvision import ops
+
+
+def batched_nms(boxes: Tensor, scores: Tensor, idxs: Tensor, iou_threshold: float) -> Tensor:
+    """Suppress, class by class, boxes that overlap a better one by more than `iou_threshold`.
+
+    Args:
+        boxes: (N, 4) corners, pixels; compared in float32.
+        scores: (N,).
+        idxs: (N,) class of each box; boxes of different classes never suppress each other.
+
+    Returns:
+        (M,) int64 indices of the kept boxes, best first.
+    """
+    return ops.batched_nms(boxes.float(), scores.float(), idxs, iou_threshold)
+
+
+def batched_softnms(
+    boxes: Tensor,
+    scores: Tensor,
+    idxs: Tensor,
+    iou_threshold: float,
+    score_threshold: float = 0.001,
+    soft_mode: str = "gaussian",
+) -> Tensor:
+    """Soft-NMS (arXiv:1704.04503): decay scores of overlapping boxes; `scores` changes in place.
+
+    linear: s *= 1 - IoU where IoU >= threshold; gaussian: s *= exp(-IoU^2 / threshold).
+
+    Returns:
+        (M,) int64 indices of boxes above `score_threshold`, by decayed score.
+    """
+    if soft_mode not in ("linear", "gaussian"):
+        raise ValueError(f"soft_mode must be 'linear' or 'gaussian', got {soft_mode!r}.")
+    boxes = boxes.float()
+    for class_id in idxs.unique():
+        rest = (idxs == class_id).nonzero().flatten()
+        while len(rest) > 1:
+            best = scores[rest].argmax()
+            top, rest = rest[best], torch.cat([rest[:best], rest[best + 1 :]])
+            iou = ops.box_iou(boxes[top][None], boxes[rest])[0]
+            if soft_mode == "linear":
+                decay = torch.where(iou >= iou_threshold, 1 - iou, 1.0)
+            else:
+                decay = torch.exp(-iou.square() / iou_threshold)
+            scores[rest] *= decay.to(scores.dtype)
+            rest = rest[scores[rest] > score_threshold]
+    order = scores.argsort(descending=True)
+    return order[scores[order] > score_threshold]
+
+
+def cluster_nms(boxes: Tensor, scores: Tensor, idxs: Tensor, iou_threshold: float) -> Tensor:
+    """NMS as a fixed point of matrix steps (Cluster-NMS, arXiv:2005.03572); same result as NMS."""
+    order = scores.argsort(descending=True, stable=True)
+    same_class = idxs[order][:, None] == idxs[order]
+    iou = (ops.box_iou(boxes[order].float(), boxes[order].float()) * same_class).triu(diagonal=1)
+    kept = torch.ones(len(order), dtype=torch.bool, device=boxes.device)
+    for _ in range(len(order)):
+        new = ~((iou > iou_threshold) & kept[:, None]).any(dim=0)
+        if torch.equal(new, kept):
+            break
+        kept = new
+    return order[kept]
+
+
+def generalized_batched_nms(
+    boxes: Tensor,
+    scores: Tensor,
+    idxs: Tensor,
+    iou_threshold: float,
+    score_threshold: float = 0.001,
+    nms_type: str = "normal",
+) -> Tensor:
+    """Suppress by `nms_type`: "normal", "softnms-linear", "softnms-gaussian" or "cluster".
+
+    Returns:
+        (M,) int64 indices of the kept boxes, best first.
+    """
+    if nms_type == "normal":
+        return batched_nms(boxes, scores, idxs, iou_threshold)
+    if nms_type in ("softnms-linear", "softnms-gaussian"):
+        mode = nms_type.removeprefix("softnms-")
+        return batched_softnms(boxes, scores, idxs, iou_threshold, score_threshold, mode)
+    if nms_type == "cluster":
+        return cluster_nms(boxes, scores, idxs, iou_threshold)
+    raise ValueError(
+        f"Unknown MODEL.NMS_TYPE {nms_type!r}; there are 'normal', 'softnms-linear', "
+        "'softnms-gaussian' and 'cluster'."
+    )

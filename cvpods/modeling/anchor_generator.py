@@ -1,0 +1,185 @@
+"""Priors of dense detectors: anchor boxes and points on the grid of each feature map."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from cvpods.layers import ShapeSpec
+from cvpods.structures import Boxes
+from cvpods.utils.errors import ConfigError
+
+
+def grid_points(
+    height: int, width: int, stride: int, offset: float, device: torch.device | str = "cpu"
+) -> Tensor:
+    """Points ((i + offset) * stride, (j + offset) * stride) of an (H, W) map, row by row.
+
+    Returns:
+        (H * W, 2) float32 (x, y) in pixels of the padded input.
+    """
+    ys = (torch.arange(height, dtype=torch.float32, device=device) + offset) * stride
+    xs = (torch.arange(width, dtype=torch.float32, device=device) + offset) * stride
+    y, x = torch.meshgrid(ys, xs, indexing="ij")
+    return torch.stack([x.reshape(-1), y.reshape(-1)], dim=1)
+
+
+def make_cell_anchors(sizes: Sequence[float], aspect_ratios: Sequence[float]) -> Tensor:
+    """Anchors around the origin, size-major: area size^2, height / width = ratio.
+
+    Returns:
+        (len(sizes) * len(aspect_ratios), 4) corners in pixels.
+    """
+    anchors = []
+    for size in sizes:
+        for ratio in aspect_ratios:
+            width = math.sqrt(size**2 / ratio)
+            height = ratio * width
+            anchors.append([-width / 2, -height / 2, width / 2, height / 2])
+    return torch.tensor(anchors, dtype=torch.float32)
+
+
+class BufferList(nn.Module):
+    """Buffers named "0", "1", ..."""
+
+    def __init__(self, buffers: Sequence[Tensor], persistent: bool = True) -> None:
+        super().__init__()
+        for i, buffer in enumerate(buffers):
+            self.register_buffer(str(i), buffer, persistent=persistent)
+
+    def __len__(self) -> int:
+        return len(self._buffers)
+
+    def __getitem__(self, index: int) -> Tensor:
+        return self._buffers[str(range(len(self))[index])]
+
+    def __iter__(self):
+        return iter(self._buffers.values())
+
+
+class AnchorGrid(nn.Module):
+    """Anchor boxes of every level.
+
+    Args:
+        sizes: per level, or one list for all levels: anchor sides in pixels.
+        aspect_ratios: per level, or one list for all levels: height / width.
+        strides: per level.
+        offset: centre of the first anchor, in strides.
+        persistent: keep the cell anchors in the state dict, as cvpods' RetinaNet does.
+    """
+
+    box_dim = 4
+
+    def __init__(
+        self,
+        *,
+        sizes: Sequence[Sequence[float]],
+        aspect_ratios: Sequence[Sequence[float]],
+        strides: Sequence[int],
+        offset: float = 0.0,
+        persistent: bool = True,
+    ) -> None:
+        super().__init__()
+        if not 0.0 <= offset < 1.0:
+            raise ConfigError(f"ANCHOR_GENERATOR.OFFSET must lie in [0, 1); got {offset}.")
+        self.strides = list(strides)
+        self.offset = offset
+        sizes = _per_level("SIZES", sizes, len(strides))
+        aspect_ratios = _per_level("ASPECT_RATIOS", aspect_ratios, len(strides))
+        cells = [make_cell_anchors(s, r) for s, r in zip(sizes, aspect_ratios, strict=True)]
+        self.cell_anchors = BufferList(cells, persistent=persistent)
+
+    @property
+    def num_cell_anchors(self) -> list[int]:
+        """Anchors per location, for each level."""
+        return [len(cell) for cell in self.cell_anchors]
+
+    def grid(self, features: Sequence[Tensor]) -> list[Tensor]:
+        """Anchors (H * W * A, 4) of each feature map (N, C, H, W)."""
+        anchors = []
+        for feature, stride, cell in zip(features, self.strides, self.cell_anchors, strict=True):
+            height, width = feature.shape[-2:]
+            points = grid_points(height, width, stride, self.offset, cell.device)
+            shifts = torch.cat([points, points], dim=1)
+            anchors.append((shifts[:, None] + cell).reshape(-1, 4))
+        return anchors
+
+    def forward(self, features: Sequence[Tensor]) -> list[Tensor]:
+        return self.grid(features)
+
+
+class PointGrid(nn.Module):
+    """Points of every level; each location carries `num_shifts` of them."""
+
+    def __init__(self, *, strides: Sequence[int], offset: float = 0.0, num_shifts: int = 1) -> None:
+        super().__init__()
+        self.strides = list(strides)
+        self.offset = offset
+        self.num_shifts = num_shifts
+
+    @property
+    def num_cell_shifts(self) -> list[int]:
+        """Points per location, for each level."""
+        return [self.num_shifts] * len(self.strides)
+
+    def grid(self, features: Sequence[Tensor]) -> list[Tensor]:
+        """Points (H * W * num_shifts, 2) of each feature map (N, C, H, W)."""
+        return [
+            grid_points(*feature.shape[-2:], stride, self.offset, feature.device).repeat_interleave(
+                self.num_shifts, dim=0
+            )
+            for feature, stride in zip(features, self.strides, strict=True)
+        ]
+
+    def forward(self, features: Sequence[Tensor]) -> list[Tensor]:
+        return self.grid(features)
+
+
+class DefaultAnchorGenerator(AnchorGrid):
+    """cvpods' form: built from cfg.MODEL.ANCHOR_GENERATOR, gives Boxes for every image."""
+
+    def __init__(self, cfg: Any, input_shape: Sequence[ShapeSpec]) -> None:
+        generator = cfg.MODEL.ANCHOR_GENERATOR
+        super().__init__(
+            sizes=generator.SIZES,
+            aspect_ratios=generator.ASPECT_RATIOS,
+            strides=[shape.stride for shape in input_shape],
+            offset=generator.OFFSET,
+        )
+
+    def forward(self, features: Sequence[Tensor]) -> list[list[Boxes]]:
+        """[image][level] -> Boxes of length H * W * A."""
+        anchors = self.grid(features)
+        return [[Boxes(level.clone()) for level in anchors] for _ in range(len(features[0]))]
+
+
+class ShiftGenerator(PointGrid):
+    """cvpods' form: built from cfg.MODEL.SHIFT_GENERATOR, gives the points for every image."""
+
+    def __init__(self, cfg: Any, input_shape: Sequence[ShapeSpec]) -> None:
+        generator = cfg.MODEL.SHIFT_GENERATOR
+        super().__init__(
+            strides=[shape.stride for shape in input_shape],
+            offset=generator.OFFSET,
+            num_shifts=generator.NUM_SHIFTS,
+        )
+
+    def forward(self, features: Sequence[Tensor]) -> list[list[Tensor]]:
+        """[image][level] -> (H * W * NUM_SHIFTS, 2)."""
+        points = self.grid(features)
+        return [copy.deepcopy(points) for _ in range(len(features[0]))]
+
+
+def _per_level(key: str, values: Sequence[Sequence[float]], levels: int) -> list[Sequence[float]]:
+    if len(values) == 1:
+        return list(values) * levels
+    if len(values) != levels:
+        raise ConfigError(
+            f"ANCHOR_GENERATOR.{key} needs 1 list or one per level ({levels}); got {len(values)}."
+        )
+    return list(values)

@@ -1,0 +1,25 @@
+from cvpods.modeling.backbone.backbone import Backbone
+from cvpods.modeling.backbone.fpn import (
+    FPN,
+    build_resnet_fpn_backbone,
+    build_retinanet_fpn_backbone,
+    build_retinanet_mobilenetv2_fpn_backbone,
+    build_retinanet_resnet_fpn_backbone,
+    build_retinanet_resnet_fpn_p5_backbone,
+)
+from cvpods.modeling.backbone.mobilenet import MobileNetV2, build_mobilenetv2_backbone
+from cvpods.modeling.backbone.resnet import ResNet, build_resnet_backbone
+
+__all__ = [
+    "FPN",
+    "Backbone",
+    "MobileNetV2",
+    "ResNet",
+    "build_mobilenetv2_backbone",
+    "build_resnet_backbone",
+    "build_resnet_fpn_backbone",
+    "build_retinanet_fpn_backbone",
+    "build_retinanet_mobilenetv2_fpn_backbone",
+    "build_retinanet_resnet_fpn_backbone",
+    "build_retinanet_resnet_fpn_p5_backbone",
+]

@@ -1,0 +1,209 @@
+"""Feature pyramid network (arXiv:1612.03144) and its builders."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from cvpods.layers import Conv2d, ShapeSpec, get_norm
+from cvpods.modeling.backbone.backbone import Backbone
+from cvpods.modeling.backbone.mobilenet import build_mobilenetv2_backbone
+from cvpods.modeling.backbone.resnet import build_resnet_backbone
+from cvpods.modeling.nn_utils.weight_init import c2_xavier_fill
+from cvpods.utils.errors import ConfigError
+
+
+class FPN(Backbone):
+    """1x1 laterals, nearest x2 top-down additions, 3x3 outputs; levels p3, p4, ... by stride 2^n.
+
+    Args:
+        bottom_up: backbone that supplies `in_features`.
+        in_features: names of maps with strides 2^n, each twice the one before.
+        top_block: makes levels above the top one from p{top} or from a bottom-up map.
+        fuse_type: "sum", or "avg" for half the sum.
+    """
+
+    def __init__(
+        self,
+        bottom_up: Backbone,
+        in_features: Sequence[str],
+        out_channels: int,
+        norm: str = "",
+        top_block: nn.Module | None = None,
+        fuse_type: str = "sum",
+    ) -> None:
+        super().__init__()
+        if fuse_type not in ("sum", "avg"):
+            raise ConfigError(f"MODEL.FPN.FUSE_TYPE must be 'sum' or 'avg', got {fuse_type!r}.")
+        self.bottom_up = bottom_up
+        self.in_features = tuple(in_features)
+        self.top_block = top_block
+        self.fuse_scale = 1.0 if fuse_type == "sum" else 0.5
+        shapes = bottom_up.output_shape()
+        missing = [name for name in in_features if name not in shapes]
+        if missing or not in_features:
+            raise ConfigError(
+                f"MODEL.FPN.IN_FEATURES {list(in_features)} must name features of the backbone, "
+                f"which are {list(shapes)} (MODEL.RESNETS.OUT_FEATURES)."
+            )
+        self.levels = [_level(shapes[name].stride) for name in in_features]
+        if self.levels != list(range(self.levels[0], self.levels[0] + len(self.levels))):
+            raise ConfigError(f"Strides of {list(in_features)} must double from one to the next.")
+        for name, level in zip(in_features, self.levels, strict=True):
+            self.add_module(
+                f"fpn_lateral{level}", _pyramid_conv(shapes[name].channels, out_channels, 1, norm)
+            )
+            self.add_module(
+                f"fpn_output{level}", _pyramid_conv(out_channels, out_channels, 3, norm)
+            )
+        above = top_block.num_levels if top_block is not None else 0
+        levels = [*self.levels, *range(self.levels[-1] + 1, self.levels[-1] + 1 + above)]
+        self._out_features = [f"p{level}" for level in levels]
+        self._out_feature_strides = {f"p{level}": 2**level for level in levels}
+        self._out_feature_channels = dict.fromkeys(self._out_features, out_channels)
+
+    @property
+    def size_divisibility(self) -> int:
+        return 2 ** self.levels[-1]
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        """(N, C, H, W) -> {"p3": (N, out_channels, H / 8, W / 8), ...}."""
+        bottom_up = self.bottom_up(x)
+        outputs: dict[str, Tensor] = {}
+        top_down = None
+        for name, level in zip(reversed(self.in_features), reversed(self.levels), strict=True):
+            merged = getattr(self, f"fpn_lateral{level}")(bottom_up[name])
+            if top_down is not None:
+                upsampled = F.interpolate(top_down, scale_factor=2.0, mode="nearest")
+                merged = (merged + upsampled) * self.fuse_scale
+            top_down = merged
+            outputs[f"p{level}"] = getattr(self, f"fpn_output{level}")(merged)
+        if self.top_block is not None:
+            source = self.top_block.in_feature
+            extra = self.top_block(outputs[source] if source in outputs else bottom_up[source])
+            first = self.levels[-1] + 1
+            outputs.update({f"p{first + i}": feature for i, feature in enumerate(extra)})
+        return {name: outputs[name] for name in self._out_features}
+
+
+def _level(stride: int) -> int:
+    level = round(math.log2(stride))
+    if 2**level != stride:
+        raise ConfigError(f"A pyramid needs strides that are powers of two; got {stride}.")
+    return level
+
+
+def _pyramid_conv(inputs: int, outputs: int, kernel: int, norm: str) -> Conv2d:
+    conv = Conv2d(
+        inputs,
+        outputs,
+        kernel,
+        padding=kernel // 2,
+        bias=not norm,
+        norm=get_norm(norm, outputs),
+    )
+    c2_xavier_fill(conv)
+    return conv
+
+
+class LastLevelMaxPool(nn.Module):
+    """P6 as every second cell of P5."""
+
+    num_levels = 1
+    in_feature = "p5"
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        return [F.max_pool2d(x, kernel_size=1, stride=2)]
+
+
+class LastLevelP6P7(nn.Module):
+    """P6 = 3x3 / 2 convolution of `in_feature` ("p5" or "res5"), P7 = the same of relu(P6)."""
+
+    num_levels = 2
+
+    def __init__(self, in_channels: int, out_channels: int, in_feature: str = "res5") -> None:
+        super().__init__()
+        self.in_feature = in_feature
+        self.p6 = nn.Conv2d(in_channels, out_channels, 3, 2, 1)
+        self.p7 = nn.Conv2d(out_channels, out_channels, 3, 2, 1)
+        c2_xavier_fill(self.p6)
+        c2_xavier_fill(self.p7)
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        p6 = self.p6(x)
+        return [p6, self.p7(F.relu(p6))]
+
+
+def build_p3_p7_pyramid(cfg: Any, bottom_up: Backbone) -> FPN:
+    """FPN over `bottom_up` as cfg.MODEL.FPN says, with P6 and P7 from BLOCK_IN_FEATURES."""
+    fpn = cfg.MODEL.FPN
+    source = fpn.BLOCK_IN_FEATURES
+    shapes = bottom_up.output_shape()
+    pyramid_top = f"p{_level(shapes[fpn.IN_FEATURES[-1]].stride)}"
+    if source == pyramid_top:
+        in_channels = fpn.OUT_CHANNELS
+    elif source in shapes:
+        in_channels = shapes[source].channels
+    else:
+        raise ConfigError(
+            f"MODEL.FPN.BLOCK_IN_FEATURES must be {pyramid_top!r} or one of {list(shapes)}, "
+            f"got {source!r}."
+        )
+    return FPN(
+        bottom_up,
+        fpn.IN_FEATURES,
+        fpn.OUT_CHANNELS,
+        norm=fpn.NORM,
+        top_block=LastLevelP6P7(in_channels, fpn.OUT_CHANNELS, source),
+        fuse_type=fpn.FUSE_TYPE,
+    )
+
+
+_BACKBONES: dict[str, Callable[[Any, ShapeSpec], Backbone]] = {
+    "resnet": build_resnet_backbone,
+    "mobilev2": build_mobilenetv2_backbone,
+}
+
+
+def build_retinanet_fpn_backbone(
+    cfg: Any, input_shape: ShapeSpec | None = None, backbone_name: str = "resnet"
+) -> FPN:
+    """P3-P7 pyramid on the backbone called "resnet" or "mobilev2"."""
+    if backbone_name not in _BACKBONES:
+        raise ConfigError(f"Unknown backbone {backbone_name!r}; there are {list(_BACKBONES)}.")
+    input_shape = input_shape or ShapeSpec(channels=len(cfg.MODEL.PIXEL_MEAN))
+    return build_p3_p7_pyramid(cfg, _BACKBONES[backbone_name](cfg, input_shape))
+
+
+def build_retinanet_resnet_fpn_backbone(cfg: Any, input_shape: ShapeSpec | None = None) -> FPN:
+    """P3-P7 pyramid on a ResNet; P6 comes from cfg.MODEL.FPN.BLOCK_IN_FEATURES."""
+    return build_retinanet_fpn_backbone(cfg, input_shape, "resnet")
+
+
+def build_retinanet_mobilenetv2_fpn_backbone(cfg: Any, input_shape: ShapeSpec | None = None) -> FPN:
+    """P3-P7 pyramid on MobileNetV2."""
+    return build_retinanet_fpn_backbone(cfg, input_shape, "mobilev2")
+
+
+def build_retinanet_resnet_fpn_p5_backbone(cfg: Any, input_shape: ShapeSpec | None = None) -> FPN:
+    """The same with P6 from P5, whatever the config says: a name that older experiments import."""
+    cfg.MODEL.FPN.BLOCK_IN_FEATURES = "p5"
+    return build_retinanet_resnet_fpn_backbone(cfg, input_shape)
+
+
+def build_resnet_fpn_backbone(cfg: Any, input_shape: ShapeSpec | None = None) -> FPN:
+    """FPN on a ResNet with P6 by max pooling, as two-stage detectors use."""
+    input_shape = input_shape or ShapeSpec(channels=len(cfg.MODEL.PIXEL_MEAN))
+    fpn = cfg.MODEL.FPN
+    return FPN(
+        build_resnet_backbone(cfg, input_shape),
+        fpn.IN_FEATURES,
+        fpn.OUT_CHANNELS,
+        norm=fpn.NORM,
+        top_block=LastLevelMaxPool(),
+        fuse_type=fpn.FUSE_TYPE,
+    )

@@ -1,0 +1,85 @@
+"""What a detector regresses instead of corners: deltas to an anchor, distances to a point."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+# exp() of a size delta is kept below 1000 / 16 = 62.5 times the anchor.
+DEFAULT_SCALE_CLAMP = math.log(1000.0 / 16)
+
+
+class Box2BoxTransform:
+    """R-CNN's deltas (arXiv:1311.2524, app. C): centre shift in anchor sizes, log size ratio.
+
+    Args:
+        weights: factors of (dx, dy, dw, dh).
+        scale_clamp: upper limit of dw and dh when decoding.
+        add_ctr_clamp, ctr_clamp: limit the decoded centre shift to `ctr_clamp` pixels (YOLOF).
+    """
+
+    def __init__(
+        self,
+        weights: Sequence[float],
+        scale_clamp: float = DEFAULT_SCALE_CLAMP,
+        add_ctr_clamp: bool = False,
+        ctr_clamp: float = 32.0,
+    ) -> None:
+        self.weights = tuple(weights)
+        self.scale_clamp = scale_clamp
+        self.add_ctr_clamp = add_ctr_clamp
+        self.ctr_clamp = ctr_clamp
+
+    def get_deltas(self, src_boxes: Tensor, target_boxes: Tensor) -> Tensor:
+        """Deltas (..., 4) that turn `src_boxes` (..., 4) into `target_boxes` (..., 4)."""
+        src_size = src_boxes[..., 2:] - src_boxes[..., :2]
+        target_size = target_boxes[..., 2:] - target_boxes[..., :2]
+        assert (src_size[..., 0] > 0).all(), "Input boxes to Box2BoxTransform are not valid!"
+        shift = (target_boxes[..., :2] + target_boxes[..., 2:] - src_boxes[..., :2]) / 2
+        shift = (shift - src_boxes[..., 2:] / 2) / src_size
+        deltas = torch.cat([shift, torch.log(target_size / src_size)], dim=-1)
+        return deltas * deltas.new_tensor(self.weights)
+
+    def apply_deltas(self, deltas: Tensor, boxes: Tensor, strict: bool = True) -> Tensor:
+        """Boxes (..., C * 4) from deltas (..., C * 4) to `boxes` (..., 4), C >= 1.
+
+        With `strict`, non-finite deltas are an AssertionError.
+        """
+        if strict:
+            assert torch.isfinite(deltas).all(), "Box regression deltas become infinite or NaN!"
+        size = (boxes[..., 2:] - boxes[..., :2])[..., None, :]
+        center = boxes[..., None, :2] + size / 2
+        grouped = deltas.unflatten(-1, (-1, 4)).to(boxes.dtype)
+        grouped = grouped / grouped.new_tensor(self.weights)
+        shift = grouped[..., :2] * size
+        if self.add_ctr_clamp:
+            shift = shift.clamp(min=-self.ctr_clamp, max=self.ctr_clamp)
+        half = grouped[..., 2:].clamp(max=self.scale_clamp).exp() * size / 2
+        center = center + shift
+        return torch.cat([center - half, center + half], dim=-1).flatten(-2)
+
+
+class Shift2BoxTransform:
+    """FCOS' distances (arXiv:1904.01355, Eq. 1) from a point to the sides: left, top, right, bottom.
+
+    Args:
+        weights: factors of (left, top, right, bottom).
+    """
+
+    def __init__(self, weights: Sequence[float]) -> None:
+        self.weights = tuple(weights)
+
+    def get_deltas(self, shifts: Tensor, boxes: Tensor) -> Tensor:
+        """Distances (..., 4) of points `shifts` (..., 2) to the sides of `boxes` (..., 4)."""
+        deltas = torch.cat([shifts - boxes[..., :2], boxes[..., 2:] - shifts], dim=-1)
+        return deltas * deltas.new_tensor(self.weights)
+
+    def apply_deltas(self, deltas: Tensor, shifts: Tensor) -> Tensor:
+        """Boxes (..., 4) whose sides lie `deltas` (..., 4) from points `shifts` (..., 2)."""
+        if deltas.numel() == 0:
+            return torch.empty_like(deltas)
+        deltas = deltas / deltas.new_tensor(self.weights)
+        return torch.cat([shifts - deltas[..., :2], shifts + deltas[..., 2:]], dim=-1)

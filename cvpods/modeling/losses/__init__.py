@@ -1,0 +1,5 @@
+from cvpods.modeling.losses.focal_loss import sigmoid_focal_loss, sigmoid_focal_loss_jit
+from cvpods.modeling.losses.iou_loss import iou_loss
+from cvpods.modeling.losses.smooth_l1_loss import smooth_l1_loss
+
+__all__ = ["iou_loss", "sigmoid_focal_loss", "sigmoid_focal_loss_jit", "smooth_l1_loss"]

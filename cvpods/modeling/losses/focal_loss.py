@@ -1,0 +1,27 @@
+"""Focal loss (arXiv:1708.02002)."""
+
+from __future__ import annotations
+
+from torch import Tensor
+from torchvision import ops
+
+
+def sigmoid_focal_loss_jit(
+    inputs: Tensor,
+    targets: Tensor,
+    alpha: float = -1.0,
+    gamma: float = 2.0,
+    reduction: str = "none",
+) -> Tensor:
+    """Focal loss on logits, Eq. 5: -alpha_t (1 - p_t)^gamma log(p_t). torchvision's, under cvpods' name.
+
+    Args:
+        inputs: logits, any shape; computed in float32.
+        targets: 0 or 1, same shape.
+        alpha: weight of positives, 1 - alpha of negatives; < 0: no weights.
+        reduction: "none", "mean" or "sum".
+    """
+    return ops.sigmoid_focal_loss(inputs.float(), targets.float(), alpha, gamma, reduction)
+
+
+sigmoid_focal_loss = sigmoid_focal_loss_jit

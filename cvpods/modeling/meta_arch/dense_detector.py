@@ -1,0 +1,209 @@
+"""DenseDetector: everything that one-stage detectors do alike, written once.
+
+A detector adds its head, its priors, its losses and how its outputs become scores and boxes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from cvpods.layers import generalized_batched_nms
+from cvpods.modeling.backbone import Backbone
+from cvpods.modeling.postprocessing import detector_postprocess
+from cvpods.structures import Boxes, ImageList, Instances
+from cvpods.utils.errors import ConfigError, DataError
+
+
+class DenseDetector(nn.Module):
+    """Backbone -> head -> losses (training) or boxes, NMS, original image size (evaluation).
+
+    Letters: N images, L levels, R locations or anchors of all levels, K classes.
+
+    Args:
+        backbone: gives the feature maps named in `in_features`.
+        head: feature maps -> {output name: one map per level}.
+        in_features: names of the pyramid levels that the head reads, finest first.
+        num_classes: K.
+        pixel_mean, pixel_std: per channel, in the order of the input images.
+        score_threshold: candidates at or below it are dropped.
+        topk_candidates: candidates kept per level before NMS.
+        nms_threshold, nms_type: see cvpods.layers.generalized_batched_nms.
+        max_detections: boxes kept per image.
+    """
+
+    # Channels of one location in each output of the head; None stands for K.
+    output_channels: dict[str, int | None] = {"cls_logits": None, "box_deltas": 4}
+
+    def __init__(
+        self,
+        *,
+        backbone: Backbone,
+        head: nn.Module,
+        in_features: Sequence[str],
+        num_classes: int,
+        pixel_mean: Sequence[float],
+        pixel_std: Sequence[float],
+        score_threshold: float = 0.05,
+        topk_candidates: int = 1000,
+        nms_threshold: float = 0.6,
+        nms_type: str = "normal",
+        max_detections: int = 100,
+    ) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.head = head
+        self.in_features = list(in_features)
+        self.num_classes = num_classes
+        self.score_threshold = score_threshold
+        self.topk_candidates = topk_candidates
+        self.nms_threshold = nms_threshold
+        self.nms_type = nms_type
+        self.max_detections_per_image = max_detections
+        if len(pixel_mean) != len(pixel_std):
+            raise ConfigError(f"PIXEL_MEAN {pixel_mean} and PIXEL_STD {pixel_std} differ in length.")
+        mean, std = (torch.tensor(v, dtype=torch.float32) for v in (pixel_mean, pixel_std))
+        self.register_buffer("pixel_mean", mean.view(-1, 1, 1), persistent=False)
+        self.register_buffer("pixel_std", std.view(-1, 1, 1), persistent=False)
+
+    # -- what a detector adds ------------------------------------------------------------------
+
+    def priors(self, features: Sequence[Tensor]) -> list[Tensor]:
+        """Anchors (R_l, 4) or points (R_l, 2) of every level."""
+        raise NotImplementedError
+
+    def losses(
+        self, predictions: dict[str, Tensor], priors: list[Tensor], targets: list[Instances]
+    ) -> dict[str, Tensor]:
+        """Scalar losses from predictions (N, R, channels), in float32."""
+        raise NotImplementedError
+
+    def decode(self, box_deltas: Tensor, priors: Tensor, level: int) -> Tensor:
+        """Boxes (J, 4) of J chosen locations of a level."""
+        raise NotImplementedError
+
+    def candidate_scores(self, outputs: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """Of one level of one image, outputs (R_l, channels): two scores (R_l, K).
+
+        The first is held against the score threshold; the second ranks candidates and is the
+        score of the detection.
+        """
+        scores = outputs["cls_logits"].sigmoid()
+        return scores, scores
+
+    # -- what all detectors share --------------------------------------------------------------
+
+    @property
+    def device(self) -> torch.device:
+        return self.pixel_mean.device
+
+    def forward(self, batched_inputs: Sequence[dict[str, Any]]) -> Any:
+        """Losses in training mode, detections in evaluation mode.
+
+        Args:
+            batched_inputs: dicts with "image" (C, H, W) uint8 or float in [0, 255] and, for
+                training, "instances" with gt_boxes and gt_classes; "height" and "width" are the
+                size that detections are scaled to.
+
+        Returns:
+            {loss name: scalar}, or [{"instances": Instances(pred_boxes, scores, pred_classes)}].
+        """
+        images = self.preprocess_image(batched_inputs)
+        features = self.backbone(images.tensor)
+        features = [features[name] for name in self.in_features]
+        outputs = self.head(features)
+        priors = self.priors(features)
+        with torch.autocast(self.device.type, enabled=False):
+            predictions = {name: self._flatten(name, maps) for name, maps in outputs.items()}
+            if self.training:
+                return self.losses(predictions, priors, self.targets(batched_inputs))
+            results = self.inference(predictions, priors, images.image_sizes)
+        return [
+            {"instances": detector_postprocess(result, *_output_size(inputs, result))}
+            for result, inputs in zip(results, batched_inputs, strict=True)
+        ]
+
+    def preprocess_image(self, batched_inputs: Sequence[dict[str, Any]]) -> ImageList:
+        """Move images to the device as they are, normalise there, pad to one size with zeros."""
+        images = [inputs["image"].to(self.device, non_blocking=True) for inputs in batched_inputs]
+        images = [(image - self.pixel_mean) / self.pixel_std for image in images]
+        return ImageList.from_tensors(images, self.backbone.size_divisibility)
+
+    def targets(self, batched_inputs: Sequence[dict[str, Any]]) -> list[Instances]:
+        """The ground truth of each image, on the device."""
+        key = "instances" if "instances" in batched_inputs[0] else "targets"
+        if key not in batched_inputs[0]:
+            raise DataError("Training needs 'instances' in every input; evaluate with .eval().")
+        return [inputs[key].to(self.device) for inputs in batched_inputs]
+
+    def _flatten(self, name: str, maps: Sequence[Tensor]) -> Tensor:
+        """Maps (N, A * C, H_l, W_l) of all levels -> (N, R, C) in float32."""
+        channels = self.output_channels[name] or self.num_classes
+        return torch.cat([permute_to_N_HWA_K(m, channels).float() for m in maps], dim=1)
+
+    @torch.no_grad()
+    def inference(
+        self,
+        predictions: dict[str, Tensor],
+        priors: list[Tensor],
+        image_sizes: Sequence[tuple[int, int]],
+    ) -> list[Instances]:
+        """Detections of every image, in pixels of the padded input."""
+        sizes = [len(level) for level in priors]
+        by_level = {name: values.split(sizes, dim=1) for name, values in predictions.items()}
+        return [
+            self._detect(
+                [{n: v[level][i] for n, v in by_level.items()} for level in range(len(priors))],
+                priors,
+                image_size,
+            )
+            for i, image_size in enumerate(image_sizes)
+        ]
+
+    def _detect(
+        self,
+        levels: Sequence[dict[str, Tensor]],
+        priors: list[Tensor],
+        image_size: tuple[int, int],
+    ) -> Instances:
+        """One image: candidates of each level, then NMS over all of them."""
+        found = [self._candidates(out, priors[i], i) for i, out in enumerate(levels)]
+        boxes, scores, classes = (torch.cat(parts) for parts in zip(*found, strict=True))
+        candidates = Boxes(boxes)
+        candidates.clip(image_size)
+        keep = generalized_batched_nms(
+            candidates.tensor, scores, classes, self.nms_threshold, nms_type=self.nms_type
+        )[: self.max_detections_per_image]
+        return Instances(
+            tuple(image_size),
+            pred_boxes=candidates[keep],
+            scores=scores[keep],
+            pred_classes=classes[keep],
+        )
+
+    def _candidates(
+        self, outputs: dict[str, Tensor], priors: Tensor, level: int
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Boxes (J, 4), scores (J,) and classes (J,) of the best candidates of one level."""
+        filtering, ranking = self.candidate_scores(outputs)
+        passed = (filtering > self.score_threshold).flatten().nonzero().flatten()
+        scores, best = ranking.flatten()[passed].topk(min(self.topk_candidates, len(passed)))
+        location, classes = passed[best] // self.num_classes, passed[best] % self.num_classes
+        boxes = self.decode(outputs["box_deltas"][location], priors[location], level)
+        return boxes, scores, classes
+
+
+def permute_to_N_HWA_K(tensor: Tensor, K: int) -> Tensor:  # noqa: N802, N803 - cvpods' name
+    """(N, A * K, H, W) -> (N, H * W * A, K)."""
+    if tensor.dim() != 4:
+        raise ValueError(f"Expected (N, A * K, H, W), got {tuple(tensor.shape)}.")
+    n, channels, height, width = tensor.shape
+    return tensor.permute(0, 2, 3, 1).reshape(n, height * width * (channels // K), K)
+
+
+def _output_size(inputs: dict[str, Any], result: Instances) -> tuple[int, int]:
+    height, width = result.image_size
+    return inputs.get("height", height), inputs.get("width", width)

@@ -1,0 +1,246 @@
+"""FCOS (arXiv:1904.01355): points, size ranges per level, centerness."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from cvpods.layers import ShapeSpec
+from cvpods.modeling.anchor_generator import PointGrid, ShiftGenerator
+from cvpods.modeling.backbone import Backbone, build_retinanet_resnet_fpn_backbone
+from cvpods.modeling.box_regression import Shift2BoxTransform
+from cvpods.modeling.losses import iou_loss, sigmoid_focal_loss_jit
+from cvpods.modeling.meta_arch.dense_detector import DenseDetector, permute_to_N_HWA_K
+from cvpods.modeling.meta_arch.dense_head import DenseHead, Scale
+from cvpods.structures import Instances
+from cvpods.utils import comm
+
+__all__ = [
+    "FCOS",
+    "FCOSDetector",
+    "Scale",
+    "centerness_of",
+    "permute_all_cls_and_box_to_N_HWA_K_and_concat",
+    "permute_to_N_HWA_K",
+]
+
+
+# exp() of a distance stays below 100,000 pixels, so that areas stay finite in float32.
+MAX_LOG_DISTANCE = math.log(1e5)
+
+
+def centerness_of(ltrb: Tensor) -> Tensor:
+    """FCOS, Eq. 3: sqrt(min(l, r) / max(l, r) * min(t, b) / max(t, b)); 0 outside the box.
+
+    Args:
+        ltrb: (..., 4) distances to the sides.
+
+    Returns:
+        (...) in [0, 1].
+    """
+    horizontal, vertical = ltrb[..., [0, 2]], ltrb[..., [1, 3]]
+    eps = torch.finfo(ltrb.dtype).eps
+    ratio = horizontal.amin(-1) / horizontal.amax(-1).clamp(min=eps)
+    ratio = ratio.clamp(min=0) * (vertical.amin(-1) / vertical.amax(-1).clamp(min=eps)).clamp(min=0)
+    return ratio.sqrt()
+
+
+class FCOSDetector(DenseDetector):
+    """FCOS from plain arguments; those of DenseDetector, and:
+
+    Args:
+        point_generator: points of every level.
+        size_ranges: per level, the range of the largest distance that it answers for, in pixels.
+        center_sampling_radius: only points within so many strides of the centre; 0: whole box.
+        norm_reg_targets: distances as relu(x) * stride instead of exp(x).
+        bbox_reg_weights: weights of the distances.
+        iou_loss_type: "iou", "linear_iou" or "giou".
+        focal_alpha, focal_gamma: of the focal loss.
+    """
+
+    output_channels = {"cls_logits": None, "box_deltas": 4, "centerness": 1}
+
+    def __init__(
+        self,
+        *,
+        point_generator: PointGrid,
+        size_ranges: Sequence[Sequence[float]],
+        center_sampling_radius: float = 0.0,
+        norm_reg_targets: bool = False,
+        bbox_reg_weights: Sequence[float] = (1.0, 1.0, 1.0, 1.0),
+        iou_loss_type: str = "iou",
+        focal_alpha: float = 0.25,
+        focal_gamma: float = 2.0,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.shift_generator = point_generator
+        self.size_ranges = [tuple(bounds) for bounds in size_ranges]
+        self.center_sampling_radius = center_sampling_radius
+        self.norm_reg_targets = norm_reg_targets
+        self.shift2box_transform = Shift2BoxTransform(bbox_reg_weights)
+        self.iou_loss_type = iou_loss_type
+        self.focal_alpha = focal_alpha
+        self.focal_gamma = focal_gamma
+
+    @staticmethod
+    def arguments(cfg: Any, backbone: Backbone) -> dict[str, Any]:
+        """The constructor's arguments, read from cfg.MODEL.FCOS."""
+        fcos = cfg.MODEL.FCOS
+        shapes = [backbone.output_shape()[name] for name in fcos.IN_FEATURES]
+        make_points = cfg.get("build_shift_generator", ShiftGenerator)
+        point_generator = make_points(cfg, shapes)
+        head = DenseHead(
+            in_channels=shapes[0].channels,
+            num_convs=fcos.NUM_CONVS,
+            num_classes=fcos.NUM_CLASSES,
+            num_anchors=point_generator.num_cell_shifts[0],
+            prior_prob=fcos.PRIOR_PROB,
+            norm="GN",
+            quality="centerness",
+            quality_on_box_tower=fcos.CENTERNESS_ON_REG,
+            num_scales=len(shapes),
+        )
+        return {
+            "backbone": backbone,
+            "head": head,
+            "point_generator": point_generator,
+            "in_features": fcos.IN_FEATURES,
+            "num_classes": fcos.NUM_CLASSES,
+            "pixel_mean": cfg.MODEL.PIXEL_MEAN,
+            "pixel_std": cfg.MODEL.PIXEL_STD,
+            "score_threshold": fcos.SCORE_THRESH_TEST,
+            "topk_candidates": fcos.TOPK_CANDIDATES_TEST,
+            "nms_threshold": fcos.NMS_THRESH_TEST,
+            "nms_type": cfg.MODEL.NMS_TYPE,
+            "max_detections": cfg.TEST.DETECTIONS_PER_IMAGE,
+            "size_ranges": fcos.OBJECT_SIZES_OF_INTEREST,
+            "center_sampling_radius": fcos.CENTER_SAMPLING_RADIUS,
+            "norm_reg_targets": fcos.NORM_REG_TARGETS,
+            "bbox_reg_weights": fcos.BBOX_REG_WEIGHTS,
+            "iou_loss_type": fcos.IOU_LOSS_TYPE,
+            "focal_alpha": fcos.FOCAL_LOSS_ALPHA,
+            "focal_gamma": fcos.FOCAL_LOSS_GAMMA,
+        }
+
+    @classmethod
+    def from_config(cls, cfg: Any, backbone: Backbone) -> FCOSDetector:
+        return cls(**cls.arguments(cfg, backbone))
+
+    def priors(self, features: Sequence[Tensor]) -> list[Tensor]:
+        return self.shift_generator.grid(features)
+
+    def distances(self, box_deltas: Tensor, strides: Tensor | int) -> Tensor:
+        """Distances (..., 4) in pixels from the head's raw output."""
+        if self.norm_reg_targets:
+            return box_deltas.relu() * strides
+        return box_deltas.clamp(max=MAX_LOG_DISTANCE).exp()
+
+    def decode(self, box_deltas: Tensor, priors: Tensor, level: int) -> Tensor:
+        distances = self.distances(box_deltas, self.shift_generator.strides[level])
+        return self.shift2box_transform.apply_deltas(distances, priors)
+
+    def candidate_scores(self, outputs: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """Threshold on the class score; rank by sqrt(class score * centerness)."""
+        scores = outputs["cls_logits"].sigmoid()
+        return scores, (scores * outputs["centerness"].sigmoid()).sqrt()
+
+    def losses(
+        self, predictions: dict[str, Tensor], priors: list[Tensor], targets: list[Instances]
+    ) -> dict[str, Tensor]:
+        """Focal loss of all points; IoU loss weighted by centerness and centerness of positives."""
+        strides = torch.cat(
+            [p.new_full((len(p), 1), s) for p, s in zip(priors, self.shift_generator.strides, strict=True)]
+        )
+        assigned = [self.assign(priors, target) for target in targets]
+        gt_classes, gt_deltas = (torch.stack(parts) for parts in zip(*assigned, strict=True))
+        positive = gt_classes < self.num_classes
+        centerness = centerness_of(gt_deltas) * positive
+        counts = comm.all_reduce(torch.stack([positive.sum().float(), centerness.sum()]), "mean")
+        num_positives, sum_centerness = counts.clamp(min=1)
+
+        one_hot = F.one_hot(gt_classes, self.num_classes + 1)[..., :-1]
+        cls = sigmoid_focal_loss_jit(
+            predictions["cls_logits"], one_hot, self.focal_alpha, self.focal_gamma
+        )
+        # Negatives compare a unit box with itself: loss and gradient 0 without indexing.
+        distances = self.distances(predictions["box_deltas"], strides)
+        distances = torch.where(positive[..., None], distances, 1.0)
+        gt_deltas = torch.where(positive[..., None], gt_deltas, 1.0)
+        box = iou_loss(
+            distances, gt_deltas, centerness, box_mode="ltrb", loss_type=self.iou_loss_type
+        )
+        quality = F.binary_cross_entropy_with_logits(
+            predictions["centerness"][..., 0], centerness, reduction="none"
+        )
+        return {
+            "loss_cls": cls.sum() / num_positives,
+            "loss_box_reg": box.sum() / sum_centerness,
+            "loss_centerness": (quality * positive).sum() / num_positives,
+        }
+
+    @torch.no_grad()
+    def assign(self, points: list[Tensor], target: Instances) -> tuple[Tensor, Tensor]:
+        """Classes (R,) (K background) and distances (R, 4) of all points of an image.
+
+        A point answers for a box that contains it (near the centre, with center sampling) and
+        whose largest distance lies in the range of the point's level; for the smallest such box.
+        """
+        all_points = torch.cat(points)
+        boxes = target.gt_boxes.tensor
+        if len(boxes) == 0:
+            zeros = all_points.new_zeros(len(all_points))
+            return zeros.long() + self.num_classes, zeros[:, None].repeat(1, 4)
+        counts = [len(level) for level in points]
+        ranges = boxes.new_tensor(self.size_ranges).repeat_interleave(
+            torch.tensor(counts, device=boxes.device), dim=0, output_size=sum(counts)
+        )
+        deltas = self.shift2box_transform.get_deltas(all_points, boxes[:, None])  # (M, R, 4)
+        inside = self._inside(points, boxes, deltas)
+        largest = deltas.amax(-1)
+        fits = inside & (largest >= ranges[:, 0]) & (largest <= ranges[:, 1])
+        areas = target.gt_boxes.area()[:, None].expand_as(largest)
+        smallest, index = torch.where(fits, areas, torch.inf).min(dim=0)
+        classes = torch.where(smallest < torch.inf, target.gt_classes[index], self.num_classes)
+        return classes, deltas[index, torch.arange(len(index), device=index.device)]
+
+    def _inside(self, points: list[Tensor], boxes: Tensor, deltas: Tensor) -> Tensor:
+        """(M, R): inside the box, or inside its centre region clipped to the box."""
+        if self.center_sampling_radius <= 0:
+            return deltas.amin(-1) > 0
+        centers = (boxes[:, :2] + boxes[:, 2:]) / 2
+        inside = []
+        for level, stride in zip(points, self.shift_generator.strides, strict=True):
+            radius = stride * self.center_sampling_radius
+            low = torch.max(centers - radius, boxes[:, :2])[:, None]
+            high = torch.min(centers + radius, boxes[:, 2:])[:, None]
+            inside.append(((level > low) & (level < high)).all(-1))
+        return torch.cat(inside, dim=1)
+
+
+class FCOS(FCOSDetector):
+    """cvpods' form: FCOS(cfg), on the device of the config."""
+
+    def __init__(self, cfg: Any) -> None:
+        make_backbone = cfg.get("build_backbone", build_retinanet_resnet_fpn_backbone)
+        channels = ShapeSpec(channels=len(cfg.MODEL.PIXEL_MEAN))
+        super().__init__(**self.arguments(cfg, make_backbone(cfg, input_shape=channels)))
+        self.to(cfg.MODEL.DEVICE)
+
+
+def permute_all_cls_and_box_to_N_HWA_K_and_concat(  # noqa: N802 - cvpods' name
+    box_cls: Sequence[Tensor],
+    box_delta: Sequence[Tensor],
+    box_center: Sequence[Tensor],
+    num_classes: int = 80,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Maps of all levels of all images -> (N * R, K), (N * R, 4) and (N * R, 1)."""
+    cls = torch.cat([permute_to_N_HWA_K(x, num_classes) for x in box_cls], dim=1)
+    delta = torch.cat([permute_to_N_HWA_K(x, 4) for x in box_delta], dim=1)
+    center = torch.cat([permute_to_N_HWA_K(x, 1) for x in box_center], dim=1)
+    return cls.reshape(-1, num_classes), delta.reshape(-1, 4), center.reshape(-1, 1)

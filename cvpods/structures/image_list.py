@@ -1,0 +1,58 @@
+"""ImageList: images of several sizes in one padded batch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+
+class ImageList:
+    """`tensor` (N, C, H, W), padded right and bottom; `image_sizes` [(height, width)] * N."""
+
+    def __init__(self, tensor: Tensor, image_sizes: Sequence[tuple[int, int]]) -> None:
+        self.tensor = tensor
+        self.image_sizes = list(image_sizes)
+
+    def __len__(self) -> int:
+        return len(self.image_sizes)
+
+    def __getitem__(self, index: int) -> Tensor:
+        """The image without its padding, (C, height, width)."""
+        height, width = self.image_sizes[index]
+        return self.tensor[index, ..., :height, :width]
+
+    def to(self, *args: object, **kwargs: object) -> ImageList:
+        return ImageList(self.tensor.to(*args, **kwargs), self.image_sizes)
+
+    @property
+    def device(self) -> torch.device:
+        return self.tensor.device
+
+    @staticmethod
+    def from_tensors(
+        tensors: Sequence[Tensor],
+        size_divisibility: int = 0,
+        pad_ref_long: bool = False,
+        pad_value: float = 0.0,
+    ) -> ImageList:
+        """Pad images (C, H_n, W_n) to a common size.
+
+        Args:
+            size_divisibility: the common height and width are rounded up to a multiple of it.
+            pad_ref_long: pad to a square of the longest side.
+            pad_value: what the padding holds.
+        """
+        sizes = [image.shape[-2:] for image in tensors]
+        height, width = (max(size[axis] for size in sizes) for axis in (0, 1))
+        if pad_ref_long:
+            height = width = max(height, width)
+        if size_divisibility > 1:
+            height, width = (-(-s // size_divisibility) * size_divisibility for s in (height, width))
+        if len(tensors) == 1 and sizes[0] == (height, width):
+            return ImageList(tensors[0][None], sizes)
+        batch = tensors[0].new_full((len(tensors), *tensors[0].shape[:-2], height, width), pad_value)
+        for padded, image in zip(batch, tensors, strict=True):
+            padded[..., : image.shape[-2], : image.shape[-1]].copy_(image)
+        return ImageList(batch, sizes)

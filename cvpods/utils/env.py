@@ -1,0 +1,74 @@
+"""What the machine is, and the seeds of its random generators."""
+
+from __future__ import annotations
+
+import os
+import platform
+import random
+import sys
+from typing import Any
+
+import numpy as np
+import torch
+import torchvision
+from loguru import logger
+from tabulate import tabulate
+
+
+def seed_all_rng(seed: int | None = None) -> int:
+    """Seed python, numpy and torch; without a seed, draw one. Returns the seed."""
+    if seed is None:
+        seed = int.from_bytes(os.urandom(4), "little") % 2**31
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.manual_seed(seed)
+    return seed
+
+
+def get_rng_state() -> dict[str, Any]:
+    """States of all random generators, as tensors, numbers and tuples (loadable `weights_only`)."""
+    name, keys, position, has_gauss, cached = np.random.get_state()
+    state: dict[str, Any] = {
+        "python": random.getstate(),
+        "numpy": (name, torch.from_numpy(keys.astype(np.int64)), position, has_gauss, cached),
+        "torch": torch.get_rng_state(),
+    }
+    if torch.cuda.is_available():
+        state["cuda"] = torch.cuda.get_rng_state()
+    return state
+
+
+def set_rng_state(state: dict[str, Any]) -> None:
+    """Restore what `get_rng_state` returned."""
+    version, internal, gauss = state["python"]
+    random.setstate((version, tuple(internal), gauss))
+    name, keys, position, has_gauss, cached = state["numpy"]
+    np.random.set_state((name, keys.numpy().astype(np.uint32), position, has_gauss, cached))
+    torch.set_rng_state(state["torch"].cpu())
+    if "cuda" in state and torch.cuda.is_available():
+        torch.cuda.set_rng_state(state["cuda"].cpu())
+
+
+def collect_env_info() -> str:
+    """A table of versions and devices for the log."""
+    rows = [
+        ("python", sys.version.split()[0]),
+        ("platform", platform.platform()),
+        ("torch", torch.__version__),
+        ("torchvision", torchvision.__version__),
+        ("numpy", np.__version__),
+        ("CPU threads", torch.get_num_threads()),
+        ("CUDA", torch.version.cuda if torch.cuda.is_available() else "not available"),
+    ]
+    rows += [
+        (f"GPU {i}", torch.cuda.get_device_name(i)) for i in range(torch.cuda.device_count())
+    ]
+    return tabulate(rows)
+
+
+def select_device(wanted: str = "cuda") -> str:
+    """Return `wanted`, or "cpu" with one clear line where CUDA is wanted and there is none."""
+    if wanted.startswith("cuda") and not torch.cuda.is_available():
+        logger.info("No CUDA device is available: running on the CPU.")
+        return "cpu"
+    return wanted

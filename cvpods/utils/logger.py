@@ -1,0 +1,51 @@
+"""Where log lines go: the console on rank 0, and log.txt in the output folder."""
+
+from __future__ import annotations
+
+import inspect
+import logging
+import sys
+from collections import Counter
+from pathlib import Path
+
+from loguru import logger
+
+_FORMAT = (
+    "<green>{time:YYYY-MM-DD HH:mm:ss}</green> | <level>{level: <7}</level> | "
+    "<cyan>{name}:{line}</cyan> - {message}"
+)
+_SEEN: Counter[tuple] = Counter()
+
+
+def _write_above_the_bar(message: str) -> None:
+    """Write a log line without tearing a progress bar apart."""
+    from tqdm import tqdm
+
+    tqdm.write(message, file=sys.stderr, end="")
+
+
+def setup_logger(output: str | Path | None = None, distributed_rank: int = 0) -> None:
+    """Send log lines to stderr (rank 0) and to `output`/log.txt (log.txt.rankN elsewhere)."""
+    logger.remove()
+    if distributed_rank == 0:
+        logger.add(_write_above_the_bar, format=_FORMAT, colorize=sys.stderr.isatty())
+    if output is not None:
+        name = "log.txt" if distributed_rank == 0 else f"log.txt.rank{distributed_rank}"
+        logger.add(Path(output) / name, format=_FORMAT, colorize=False)
+
+
+def log_first_n(lvl: str | int, msg: str, n: int = 1, *, key: str | tuple = "caller") -> None:
+    """Log `msg` only the first `n` times that this line (key "caller") or message comes by.
+
+    Args:
+        lvl: "WARNING" or logging.WARNING.
+        key: "caller", "message", or a tuple of both.
+    """
+    frame = inspect.stack()[1]
+    parts = {"caller": (frame.filename, frame.lineno), "message": msg}
+    keys = (key,) if isinstance(key, str) else tuple(key)
+    identity = tuple(parts[k] for k in keys)
+    _SEEN[identity] += 1
+    if _SEEN[identity] <= n:
+        level = lvl if isinstance(lvl, str) else logging.getLevelName(lvl)
+        logger.opt(depth=1).log(level, msg)

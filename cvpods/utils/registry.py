@@ -1,0 +1,67 @@
+"""Name -> object tables that experiments can extend."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from tabulate import tabulate
+
+from cvpods.utils.errors import did_you_mean
+
+
+class Registry:
+    """A live table of named objects.
+
+    Use it as a decorator (`@DATASETS.register()`) or as a call (`PATH_ROUTES.register(d, "COCO")`).
+    Values are handed out as they are, so a registered dict stays mutable for everyone.
+    """
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._objects: dict[str, Any] = {}
+
+    def register(self, obj: Any = None, name: str | None = None) -> Any:
+        """Register `obj` under `name` (default: its `__name__`); without `obj`, a decorator."""
+        if obj is None:
+            return self._decorator(name)
+        self._add(name or obj.__name__, obj)
+        return obj
+
+    def _decorator(self, name: str | None) -> Callable[[Any], Any]:
+        def add(obj: Any) -> Any:
+            self._add(name or obj.__name__, obj)
+            return obj
+
+        return add
+
+    def _add(self, name: str, obj: Any) -> None:
+        old = self._objects.get(name)
+        # The same class comes again when an experiment folder is loaded twice in one process.
+        same = old is obj or (
+            getattr(old, "__qualname__", 0) == getattr(obj, "__qualname__", 1)
+            and getattr(old, "__module__", 0) == getattr(obj, "__module__", 1)
+        )
+        assert name not in self._objects or same, (
+            f"{self._name} already holds an object named '{name}' ({old!r}); choose another name."
+        )
+        self._objects[name] = obj
+
+    def get(self, name: str) -> Any:
+        """Return the object called `name`; KeyError lists what there is."""
+        if name not in self._objects:
+            raise KeyError(
+                f"No object named '{name}' found in '{self._name}' registry!"
+                f"{did_you_mean(name, self._objects)} Available: {', '.join(sorted(self._objects))}"
+            )
+        return self._objects[name]
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._objects
+
+    def __iter__(self) -> Iterator[tuple[str, Any]]:
+        return iter(self._objects.items())
+
+    def __repr__(self) -> str:
+        table = tabulate(self._objects.items(), headers=["Names", "Objects"], tablefmt="fancy_grid")
+        return f"Registry of {self._name}:\n{table}"

@@ -1,0 +1,60 @@
+"""ATSSConfig: ATSS (arXiv:1912.02424) as its authors trained it; experiments say the rest."""
+
+from __future__ import annotations
+
+from cvpods.configs import BaseDetectionConfig
+
+_config_dict = {
+    "MODEL": {
+        "PIXEL_MEAN": [102.9801, 115.9465, 122.7717],
+        "RESNETS": {"OUT_FEATURES": ["res3", "res4", "res5"]},
+        "FPN": {"IN_FEATURES": ["res3", "res4", "res5"], "BLOCK_IN_FEATURES": "p5"},
+        "ATSS": {
+            "NUM_CLASSES": 80,
+            "IN_FEATURES": ["p3", "p4", "p5", "p6", "p7"],
+            # 3x3 convolutions in each tower.
+            "NUM_CONVS": 4,
+            # Probability of "object" that the classifier starts from.
+            "PRIOR_PROB": 0.01,
+            # Side of the one square anchor, in strides (the paper's 8S).
+            "ANCHOR_SCALE": 8,
+            # Centre of the first anchor, in strides: 0.5 as published; mmdetection and cvpods: 0.0.
+            "ANCHOR_OFFSET": 0.5,
+            # Candidates per level and box (the paper's only hyper-parameter, k).
+            "TOPK": 9,
+            # Weights of (dx, dy, dw, dh).
+            "BBOX_REG_WEIGHTS": (10.0, 10.0, 5.0, 5.0),
+            # Factor of the box loss.
+            "REG_WEIGHT": 2.0,
+            "FOCAL_LOSS_GAMMA": 2.0,
+            "FOCAL_LOSS_ALPHA": 0.25,
+            # On the class score; detections are ranked by sqrt(class score * centerness).
+            "SCORE_THRESH_TEST": 0.05,
+            # Candidates per level before NMS.
+            "TOPK_CANDIDATES_TEST": 1000,
+            "NMS_THRESH_TEST": 0.6,
+        },
+    },
+    "SOLVER": {
+        "LR_SCHEDULER": {"WARMUP_METHOD": "constant", "WARMUP_FACTOR": 1 / 3, "WARMUP_ITERS": 500},
+        "OPTIMIZER": {
+            "BASE_LR": 0.01,
+            "BIAS_LR_FACTOR": 2.0,
+            "WEIGHT_DECAY": 1e-4,
+            "WEIGHT_DECAY_NORM": 1e-4,
+            "WEIGHT_DECAY_BIAS": 0.0,
+        },
+        "IMS_PER_BATCH": 16,
+    },
+}
+
+
+class ATSSConfig(BaseDetectionConfig):
+    """Defaults of ATSS."""
+
+    def __init__(self, d: dict | None = None, **kwargs: object) -> None:
+        super().__init__(d, **kwargs)
+        self._register_configuration(_config_dict)
+
+
+config = ATSSConfig()

@@ -1,0 +1,93 @@
+"""Named differences that experiments are composed of: {dotted key: value}.
+
+One name, one axis: data, backbone, schedule, scales.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+Fragment = dict[str, Any]
+
+# -- data ------------------------------------------------------------------------------------------
+
+COCO_2017: Fragment = {
+    "DATASETS.TRAIN": ("coco_2017_train",),
+    "DATASETS.TEST": ("coco_2017_val",),
+}
+
+
+def data(train: str, test: str, num_classes: int, method: str) -> Fragment:
+    """Data sets by name and their number of classes, for a method ("ATSS")."""
+    return {
+        "DATASETS.TRAIN": (train,),
+        "DATASETS.TEST": (test,),
+        f"MODEL.{method}.NUM_CLASSES": num_classes,
+    }
+
+
+# -- backbones -------------------------------------------------------------------------------------
+
+RES18: Fragment = {
+    "MODEL.RESNETS.DEPTH": 18,
+    "MODEL.RESNETS.RES2_OUT_CHANNELS": 64,
+    "MODEL.RESNETS.STRIDE_IN_1X1": False,
+}
+RES50: Fragment = {
+    "MODEL.WEIGHTS": "detectron2://ImageNetPretrained/MSRA/R-50.pkl",
+    "MODEL.RESNETS.DEPTH": 50,
+}
+MOBILENETV2: Fragment = {
+    "MODEL.PIXEL_MEAN": [123.675, 116.28, 103.53],
+    "MODEL.PIXEL_STD": [58.395, 57.12, 57.375],
+    "INPUT.FORMAT": "RGB",
+}
+
+# No pretrained weights: train every layer, with batch norms that learn.
+FROM_SCRATCH: Fragment = {
+    "MODEL.WEIGHTS": "",
+    "MODEL.RESNETS.NORM": "BN",
+    "MODEL.BACKBONE.FREEZE_AT": 0,
+    "MODEL.PIXEL_STD": [57.375, 57.12, 58.395],
+}
+
+# -- schedules: iterations of 16 images ------------------------------------------------------------
+
+
+def schedule(iterations: int, steps: Sequence[int]) -> Fragment:
+    """Train for `iterations`, learning rate x 0.1 after each of `steps`."""
+    return {
+        "SOLVER.LR_SCHEDULER.MAX_ITER": iterations,
+        "SOLVER.LR_SCHEDULER.STEPS": tuple(steps),
+    }
+
+
+SCHEDULE_1X = schedule(90_000, (60_000, 80_000))
+SCHEDULE_1_5X = schedule(135_000, (90_000, 120_000))
+SCHEDULE_2X = schedule(180_000, (120_000, 160_000))
+
+# -- scales ----------------------------------------------------------------------------------------
+
+
+def train_scales(short_edges: Sequence[int], max_size: int, style: str = "choice") -> Fragment:
+    """Random short edge ("choice" of a list, "range" of two ends), long edge capped; flip."""
+    resize = {
+        "short_edge_length": tuple(short_edges),
+        "max_size": max_size,
+        "sample_style": style,
+    }
+    return {
+        "INPUT.AUG.TRAIN_PIPELINES": [("ResizeShortestEdge", resize), ("RandomFlip", {})],
+    }
+
+
+def test_scale(short_edge: int, max_size: int) -> Fragment:
+    """One short edge, long edge capped."""
+    resize = {"short_edge_length": short_edge, "max_size": max_size, "sample_style": "choice"}
+    return {"INPUT.AUG.TEST_PIPELINES": [("ResizeShortestEdge", resize)]}
+
+
+SCALE_800: Fragment = {**train_scales([800], 1333), **test_scale(800, 1333)}
+# A random whole number in [640, 800].
+SCALE_640_800: Fragment = {**train_scales([640, 800], 1333, "range"), **test_scale(800, 1333)}

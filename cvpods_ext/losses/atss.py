@@ -1,0 +1,94 @@
+"""The losses of ATSS (arXiv:1912.02424, Sec. 4): focal, GIoU weighted by centerness, centerness."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from torchvision.ops import generalized_box_iou_loss
+
+from cvpods.modeling.losses import sigmoid_focal_loss_jit
+from cvpods.modeling.meta_arch.fcos import centerness_of
+
+
+class AtssTargets(NamedTuple):
+    """What the anchors of N images should predict.
+
+    classes: (N, R) int64; K is background, -1 ignored.
+    boxes: (N, R, 4) xyxy of the box that a positive answers for, its own anchor elsewhere.
+    centerness: (N, R) in [0, 1] of positives, 0 elsewhere.
+    """
+
+    classes: Tensor
+    boxes: Tensor
+    centerness: Tensor
+
+
+@torch.no_grad()
+def atss_targets(
+    anchors: Tensor, gt_index: Tensor, gt_boxes: Tensor, gt_classes: Tensor, num_classes: int
+) -> AtssTargets:
+    """Targets of one image from its assignment.
+
+    Args:
+        anchors: (R, 4) xyxy, pixels.
+        gt_index: (R,) box of each anchor; -1 background, -2 ignored.
+        gt_boxes: (M, 4) xyxy, pixels; gt_classes: (M,) int64 in [0, K).
+
+    Returns:
+        AtssTargets with shapes (R,), (R, 4) and (R,).
+    """
+    positive = gt_index >= 0
+    # One more row, so that images without boxes need no branch.
+    padded_boxes = torch.cat([gt_boxes.float(), gt_boxes.new_zeros(1, 4)])
+    padded_classes = torch.cat([gt_classes, gt_classes.new_full((1,), num_classes)])
+    row = torch.where(positive, gt_index, len(gt_boxes))
+    classes = torch.where(gt_index == -2, -1, padded_classes[row])
+    boxes = torch.where(positive[:, None], padded_boxes[row], anchors)
+    centers = (anchors[:, :2] + anchors[:, 2:]) / 2
+    ltrb = torch.cat([centers - boxes[:, :2], boxes[:, 2:] - centers], dim=1)
+    return AtssTargets(classes, boxes, torch.where(positive, centerness_of(ltrb), 0.0))
+
+
+def atss_loss(
+    cls_logits: Tensor,
+    boxes: Tensor,
+    centerness_logits: Tensor,
+    targets: AtssTargets,
+    *,
+    alpha: float = 0.25,
+    gamma: float = 2.0,
+) -> dict[str, Tensor]:
+    """Sums of the three losses, before their normalisers.
+
+    loss_cls: focal loss over all anchors and classes (ignored anchors left out).
+    loss_box_reg: centerness * (1 - GIoU(box, target)) over positives.
+    loss_centerness: binary cross-entropy against the target's centerness over positives.
+
+    Args:
+        cls_logits: (N, R, K); boxes: (N, R, 4) predicted xyxy, pixels;
+        centerness_logits: (N, R, 1).
+        targets: shapes (N, R), (N, R, 4), (N, R).
+
+    Returns:
+        {"loss_cls": (), "loss_box_reg": (), "loss_centerness": ()}; gradients exist, and are 0
+        where there are no positives.
+    """
+    num_classes = cls_logits.shape[-1]
+    valid = targets.classes >= 0
+    positive = valid & (targets.classes < num_classes)
+    one_hot = F.one_hot(targets.classes.clamp(min=0), num_classes + 1)[..., :-1]
+    cls = sigmoid_focal_loss_jit(cls_logits, one_hot, alpha, gamma)
+    # Others compare their target with itself: loss and gradient 0, and no indexing of unknown size.
+    boxes = torch.where(positive[..., None], boxes.float(), targets.boxes)
+    box = generalized_box_iou_loss(boxes, targets.boxes, reduction="none")
+    quality = F.binary_cross_entropy_with_logits(
+        centerness_logits[..., 0].float(), targets.centerness, reduction="none"
+    )
+    return {
+        "loss_cls": (cls * valid[..., None]).sum(),
+        "loss_box_reg": (box * targets.centerness).sum(),
+        "loss_centerness": (quality * positive).sum(),
+    }
