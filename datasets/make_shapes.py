@@ -17,11 +17,11 @@ from __future__ import annotations
 import argparse
 import colorsys
 import json
+import math
 import os
 import sys
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.random import Generator
@@ -36,7 +36,7 @@ IMAGE_SIZES = ((256, 192), (192, 256), (224, 224))  # width, height
 COUNT_PERCENT = (6, 12, 16, 16, 13, 10, 8, 6, 5, 3, 2, 2, 1)  # images with 0, 1, ... 12 objects
 
 MIN_SIZE, USUAL_SIZE, MAX_SIZE = 8, 80, 200  # long side of the box in pixels
-MAX_ANGLE = np.deg2rad(20)
+MAX_ANGLE = math.radians(20)
 MIN_VISIBLE = 0.4  # share of the whole shape that is neither covered nor outside the image
 TRIES = 20  # places tried for an object before it is left out
 SUPERSAMPLE = 4
@@ -68,7 +68,7 @@ def shape_polygons(
     name: str, size: float, center: tuple[float, float], angle: float = 0.0, stretch: float = 1.0
 ) -> list[Array]:
     """Polygons in pixels: the box around the shape has a long side `size` and middle `center`."""
-    cos, sin = np.cos(angle), np.sin(angle)
+    cos, sin = math.cos(angle), math.sin(angle)
     matrix = np.diag([stretch, 1 / stretch]) @ np.array([(cos, sin), (-sin, cos)])
     polygons = [outline @ matrix for outline in OUTLINES[name]]
     low, high = polygons[0].min(axis=0), polygons[0].max(axis=0)
@@ -96,8 +96,7 @@ def mask_box(mask: Array) -> list[float]:
     return [float(left), float(top), float(right - left), float(bottom - top)]
 
 
-@dataclass
-class Shape:
+class Shape(NamedTuple):
     """An object in an image; the mask is that of its part inside, covered or not."""
 
     category: str
@@ -134,13 +133,13 @@ def fits(shape: Shape, below: list[Shape]) -> bool:
 def random_texture(u: Array, v: Array, period: float, rng: Generator) -> Array:
     """Share in 0..1 of the second colour at (u, v), coordinates in units of the shape's size."""
     wave_u, wave_v = np.sin(2 * np.pi * u / period), np.sin(2 * np.pi * v / period)
-    textures = {
+    textures: dict[str, Array] = {
         "plain": np.zeros_like(u),
         "stripes": 0.5 + 2 * wave_u,
         "checks": 0.5 + 4 * wave_u * wave_v,
         "dots": 2 * (wave_u + wave_v) - 1.5,
         "gradient": 0.5 + u,
-        "noise": rng.random(u.shape),
+        "noise": rng.random(len(u)),
     }
     return np.clip(textures[str(rng.choice(list(textures)))], 0, 1)
 
@@ -153,17 +152,14 @@ def paint(canvas: Array, shape: Shape, rng: Generator) -> None:
     first = max(colors, key=lambda color: float(np.linalg.norm(color - behind)))
     away = 255.0 if first.mean() > behind.mean() else 0.0
     second = first + rng.uniform(0.35, 0.65) * (away - first)
-
     rows, columns = np.nonzero(shape.alpha)
     x = (columns + 0.5 - shape.center[0]) / shape.size
     y = (rows + 0.5 - shape.center[1]) / shape.size
     angle = rng.uniform(0, np.pi)
     u, v = x * np.cos(angle) + y * np.sin(angle), y * np.cos(angle) - x * np.sin(angle)
     period = max(rng.uniform(0.15, 0.35), 4 / shape.size)  # at least four pixels
-    weight = random_texture(u, v, period, rng)
-    color = first + weight[:, None] * (second - first)
-    alpha = shape.alpha[rows, columns, None]
-    canvas[rows, columns] += alpha * (color - canvas[rows, columns])
+    color = first + random_texture(u, v, period, rng)[:, None] * (second - first)
+    canvas[rows, columns] += shape.alpha[rows, columns, None] * (color - canvas[rows, columns])
 
 
 def _clutter(rng: Generator, width: int, height: int) -> Array:
@@ -185,12 +181,10 @@ def background(rng: Generator, width: int, height: int) -> Array:
     """A muted colour gradient with cloudy noise, clutter and speckle."""
     y, x = np.indices((height, width), dtype=np.float32)
     angle = rng.uniform(0, 2 * np.pi)
-    slope = (x / width - 0.5) * float(np.cos(angle)) + (y / height - 0.5) * float(np.sin(angle))
-    colors = np.stack([rng.uniform(50, 205) + rng.uniform(-25, 25, 3), rng.uniform(-60, 60, 3)])
-    middle, change = colors.astype(np.float32)
-    canvas = middle + slope[..., None] * change
-    cells = rng.integers(3, 16)
-    clouds = Image.fromarray(rng.normal(0, 10, (cells, cells)).astype(np.float32))
+    slope = (x / width - 0.5) * math.cos(angle) + (y / height - 0.5) * math.sin(angle)
+    middle = (rng.uniform(50, 205) + rng.uniform(-25, 25, 3)).astype(np.float32)
+    canvas = middle + slope[..., None] * rng.uniform(-60, 60, 3).astype(np.float32)
+    clouds = Image.fromarray(rng.normal(0, 10, [rng.integers(3, 16)] * 2).astype(np.float32))
     canvas += np.asarray(clouds.resize((width, height), Image.Resampling.BICUBIC))[..., None]
     canvas += _clutter(rng, width, height)
     speckle = rng.standard_normal((height, width, 1), dtype=np.float32)
@@ -216,9 +210,8 @@ def annotation_path(output: Path, split: str) -> Path:
     return output / "annotations" / f"instances_{split}.json"
 
 
-def make_info(train: int, val: int, seed: int) -> dict[str, Any]:
+def make_info(settings: dict[str, int]) -> dict[str, Any]:
     """The json's info: what the data set is and the settings that it was made with."""
-    settings = {"train": train, "val": val, "seed": seed}
     return {"description": NAME, "version": VERSION, "settings": settings}
 
 
@@ -236,7 +229,7 @@ def make_split(output: Path, split: str, count: int, info: dict[str, Any]) -> di
         width, height = image.size
         images.append({"id": index + 1, "file_name": name, "width": width, "height": height})
         for shape in shapes:
-            annotation = {"id": len(annotations) + 1, "image_id": index + 1}
+            annotation: dict[str, Any] = {"id": len(annotations) + 1, "image_id": index + 1}
             annotation |= {"category_id": CATEGORIES[shape.category], "bbox": mask_box(shape.mask)}
             annotations.append(annotation | {"area": float(shape.mask.sum()), "iscrowd": 0})
     categories = [{"id": i, "name": n, "supercategory": "shape"} for n, i in CATEGORIES.items()]
@@ -246,14 +239,14 @@ def make_split(output: Path, split: str, count: int, info: dict[str, Any]) -> di
 
 def make_shapes(output: Path, *, train: int = 600, val: int = 150, seed: int = 0) -> None:
     """Make the data set in the folder `output`, in place of an earlier one."""
-    counts = {"train": train, "val": val}
-    for name, count in (counts | {"seed": seed}).items():
-        if count < 0:
-            raise ValueError(f"{name} must not be negative, but is {count}")
+    settings = {"train": train, "val": val, "seed": seed}
+    for name, value in settings.items():
+        if value < 0:
+            raise ValueError(f"{name} must not be negative, but is {value}")
     for split in SPLITS:  # first, so that an interrupted run is not taken for a complete one
         annotation_path(output, split).unlink(missing_ok=True)
-    info = make_info(train, val, seed)
-    contents = {split: make_split(output, split, counts[split], info) for split in SPLITS}
+    info = make_info(settings)
+    contents = {split: make_split(output, split, settings[split], info) for split in SPLITS}
     for split, content in contents.items():
         path = annotation_path(output, split)
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -275,7 +268,7 @@ def run(options: argparse.Namespace) -> None:
     settings = {"train": options.train, "val": options.val, "seed": options.seed}
     paths = [annotation_path(options.output, split) for split in SPLITS]
     infos = [read_info(path) for path in paths if path.exists()]
-    if not options.force and infos == [make_info(**settings)] * len(SPLITS):
+    if not options.force and infos == [make_info(settings)] * len(SPLITS):
         print(f"{options.output} was already made with these settings; --force makes it again")
         return
     ours = all(isinstance(info, dict) and info.get("description") == NAME for info in infos)

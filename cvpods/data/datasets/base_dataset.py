@@ -1,0 +1,133 @@
+"""BaseDataset: images and annotations by index, transformed for training or testing."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset
+
+from cvpods.data.datasets import paths
+from cvpods.data.detection_utils import (
+    annotations_to_instances,
+    check_image_size,
+    filter_empty_instances,
+    read_image,
+)
+from cvpods.data.registry import DATASETS
+from cvpods.utils.errors import DataError
+
+
+class BaseDataset(Dataset):
+    """A data set of the registry.
+
+    Attributes: name, meta (dict with thing_classes, ...), dataset_dicts (one dict per image:
+    file_name, height, width, image_id, annotations), transforms, is_train, data_format,
+    aspect_ratios (1 where width > height).
+
+    Args:
+        cfg: reads INPUT.FORMAT and DATALOADER.FILTER_EMPTY_ANNOTATIONS.
+        transforms: what build_transform_gens returns.
+        is_train: leave crowd boxes out, and images without boxes where the config says so.
+    """
+
+    def __init__(
+        self,
+        cfg: Any,
+        dataset_name: str,
+        transforms: Sequence[Callable] = (),
+        is_train: bool = True,
+    ) -> None:
+        super().__init__()
+        self.name = dataset_name
+        self.transforms = list(transforms)
+        self.is_train = is_train
+        self.data_format = cfg.INPUT.FORMAT
+        self.meta = self._get_metadata()
+        self.dataset_dicts = self._load_annotations()
+        if is_train and cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS:
+            self.dataset_dicts = self._filter_annotations(self.dataset_dicts)
+        if not self.dataset_dicts:
+            raise DataError(
+                f"Data set {dataset_name!r} has no images"
+                + (" with boxes." if is_train else ".")
+                + f" It was read from {self.meta.get('json_file', self.meta.get('image_root'))}."
+            )
+        self.aspect_ratios = np.array(
+            [d["width"] > d["height"] for d in self.dataset_dicts], dtype=np.uint8
+        )
+
+    def _get_metadata(self) -> dict[str, Any]:
+        raise NotImplementedError
+
+    def _load_annotations(self) -> list[dict[str, Any]]:
+        raise NotImplementedError
+
+    def coco_ground_truth(self) -> dict[str, Any] | None:
+        """The ground truth in COCO's json format; None where there is none (test-dev)."""
+        raise NotImplementedError
+
+    def _filter_annotations(self, dataset_dicts: list[dict]) -> list[dict]:
+        return [
+            d for d in dataset_dicts if any(not a.get("iscrowd", 0) for a in d["annotations"])
+        ]
+
+    def _apply_transforms(self, image: np.ndarray, annotations: list[dict]) -> tuple:
+        for transform in self.transforms:
+            image, annotations = transform(image, annotations)
+        return image, annotations
+
+    def __len__(self) -> int:
+        return len(self.dataset_dicts)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        """The image as (C, H, W) uint8 "image", its "instances", and height, width, image_id."""
+        sample = copy.deepcopy(self.dataset_dicts[index])
+        image = read_image(sample["file_name"], self.data_format)
+        check_image_size(sample, image)
+        annotations = [a for a in sample.pop("annotations", []) if not a.get("iscrowd", 0)]
+        image, annotations = self._apply_transforms(image, annotations)
+        instances = annotations_to_instances(annotations, image.shape[:2])
+        sample["instances"] = filter_empty_instances(instances)
+        # A view, not a copy: (C, H, W) over memory that is (H, W, C).
+        sample["image"] = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)
+        return sample
+
+
+@DATASETS.register()
+class ConcatDataset(Dataset):
+    """Several data sets one after the other; they must have the same classes."""
+
+    def __init__(self, datasets: Sequence[BaseDataset]) -> None:
+        self.datasets = list(datasets)
+        self.ends = np.cumsum([len(dataset) for dataset in self.datasets])
+        self.aspect_ratios = np.concatenate([dataset.aspect_ratios for dataset in self.datasets])
+        first = self.datasets[0]
+        for dataset in self.datasets[1:]:
+            if dataset.meta["thing_classes"] != first.meta["thing_classes"]:
+                raise DataError(
+                    f"Data sets {first.name!r} and {dataset.name!r} have different classes: "
+                    f"{first.meta['thing_classes']} and {dataset.meta['thing_classes']}."
+                )
+        merged: dict[str, Any] = {}
+        for dataset in self.datasets:
+            merged.update(dataset.meta)
+        self.meta = SimpleNamespace(**merged)
+
+    def __len__(self) -> int:
+        return int(self.ends[-1])
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        which = int(np.searchsorted(self.ends, index, side="right"))
+        return self.datasets[which][index - (int(self.ends[which - 1]) if which else 0)]
+
+
+def resolve_images(name: str) -> tuple[Path, str]:
+    """The image folder of a data set, found, and its annotation file or split, not yet."""
+    image_root, annotations, _ = paths.entry(name)
+    return paths.resolve(image_root, f"The image folder of {name!r}"), annotations

@@ -1,0 +1,135 @@
+"""Data sets in COCO's json format."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+from loguru import logger
+
+from cvpods.data.datasets import paths
+from cvpods.data.datasets.base_dataset import BaseDataset, resolve_images
+from cvpods.data.registry import DATASETS
+from cvpods.structures import BoxMode
+from cvpods.utils.errors import DataError
+
+
+def load_coco_json(path: Path) -> dict[str, Any]:
+    """Read and check the outline of a COCO file: lists of images and categories with their keys.
+
+    Raises:
+        DataError: not json, or a key is missing; names the file and the key.
+    """
+    try:
+        content = json.loads(path.read_text())
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+        raise DataError(f"Annotation file {path} cannot be read as json: {error}") from error
+    if not isinstance(content, dict):
+        raise DataError(f"Annotation file {path} must hold a json object, not a list or a value.")
+    needed = {
+        "images": ("id", "file_name", "height", "width"),
+        "categories": ("id", "name"),
+        "annotations": ("id", "image_id", "category_id", "bbox"),
+    }
+    for section, keys in needed.items():
+        if section == "annotations" and section not in content:
+            continue  # test-dev: images only
+        records = content.get(section)
+        if not isinstance(records, list):
+            raise DataError(f"Annotation file {path} has no list '{section}'.")
+        for record in records:
+            missing = [k for k in keys if not isinstance(record, dict) or k not in record]
+            if missing:
+                raise DataError(f"{path}: {section} entry {record!r:.120} lacks {missing}.")
+    return content
+
+
+@DATASETS.register()
+class COCODataset(BaseDataset):
+    """A data set of PATH_ROUTES in COCO's format.
+
+    meta: thing_classes (names by ascending category id), thing_dataset_id_to_contiguous_id,
+    image_root, json_file, evaluator_type.
+    """
+
+    def _get_metadata(self) -> dict[str, Any]:
+        image_root, json_name = resolve_images(self.name)
+        json_file = paths.resolve(json_name, f"The annotation file of {self.name!r}")
+        self._content = load_coco_json(json_file)
+        categories = sorted(self._content["categories"], key=lambda c: c["id"])
+        ids = [c["id"] for c in categories]
+        if len(set(ids)) != len(ids) or not ids:
+            raise DataError(f"{json_file}: category ids must be unique, and some; got {ids}.")
+        return {
+            "thing_classes": [c["name"] for c in categories],
+            "thing_dataset_id_to_contiguous_id": {id_: i for i, id_ in enumerate(ids)},
+            "image_root": str(image_root),
+            "json_file": str(json_file),
+            "evaluator_type": paths.entry(self.name)[2],
+        }
+
+    def _load_annotations(self) -> list[dict[str, Any]]:
+        content = self.__dict__.pop("_content")
+        by_image = self._annotations_by_image(content)
+        root = Path(self.meta["image_root"])
+        images = sorted(content["images"], key=lambda image: image["id"])
+        unknown = set(by_image) - {image["id"] for image in images}
+        if unknown:
+            raise DataError(
+                f"{self.meta['json_file']}: annotations name image ids that do not exist: "
+                f"{sorted(unknown)[:5]}."
+            )
+        return [
+            {
+                "file_name": str(root / image["file_name"]),
+                "height": image["height"],
+                "width": image["width"],
+                "image_id": image["id"],
+                "annotations": by_image.get(image["id"], []),
+            }
+            for image in images
+        ]
+
+    def _annotations_by_image(self, content: dict[str, Any]) -> dict[int, list[dict]]:
+        to_contiguous = self.meta["thing_dataset_id_to_contiguous_id"]
+        by_image: dict[int, list[dict]] = defaultdict(list)
+        dropped = 0
+        for annotation in content.get("annotations", []):
+            category = annotation["category_id"]
+            if category not in to_contiguous:
+                raise DataError(
+                    f"{self.meta['json_file']}: annotation {annotation['id']} has category_id "
+                    f"{category}, which is not in 'categories' {sorted(to_contiguous)}."
+                )
+            if not _has_area(annotation["bbox"]):
+                dropped += 1
+                continue
+            by_image[annotation["image_id"]].append(
+                {
+                    "iscrowd": annotation.get("iscrowd", 0),
+                    "bbox": [float(v) for v in annotation["bbox"]],
+                    "bbox_mode": BoxMode.XYWH_ABS,
+                    "category_id": to_contiguous[category],
+                }
+            )
+        if dropped:
+            logger.warning(
+                f"{self.meta['json_file']}: left out {dropped} boxes without positive, finite size."
+            )
+        return by_image
+
+    def coco_ground_truth(self) -> dict[str, Any] | None:
+        content = load_coco_json(Path(self.meta["json_file"]))
+        return content if "annotations" in content else None
+
+
+def _has_area(bbox: Any) -> bool:
+    """x, y, width, height: four finite numbers, size > 0."""
+    try:
+        x, y, width, height = (float(value) for value in bbox)
+    except (TypeError, ValueError):
+        return False
+    limit = 1e7  # also refuses inf and nan
+    return abs(x) < limit and abs(y) < limit and 0 < width < limit and 0 < height < limit

@@ -1,0 +1,131 @@
+"""Data set names, and where their files are looked for."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import cvpods
+from cvpods.data.registry import DATASETS, PATH_ROUTES
+from cvpods.utils.errors import DataError, did_you_mean
+
+_COCO: dict[str, Any] = {
+    "dataset_type": "COCODataset",
+    "evaluator_type": {"coco": "coco"},
+    "coco": {
+        **{
+            f"coco_{year}_{split}": (
+                f"coco/{split}{year}",
+                f"coco/annotations/instances_{split}{year}.json",
+            )
+            for year in (2014, 2017)
+            for split in ("train", "val")
+        },
+        "coco_2014_minival": (
+            "coco/val2014",
+            "coco/annotations/instances_minival2014.json",
+        ),
+        "coco_2014_valminusminival": (
+            "coco/val2014",
+            "coco/annotations/instances_valminusminival2014.json",
+        ),
+        "coco_2017_val_100": (
+            "coco/val2017",
+            "coco/annotations/instances_val2017_100.json",
+        ),
+        "coco_2017_test": ("coco/test2017", "coco/annotations/image_info_test2017.json"),
+        "coco_2017_test-dev": (
+            "coco/test2017",
+            "coco/annotations/image_info_test-dev2017.json",
+        ),
+    },
+}
+_VOC: dict[str, Any] = {
+    "dataset_type": "VOCDataset",
+    "evaluator_type": {"voc": "coco"},
+    "voc": {
+        f"voc_{year}_{split}": (f"voc/VOC{year}", split)
+        for year in (2007, 2012)
+        for split in ("train", "val", "trainval", "test")
+    },
+}
+PATH_ROUTES.register(_COCO, "COCO")
+PATH_ROUTES.register(_VOC, "VOC")
+
+
+def register_coco_instances(name: str, json_file: str | Path, image_root: str | Path) -> None:
+    """Make a COCO-format data set known: `register_coco_instances("cells", json, images)`.
+
+    Relative paths are looked for in the current folder, then under the data roots, see `resolve`.
+    Registering a name again replaces its paths.
+    """
+    key = name.upper()
+    if key not in PATH_ROUTES:
+        route = {"dataset_type": "COCODataset", "evaluator_type": {"coco": "coco"}, "coco": {}}
+        PATH_ROUTES.register(route, key)
+    PATH_ROUTES.get(key)["coco"] = {name: (str(image_root), str(json_file))}
+
+
+def find_route(name: str) -> dict[str, Any]:
+    """The route of a data set name: the one of exactly that name, else that of its first word.
+
+    Raises:
+        DataError: no route knows the name.
+    """
+    token = name.split("_")[0].upper()
+    key = name.upper() if name.upper() in PATH_ROUTES else token
+    known = [n for _, route in PATH_ROUTES for task in route["evaluator_type"] for n in route[task]]
+    if key not in PATH_ROUTES or name not in _names(PATH_ROUTES.get(key)):
+        raise DataError(
+            f"Unknown data set {name!r}.{did_you_mean(name, known)} Known: {', '.join(known)}. "
+            f"To add your own: cvpods.data.register_coco_instances({name!r}, json, image_root)."
+        )
+    return PATH_ROUTES.get(key)
+
+
+def _names(route: dict[str, Any]) -> list[str]:
+    return [name for task in route["evaluator_type"] for name in route.get(task, {})]
+
+
+def dataset_class(name: str) -> type:
+    """The class that reads a data set."""
+    return DATASETS.get(find_route(name)["dataset_type"])
+
+
+def entry(name: str) -> tuple[str, str, str]:
+    """(image folder, annotation file or split, evaluator type) of a data set name."""
+    route = find_route(name)
+    for task, evaluator in route["evaluator_type"].items():
+        if name in route.get(task, {}):
+            return (*route[task][name], evaluator)
+    raise DataError(f"Route of {name!r} has no entry for it.")
+
+
+def data_roots() -> list[Path]:
+    """Where data is looked for: $CVPODS_DATASETS, ./datasets, datasets/ beside the package."""
+    roots = [Path("datasets"), Path(cvpods.__file__).resolve().parents[1] / "datasets"]
+    named = os.environ.get("CVPODS_DATASETS")
+    return [Path(named).expanduser(), *roots] if named else roots
+
+
+def resolve(path: str | Path, what: str) -> Path:
+    """Find a file or folder: an absolute path as it is, a relative one here and under each root.
+
+    `coco/val2017` is also looked for as `coco/images/val2017`.
+
+    Raises:
+        DataError: it is nowhere; the message lists the places.
+    """
+    path = Path(path).expanduser()
+    relative = [path, path.parent / "images" / path.name]
+    roots = [Path()] if path.is_absolute() else [Path(), *data_roots()]
+    tried = [root / name for root in roots for name in relative]
+    for candidate in tried:
+        if candidate.exists():
+            return candidate
+    raise DataError(
+        f"{what} is not found: tried {', '.join(str(candidate) for candidate in tried)}. "
+        "Link the data there, or point $CVPODS_DATASETS to the folder that holds it "
+        "(datasets/README.md)."
+    )

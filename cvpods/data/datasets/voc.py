@@ -1,0 +1,98 @@
+"""PASCAL VOC."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+from cvpods.data.datasets import paths
+from cvpods.data.datasets.base_dataset import BaseDataset, resolve_images
+from cvpods.data.registry import DATASETS
+from cvpods.structures import BoxMode
+from cvpods.utils.errors import DataError
+
+VOC_CLASSES = (
+    "aeroplane bicycle bird boat bottle bus car cat chair cow diningtable dog horse motorbike "
+    "person pottedplant sheep sofa train tvmonitor"
+).split()
+
+
+@DATASETS.register()
+class VOCDataset(BaseDataset):
+    """voc_{2007,2012}_{train,val,trainval,test}: Annotations, ImageSets/Main, JPEGImages.
+
+    Boxes become continuous: VOC's first and last pixel, counted from 1, are [x1 - 1, x2].
+    "difficult" objects are trained on, and ignored by evaluation.
+    """
+
+    def _get_metadata(self) -> dict[str, Any]:
+        root, split = resolve_images(self.name)
+        return {
+            "thing_classes": list(VOC_CLASSES),
+            "thing_dataset_id_to_contiguous_id": {i + 1: i for i in range(len(VOC_CLASSES))},
+            "image_root": str(root),
+            "split": split,
+            "evaluator_type": paths.entry(self.name)[2],
+        }
+
+    def _load_annotations(self) -> list[dict[str, Any]]:
+        root = Path(self.meta["image_root"])
+        split_file = root / "ImageSets" / "Main" / f"{self.meta['split']}.txt"
+        if not split_file.exists():
+            raise DataError(f"Split file {split_file} of {self.name!r} is not found.")
+        names = split_file.read_text().split()
+        return [_load_xml(root, name, index) for index, name in enumerate(names)]
+
+    def coco_ground_truth(self) -> dict[str, Any] | None:
+        images, annotations = [], []
+        for sample in self.dataset_dicts:
+            keys = ("height", "width", "file_name")
+            images.append({"id": sample["image_id"], **{k: sample[k] for k in keys}})
+            for a in sample["annotations"]:
+                box = BoxMode.convert(a["bbox"], a["bbox_mode"], BoxMode.XYWH_ABS)
+                annotations.append(
+                    {
+                        "id": len(annotations) + 1,
+                        "image_id": sample["image_id"],
+                        "category_id": a["category_id"] + 1,
+                        "bbox": box,
+                        "area": box[2] * box[3],
+                        "iscrowd": 0,
+                        "ignore": a["difficult"],
+                    }
+                )
+        categories = [{"id": i + 1, "name": name} for i, name in enumerate(VOC_CLASSES)]
+        return {
+            "info": {},
+            "images": images,
+            "annotations": annotations,
+            "categories": categories,
+        }
+
+
+def _load_xml(root: Path, name: str, index: int) -> dict[str, Any]:
+    xml_file = root / "Annotations" / f"{name}.xml"
+    try:
+        tree = ElementTree.parse(xml_file)
+        size = tree.find("size")
+        return {
+            "file_name": str(root / "JPEGImages" / f"{name}.jpg"),
+            "image_id": index,
+            "height": int(size.findtext("height")),
+            "width": int(size.findtext("width")),
+            "annotations": [_load_object(obj) for obj in tree.findall("object")],
+        }
+    except (OSError, ElementTree.ParseError, AttributeError, TypeError, ValueError) as error:
+        raise DataError(f"VOC annotation {xml_file} cannot be used: {error}") from error
+
+
+def _load_object(obj: ElementTree.Element) -> dict[str, Any]:
+    box = obj.find("bndbox")
+    x1, y1, x2, y2 = (float(box.findtext(k)) for k in ("xmin", "ymin", "xmax", "ymax"))
+    return {
+        "category_id": VOC_CLASSES.index(obj.findtext("name")),
+        "bbox": [x1 - 1, y1 - 1, x2, y2],
+        "bbox_mode": BoxMode.XYXY_ABS,
+        "difficult": int(obj.findtext("difficult") or 0),
+    }

@@ -1,0 +1,90 @@
+"""From files and annotations to arrays and Instances."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from cvpods.structures import Boxes, BoxMode, Instances
+from cvpods.utils.errors import DataError
+
+
+class SizeMismatchError(DataError):
+    """An image has another size than its annotation says."""
+
+
+def read_image(file_name: str | Path, format: str | None = "BGR") -> np.ndarray:
+    """Read an image file, turned as its EXIF orientation says.
+
+    Grayscale, palette, CMYK and 16-bit files become three channels of 8 bits.
+
+    Args:
+        format: "BGR", "RGB" or "L"; None is RGB.
+
+    Returns:
+        (H, W, 3) uint8, writable; (H, W, 1) for "L".
+
+    Raises:
+        DataError: the file is missing or is no readable image.
+    """
+    if format not in ("BGR", "RGB", "L", None):
+        raise DataError(f"INPUT.FORMAT must be 'BGR', 'RGB' or 'L', got {format!r}.")
+    try:
+        with Image.open(file_name) as opened:
+            image = _to_8_bit(ImageOps.exif_transpose(opened))
+            image = image.convert("L" if format == "L" else "RGB")
+    except FileNotFoundError:
+        raise DataError(f"Image {file_name} does not exist.") from None
+    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
+        raise DataError(f"Image {file_name} cannot be read: {error}") from error
+    raw = image.tobytes("raw", format or "RGB")
+    return np.frombuffer(bytearray(raw), dtype=np.uint8).reshape(image.height, image.width, -1)
+
+
+def _to_8_bit(image: Image.Image) -> Image.Image:
+    """16-bit grayscale keeps its upper 8 bits; PIL alone would clip it at 255."""
+    if image.mode.startswith("I;16"):
+        return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+    if image.mode in ("I", "F"):
+        values = np.asarray(image, dtype=np.float64)
+        values = values / 256 if values.max(initial=0) > 255 else values
+        return Image.fromarray(values.clip(0, 255).astype(np.uint8))
+    return image
+
+
+def check_image_size(dataset_dict: dict[str, Any], image: np.ndarray) -> None:
+    """Hold the image's size against "height" and "width"; fill those in where they are missing."""
+    size = image.shape[:2]
+    expected = (dataset_dict.get("height", size[0]), dataset_dict.get("width", size[1]))
+    if size != expected:
+        raise SizeMismatchError(
+            f"Image {dataset_dict.get('file_name', '')} is {size[1]} x {size[0]} pixels, its "
+            f"annotation says {expected[1]} x {expected[0]}."
+        )
+    dataset_dict["height"], dataset_dict["width"] = size
+
+
+def annotations_to_instances(
+    annos: Sequence[dict[str, Any]], image_size: tuple[int, int], mask_format: str = "polygon"
+) -> Instances:
+    """Instances with gt_boxes (clipped to the image) and gt_classes from annotation dicts."""
+    boxes = [
+        BoxMode.convert(list(a["bbox"]), a.get("bbox_mode", BoxMode.XYXY_ABS), BoxMode.XYXY_ABS)
+        for a in annos
+    ]
+    gt_boxes = Boxes(torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4))
+    gt_boxes.clip(image_size)
+    classes = torch.tensor([a["category_id"] for a in annos], dtype=torch.int64)
+    return Instances(image_size, gt_boxes=gt_boxes, gt_classes=classes)
+
+
+def filter_empty_instances(
+    instances: Instances, by_box: bool = True, by_mask: bool = True
+) -> Instances:
+    """Drop objects whose box has no area."""
+    return instances[instances.gt_boxes.nonempty()] if by_box else instances

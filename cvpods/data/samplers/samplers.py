@@ -1,0 +1,110 @@
+"""Which image comes when: an endless, deterministic, resumable order for training; shards for tests.
+
+The training order is a function of (seed, position in the stream) alone: it does not depend on the
+number of processes or workers, and going on from iteration i needs no other state than i.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from torch.utils.data import Sampler
+
+from cvpods.data.registry import SAMPLERS
+from cvpods.data.samplers.batch_plan import BatchPlan
+
+
+class SampleKey(NamedTuple):
+    """An image of the data set, and the seed of its augmentation."""
+
+    index: int
+    seed: int
+
+
+class TrainingStream:
+    """The endless order of images over all processes.
+
+    Each epoch is a permutation cut into blocks of `block` images of one group; a group whose size
+    is no multiple of `block` repeats some of its images.
+
+    Args:
+        groups: (number of images,) group of each image; blocks hold one group.
+        block: images that one process handles at once.
+    """
+
+    def __init__(self, groups: Sequence[int], block: int, seed: int) -> None:
+        self.groups = np.asarray(groups)
+        self.block = block
+        self.seed = seed
+        self._epoch: tuple[int, np.ndarray] = (-1, np.empty(0, dtype=np.int64))
+        self.epoch_length = len(self._order(0))
+
+    def _order(self, epoch: int) -> np.ndarray:
+        """Indices of one epoch, (epoch_length,)."""
+        if self._epoch[0] == epoch:
+            return self._epoch[1]
+        random = np.random.default_rng([self.seed, epoch])
+        blocks = []
+        for group in np.unique(self.groups):
+            members = random.permutation(np.flatnonzero(self.groups == group))
+            padded = np.resize(members, -(-len(members) // self.block) * self.block)
+            blocks.append(padded.reshape(-1, self.block))
+        order = random.permutation(np.concatenate(blocks)).reshape(-1)
+        self._epoch = (epoch, order)
+        return order
+
+    def __getitem__(self, position: int) -> SampleKey:
+        epoch, offset = divmod(position, self.epoch_length)
+        seed = np.random.SeedSequence([self.seed, position]).generate_state(1)[0]
+        return SampleKey(int(self._order(epoch)[offset]), int(seed))
+
+
+class TrainingBatchSampler(Sampler):
+    """Endless batches of one process: one list of SampleKey per accumulation step.
+
+    Args:
+        start_iter: optimiser step to start from.
+    """
+
+    def __init__(
+        self, stream: TrainingStream, plan: BatchPlan, rank: int = 0, start_iter: int = 0
+    ) -> None:
+        self.stream, self.plan, self.rank = stream, plan, rank
+        self.start_iter = start_iter
+
+    def __iter__(self) -> Iterator[list[SampleKey]]:
+        iteration = self.start_iter
+        while True:
+            first = iteration * self.plan.total
+            for positions in self.plan.ranges(self.rank):
+                yield [self.stream[first + p] for p in positions]
+            iteration += 1
+
+
+@SAMPLERS.register(name="DistributedGroupSampler")
+def grouped_stream(aspect_ratios: Sequence[int], block: int, seed: int) -> TrainingStream:
+    """Blocks of images that are all wider than high, or all not."""
+    return TrainingStream(aspect_ratios, block, seed)
+
+
+@SAMPLERS.register(name="TrainingSampler")
+def shuffled_stream(aspect_ratios: Sequence[int], block: int, seed: int) -> TrainingStream:
+    """Plain shuffling: every image once per epoch."""
+    return TrainingStream(np.zeros(len(aspect_ratios), dtype=np.int64), 1, seed)
+
+
+@SAMPLERS.register()
+class InferenceSampler(Sampler):
+    """Every image once: contiguous shards over the processes."""
+
+    def __init__(self, size: int, rank: int = 0, world_size: int = 1) -> None:
+        bounds = np.linspace(0, size, world_size + 1).round().astype(int)
+        self._indices = range(int(bounds[rank]), int(bounds[rank + 1]))
+
+    def __iter__(self) -> Iterator[int]:
+        yield from self._indices
+
+    def __len__(self) -> int:
+        return len(self._indices)

@@ -1,0 +1,295 @@
+"""The transform generators that pipelines name: sizes, flips, crops, colours, lists."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from cvpods.data.registry import TRANSFORMS
+from cvpods.data.transforms.transform import (
+    Annotations,
+    BlendTransform,
+    ComposeTransform,
+    CropTransform,
+    HFlipTransform,
+    NoOpTransform,
+    PadTransform,
+    ResizeTransform,
+    Transform,
+    TransformGen,
+    VFlipTransform,
+)
+from cvpods.structures import BoxMode
+from cvpods.utils.errors import ConfigError
+
+
+def _draw_size(sizes: tuple[int, ...], style: str) -> int:
+    if style == "range":
+        return int(np.random.randint(sizes[0], sizes[1] + 1))
+    return int(np.random.choice(sizes))
+
+
+def _check_sizes(name: str, sizes: int | Sequence[int], style: str) -> tuple[int, ...]:
+    sizes = (sizes,) if isinstance(sizes, int) else tuple(sizes)
+    if style not in ("range", "choice"):
+        raise ConfigError(f"{name}: sample_style must be 'range' or 'choice', got {style!r}.")
+    if style == "range" and len(sizes) == 1:
+        sizes = sizes * 2
+    if not sizes or (style == "range" and (len(sizes) != 2 or sizes[0] > sizes[1])):
+        raise ConfigError(f"{name}: '{style}' cannot draw from {sizes}; a range is (min, max).")
+    return sizes
+
+
+@TRANSFORMS.register()
+class ResizeShortestEdge(TransformGen):
+    """Scale the short edge to a drawn size, then down again where the long edge exceeds max_size.
+
+    Args:
+        short_edge_length: a size, sizes to choose from ("choice"), or (min, max) ("range", whole
+            numbers, both included); 0 leaves the image as it is.
+    """
+
+    def __init__(
+        self,
+        short_edge_length: int | Sequence[int],
+        max_size: int = 2**31,
+        sample_style: str = "range",
+        interp: Any = None,
+    ) -> None:
+        self.short_edge_length = _check_sizes(
+            "ResizeShortestEdge", short_edge_length, sample_style
+        )
+        self.max_size = max_size
+        self.sample_style = sample_style
+
+    def get_transform(self, img: np.ndarray, annotations: Annotations | None = None) -> Transform:
+        h, w = img.shape[:2]
+        size = _draw_size(self.short_edge_length, self.sample_style)
+        if size == 0:
+            return NoOpTransform()
+        scale = min(size / min(h, w), self.max_size / max(h, w))
+        new_h, new_w = (max(int(side * scale + 0.5), 1) for side in (h, w))
+        return ResizeTransform(h, w, new_h, new_w)
+
+
+@TRANSFORMS.register()
+class ResizeLongestEdge(TransformGen):
+    """Scale the long edge to a drawn size; arguments as in ResizeShortestEdge."""
+
+    def __init__(
+        self,
+        long_edge_length: int | Sequence[int],
+        sample_style: str = "range",
+        interp: Any = None,
+    ) -> None:
+        self.long_edge_length = _check_sizes("ResizeLongestEdge", long_edge_length, sample_style)
+        self.sample_style = sample_style
+
+    def get_transform(self, img: np.ndarray, annotations: Annotations | None = None) -> Transform:
+        h, w = img.shape[:2]
+        scale = _draw_size(self.long_edge_length, self.sample_style) / max(h, w)
+        new_h, new_w = (max(int(side * scale + 0.5), 1) for side in (h, w))
+        return ResizeTransform(h, w, new_h, new_w)
+
+
+@TRANSFORMS.register()
+class Resize(TransformGen):
+    """Stretch to a fixed (height, width), or to a square."""
+
+    def __init__(self, shape: int | Sequence[int], interp: Any = None) -> None:
+        self.shape = (shape, shape) if isinstance(shape, int) else tuple(shape)
+
+    def get_transform(self, img: np.ndarray, annotations: Annotations | None = None) -> Transform:
+        return ResizeTransform(*img.shape[:2], *self.shape)
+
+
+@TRANSFORMS.register()
+class RandomFlip(TransformGen):
+    """Mirror with probability `prob`, horizontally or vertically."""
+
+    def __init__(self, prob: float = 0.5, horizontal: bool = True, vertical: bool = False) -> None:
+        if horizontal == vertical:
+            raise ConfigError("RandomFlip: exactly one of horizontal and vertical must be True.")
+        self.prob, self.horizontal = prob, horizontal
+
+    def get_transform(self, img: np.ndarray, annotations: Annotations | None = None) -> Transform:
+        h, w = img.shape[:2]
+        if np.random.rand() >= self.prob:
+            return NoOpTransform()
+        return HFlipTransform(w) if self.horizontal else VFlipTransform(h)
+
+
+@TRANSFORMS.register()
+class RandomCrop(TransformGen):
+    """Cut out a random window; objects whose centre falls outside disappear.
+
+    Args:
+        crop_type: "relative": crop_size times the image; "relative_range": between crop_size and 1
+            times the image; "absolute": crop_size pixels, at most the image.
+        crop_size: (height, width).
+        strict_mode: draw the window around the centre of a random object, where there is one.
+    """
+
+    def __init__(
+        self, crop_type: str, crop_size: Sequence[float], strict_mode: bool = True
+    ) -> None:
+        if crop_type not in ("relative", "relative_range", "absolute"):
+            raise ConfigError(
+                f"RandomCrop: crop_type is 'relative', 'relative_range' or 'absolute', "
+                f"got {crop_type!r}."
+            )
+        self.crop_type, self.crop_size, self.strict_mode = crop_type, crop_size, strict_mode
+
+    def get_transform(self, img: np.ndarray, annotations: Annotations | None = None) -> Transform:
+        size = np.array(img.shape[:2])
+        crop = np.array(self.crop_size, dtype=float)
+        if self.crop_type == "relative_range":
+            crop = crop + np.random.rand(2) * (1 - crop)
+        if self.crop_type != "absolute":
+            crop = crop * size
+        crop = np.clip((crop + 0.5).astype(int), 1, size)
+        low, high = np.zeros(2, dtype=int), size - crop
+        if self.strict_mode and annotations:
+            x, y, w, h = _xywh(annotations[np.random.randint(len(annotations))])
+            center = np.array([y + h / 2, x + w / 2])
+            low = np.clip(np.ceil(center - crop).astype(int), low, high)
+            high = np.clip(np.floor(center).astype(int), low, high)
+        y0, x0 = np.random.randint(low, high + 1)
+        return CropTransform(int(x0), int(y0), int(crop[1]), int(crop[0]))
+
+
+def _xywh(annotation: dict) -> Sequence[float]:
+    from_mode = annotation.get("bbox_mode", BoxMode.XYXY_ABS)
+    return BoxMode.convert(list(annotation["bbox"]), from_mode, BoxMode.XYWH_ABS)
+
+
+@TRANSFORMS.register()
+class Pad(TransformGen):
+    """Pad right and bottom to at least (height, width)."""
+
+    def __init__(self, size: Sequence[int], value: float = 0) -> None:
+        self.size, self.value = tuple(size), value
+
+    def get_transform(self, img: np.ndarray, annotations: Annotations | None = None) -> Transform:
+        h, w = (max(have, want) for have, want in zip(img.shape[:2], self.size, strict=True))
+        return PadTransform(0, 0, h, w, self.value)
+
+
+class _RandomBlend(TransformGen):
+    """Base of colour changes: image * w + source * (1 - w), w uniform in [min, max]."""
+
+    def __init__(
+        self,
+        intensity_min: float,
+        intensity_max: float,
+        prob: float = 1.0,
+        image_format: str = "BGR",
+    ) -> None:
+        self.intensity_min, self.intensity_max = intensity_min, intensity_max
+        self.prob, self.image_format = prob, image_format
+
+    def source(self, img: np.ndarray) -> Any:
+        raise NotImplementedError
+
+    def get_transform(self, img: np.ndarray, annotations: Annotations | None = None) -> Transform:
+        if np.random.rand() >= self.prob:
+            return NoOpTransform()
+        weight = np.random.uniform(self.intensity_min, self.intensity_max)
+        return BlendTransform(self.source(img), 1 - weight, weight)
+
+
+@TRANSFORMS.register()
+class RandomContrast(_RandomBlend):
+    """Blend with the mean grey level: w < 1 lowers the contrast, w > 1 raises it."""
+
+    def source(self, img: np.ndarray) -> Any:
+        return img.mean()
+
+
+@TRANSFORMS.register()
+class RandomBrightness(_RandomBlend):
+    """Blend with black: w < 1 darkens, w > 1 brightens."""
+
+    def source(self, img: np.ndarray) -> Any:
+        return 0.0
+
+
+@TRANSFORMS.register()
+class RandomSaturation(_RandomBlend):
+    """Blend with the grayscale image: w < 1 pales, w > 1 saturates."""
+
+    def source(self, img: np.ndarray) -> Any:
+        weights = np.array([0.299, 0.587, 0.114], np.float32)
+        weights = weights[::-1] if self.image_format == "BGR" else weights
+        return (img @ weights)[..., None]
+
+
+@TRANSFORMS.register()
+class RandomLighting(TransformGen):
+    """AlexNet's colour shift along the principal components of ImageNet's RGB values."""
+
+    _EIGENVECTORS = np.array(
+        [[-0.5675, 0.7192, 0.4009], [-0.5808, -0.0045, -0.8140], [-0.5836, -0.6948, 0.4203]]
+    )
+    _EIGENVALUES = np.array([0.2175, 0.0188, 0.0045])
+
+    def __init__(self, scale: float, image_format: str = "BGR") -> None:
+        self.scale, self.image_format = scale, image_format
+
+    def get_transform(self, img: np.ndarray, annotations: Annotations | None = None) -> Transform:
+        weights = np.random.normal(scale=self.scale, size=3)
+        shift = self._EIGENVECTORS @ (weights * self._EIGENVALUES) * 255
+        return BlendTransform(shift[::-1] if self.image_format == "BGR" else shift, 1.0, 1.0)
+
+
+class _PermuteChannels(Transform):
+    def __init__(self, order: np.ndarray) -> None:
+        self.order = order
+
+    def apply_image(self, img: np.ndarray) -> np.ndarray:
+        return np.ascontiguousarray(img[..., self.order])
+
+
+@TRANSFORMS.register()
+class RandomSwapChannels(TransformGen):
+    """Shuffle the colour channels with probability `prob`."""
+
+    def __init__(self, prob: float = 0.5) -> None:
+        self.prob = prob
+
+    def get_transform(self, img: np.ndarray, annotations: Annotations | None = None) -> Transform:
+        if np.random.rand() >= self.prob:
+            return NoOpTransform()
+        return _PermuteChannels(np.random.permutation(img.shape[2]))
+
+
+@TRANSFORMS.register()
+class OrderList(ComposeTransform):
+    """All of `transforms`, in order."""
+
+    def __init__(self, transforms: Sequence[TransformGen]) -> None:
+        super().__init__(transforms)
+
+
+@TRANSFORMS.register()
+class ShuffleList(OrderList):
+    """All of `transforms`, in random order."""
+
+    def __call__(self, img: np.ndarray, annotations: Annotations | None = None, **kwargs: Any):
+        order = np.random.permutation(len(self.transforms))
+        return ComposeTransform([self.transforms[i] for i in order])(img, annotations, **kwargs)
+
+
+@TRANSFORMS.register()
+class RandomList(OrderList):
+    """`num_layers` of `transforms`, drawn without replacement."""
+
+    def __init__(self, transforms: Sequence[TransformGen], num_layers: int = 1) -> None:
+        super().__init__(transforms)
+        self.num_layers = num_layers
+
+    def __call__(self, img: np.ndarray, annotations: Annotations | None = None, **kwargs: Any):
+        chosen = np.random.choice(len(self.transforms), self.num_layers, replace=False)
+        return ComposeTransform([self.transforms[i] for i in chosen])(img, annotations, **kwargs)

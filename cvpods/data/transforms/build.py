@@ -1,0 +1,46 @@
+"""From the (name, arguments) pairs of a config to transform generators."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from cvpods.data.registry import TRANSFORMS
+from cvpods.data.transforms.torchvision_bridge import TorchTransformGen
+from cvpods.utils.errors import ConfigError
+
+
+def build_transform_gens(pipelines: Sequence[Sequence], image_format: str = "BGR") -> list:
+    """Build the transforms that a pipeline names.
+
+    Args:
+        pipelines: (name, keyword arguments) pairs. "...List" names take
+            transforms=[(name, arguments), ...]; "Torch_..." names take a torchvision transform.
+        image_format: channel order, told to transforms that have an argument of that name.
+
+    Raises:
+        ConfigError: unknown name, or arguments that do not fit.
+    """
+    return [_build(step, image_format) for step in pipelines]
+
+
+def _build(step: Sequence, image_format: str) -> Any:
+    if isinstance(step, (str, Mapping)) or len(step) != 2:
+        raise ConfigError(f"A step of INPUT.AUG is a (name, arguments) pair; got {step!r}.")
+    name, arguments = step
+    if name.startswith("Torch_"):
+        return TorchTransformGen(arguments)
+    try:
+        cls = TRANSFORMS.get(name)
+    except KeyError as error:
+        raise ConfigError(error.args[0]) from None
+    arguments = dict(arguments)
+    if "List" in name:
+        arguments["transforms"] = build_transform_gens(arguments["transforms"], image_format)
+    if "image_format" in inspect.signature(cls.__init__).parameters:
+        arguments.setdefault("image_format", image_format)
+    try:
+        return cls(**arguments)
+    except TypeError as error:
+        raise ConfigError(f"{name}{tuple(step)[1:]} cannot be built: {error}") from error

@@ -1,0 +1,116 @@
+"""Transforms that torchvision already has, in pipelines of (image, annotations)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torchvision import tv_tensors
+from torchvision.transforms import v2
+
+from cvpods.data.registry import TRANSFORMS
+from cvpods.data.transforms.transform import Annotations, Transformed, TransformGen
+from cvpods.structures import BoxMode
+
+
+@TRANSFORMS.register()
+class TorchTransformGen(TransformGen):
+    """Any torchvision v2 transform; random numbers come from torch.
+
+    Boxes that the transform removes (v2.SanitizeBoundingBoxes runs after it) take their
+    annotations with them.
+
+    Args:
+        tfm: the transform, called with a dict of image, boxes and labels.
+    """
+
+    def __init__(self, tfm: Callable[..., Any]) -> None:
+        self.transform = tfm
+        self._sanitize = v2.SanitizeBoundingBoxes(min_size=1e-3, min_area=1e-6)
+
+    def __call__(
+        self, img: np.ndarray, annotations: Annotations | None = None, **kwargs: Any
+    ) -> Transformed:
+        boxes = [_xyxy(annotation) for annotation in annotations or []]
+        sample = {
+            "image": tv_tensors.Image(torch.from_numpy(img).permute(2, 0, 1)),
+            "boxes": tv_tensors.BoundingBoxes(
+                torch.tensor(boxes, dtype=torch.float64).reshape(-1, 4),
+                format="XYXY",
+                canvas_size=img.shape[:2],
+            ),
+            "labels": torch.arange(len(boxes)),
+        }
+        sample = self._sanitize(self.transform(sample))
+        image = np.ascontiguousarray(sample["image"].permute(1, 2, 0).numpy())
+        if annotations is None:
+            return image, None
+        kept = zip(sample["labels"].tolist(), sample["boxes"].tolist(), strict=True)
+        return image, [
+            {**annotations[i], "bbox": box, "bbox_mode": BoxMode.XYXY_ABS} for i, box in kept
+        ]
+
+
+@TRANSFORMS.register()
+class MinIoURandomCrop(TorchTransformGen):
+    """SSD's crop: a window that overlaps objects by at least a drawn IoU, or the whole image."""
+
+    def __init__(
+        self,
+        min_ious: Sequence[float] = (0.1, 0.3, 0.5, 0.7, 0.9),
+        min_crop_size: float = 0.3,
+    ) -> None:
+        options = [0.0, *min_ious, 1.0]  # 1.0: leave the image as it is
+        super().__init__(v2.RandomIoUCrop(min_scale=min_crop_size, sampler_options=options))
+
+    def __call__(
+        self, img: np.ndarray, annotations: Annotations | None = None, **kwargs: Any
+    ) -> Transformed:
+        if not annotations:  # there is nothing to overlap with
+            return img, annotations
+        return super().__call__(img, annotations, **kwargs)
+
+
+@TRANSFORMS.register()
+class Expand(TorchTransformGen):
+    """Put the image on a canvas 1 to `ratio` times as large, filled with `mean`."""
+
+    def __init__(
+        self,
+        ratio_range: Sequence[float] = (1, 4),
+        mean: Sequence[float] = (0, 0, 0),
+        prob: float = 0.5,
+    ) -> None:
+        super().__init__(v2.RandomZoomOut(fill=list(mean), side_range=tuple(ratio_range), p=prob))
+
+
+@TRANSFORMS.register()
+class RandomDistortion(TorchTransformGen):
+    """Random hue (+- hue of the circle), saturation and brightness (x or / up to their factor)."""
+
+    def __init__(
+        self, hue: float, saturation: float, exposure: float, image_format: str = "BGR"
+    ) -> None:
+        super().__init__(
+            v2.ColorJitter(
+                brightness=(1 / exposure, exposure),
+                saturation=(1 / saturation, saturation),
+                hue=hue,
+            )
+        )
+        self.image_format = image_format
+
+    def __call__(
+        self, img: np.ndarray, annotations: Annotations | None = None, **kwargs: Any
+    ) -> Transformed:
+        if self.image_format != "BGR":
+            return super().__call__(img, annotations, **kwargs)
+        img, annotations = super().__call__(np.ascontiguousarray(img[..., ::-1]), annotations)
+        return np.ascontiguousarray(img[..., ::-1]), annotations
+
+
+def _xyxy(annotation: dict[str, Any]) -> list[float]:
+    mode = annotation.get("bbox_mode", BoxMode.XYXY_ABS)
+    return BoxMode.convert(list(annotation["bbox"]), mode, BoxMode.XYXY_ABS)
