@@ -14,9 +14,7 @@ _config_dict = {
         },
         "ANCHOR_GENERATOR": {
             # Three octave scales per level.
-            "SIZES": [
-                [x, x * 2 ** (1.0 / 3), x * 2 ** (2.0 / 3)] for x in [32, 64, 128, 256, 512]
-            ],
+            "SIZES": [[x, x * 2 ** (1.0 / 3), x * 2 ** (2.0 / 3)] for x in [32, 64, 128, 256, 512]],
         },
         "RETINANET": {
             "NUM_CLASSES": 80,

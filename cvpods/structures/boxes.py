@@ -1,4 +1,4 @@
-"""Boxes: an (N, 4) tensor of corners (x1, y1, x2, y2) in pixels, and functions on pairs of boxes."""
+"""Boxes: (N, 4) corners (x1, y1, x2, y2) in pixels, and functions on pairs of boxes."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class BoxMode(IntEnum):
             return box
         if {from_mode, to_mode} != {BoxMode.XYXY_ABS, BoxMode.XYWH_ABS}:
             raise NotImplementedError(
-                f"BoxMode.convert goes between XYXY_ABS and XYWH_ABS, not {from_mode!r} to {to_mode!r}."
+                f"BoxMode.convert knows XYXY_ABS and XYWH_ABS, not {from_mode!r} to {to_mode!r}."
             )
         sign = 1 if from_mode == BoxMode.XYWH_ABS else -1
         if isinstance(box, (list, tuple)):

@@ -49,10 +49,14 @@ class ImageList:
         if pad_ref_long:
             height = width = max(height, width)
         if size_divisibility > 1:
-            height, width = (-(-s // size_divisibility) * size_divisibility for s in (height, width))
+            height, width = (
+                -(-s // size_divisibility) * size_divisibility for s in (height, width)
+            )
         if len(tensors) == 1 and sizes[0] == (height, width):
             return ImageList(tensors[0][None], sizes)
-        batch = tensors[0].new_full((len(tensors), *tensors[0].shape[:-2], height, width), pad_value)
+        batch = tensors[0].new_full(
+            (len(tensors), *tensors[0].shape[:-2], height, width), pad_value
+        )
         for padded, image in zip(batch, tensors, strict=True):
             padded[..., : image.shape[-2], : image.shape[-1]].copy_(image)
         return ImageList(batch, sizes)

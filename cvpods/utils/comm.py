@@ -68,7 +68,7 @@ def gather(data: Any, dst: int = 0) -> list[Any]:
 
 
 def all_reduce(tensor: Tensor, op: str = "sum") -> Tensor:
-    """Return `tensor` reduced over the ranks ("sum" or "mean"); at world size 1, `tensor` itself."""
+    """Return `tensor` reduced over the ranks ("sum" or "mean"); alone, `tensor` itself."""
     if op not in ("sum", "mean"):
         raise ValueError(f"all_reduce: op must be 'sum' or 'mean', got {op!r}.")
     world_size = get_world_size()

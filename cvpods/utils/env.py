@@ -60,9 +60,7 @@ def collect_env_info() -> str:
         ("CPU threads", torch.get_num_threads()),
         ("CUDA", torch.version.cuda if torch.cuda.is_available() else "not available"),
     ]
-    rows += [
-        (f"GPU {i}", torch.cuda.get_device_name(i)) for i in range(torch.cuda.device_count())
-    ]
+    rows += [(f"GPU {i}", torch.cuda.get_device_name(i)) for i in range(torch.cuda.device_count())]
     return tabulate(rows)
 
 

@@ -10,6 +10,8 @@ from pathlib import Path
 
 from loguru import logger
 
+from cvpods.utils import comm
+
 _FORMAT = (
     "<green>{time:YYYY-MM-DD HH:mm:ss}</green> | <level>{level: <7}</level> | "
     "<cyan>{name}:{line}</cyan> - {message}"
@@ -49,3 +51,8 @@ def log_first_n(lvl: str | int, msg: str, n: int = 1, *, key: str | tuple = "cal
     if _SEEN[identity] <= n:
         level = lvl if isinstance(lvl, str) else logging.getLevelName(lvl)
         logger.opt(depth=1).log(level, msg)
+
+
+def is_terminal() -> bool:
+    """Whether a live progress bar makes sense: rank 0 on a terminal."""
+    return comm.is_main_process() and sys.stderr.isatty()

@@ -73,9 +73,7 @@ class BaseDataset(Dataset):
         raise NotImplementedError
 
     def _filter_annotations(self, dataset_dicts: list[dict]) -> list[dict]:
-        return [
-            d for d in dataset_dicts if any(not a.get("iscrowd", 0) for a in d["annotations"])
-        ]
+        return [d for d in dataset_dicts if any(not a.get("iscrowd", 0) for a in d["annotations"])]
 
     def _apply_transforms(self, image: np.ndarray, annotations: list[dict]) -> tuple:
         for transform in self.transforms:

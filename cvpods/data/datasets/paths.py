@@ -103,8 +103,14 @@ def entry(name: str) -> tuple[str, str, str]:
 
 
 def data_roots() -> list[Path]:
-    """Where data is looked for: $CVPODS_DATASETS, ./datasets, datasets/ beside the package."""
-    roots = [Path("datasets"), Path(cvpods.__file__).resolve().parents[1] / "datasets"]
+    """Where data is looked for, in order: $CVPODS_DATASETS; datasets/ here or in the nearest folder
+    above that has one (the repository's, from inside an experiment); datasets/ beside the package.
+    """
+    here = Path.cwd()
+    above = [folder / "datasets" for folder in (here, *here.parents)]
+    nearest = next((folder for folder in above if folder.is_dir()), above[0])
+    roots = [nearest, Path(cvpods.__file__).resolve().parents[1] / "datasets"]
+    roots = list(dict.fromkeys(roots))
     named = os.environ.get("CVPODS_DATASETS")
     return [Path(named).expanduser(), *roots] if named else roots
 

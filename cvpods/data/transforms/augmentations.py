@@ -58,9 +58,7 @@ class ResizeShortestEdge(TransformGen):
         sample_style: str = "range",
         interp: Any = None,
     ) -> None:
-        self.short_edge_length = _check_sizes(
-            "ResizeShortestEdge", short_edge_length, sample_style
-        )
+        self.short_edge_length = _check_sizes("ResizeShortestEdge", short_edge_length, sample_style)
         self.max_size = max_size
         self.sample_style = sample_style
 

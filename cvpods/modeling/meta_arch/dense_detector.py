@@ -64,7 +64,9 @@ class DenseDetector(nn.Module):
         self.nms_type = nms_type
         self.max_detections_per_image = max_detections
         if len(pixel_mean) != len(pixel_std):
-            raise ConfigError(f"PIXEL_MEAN {pixel_mean} and PIXEL_STD {pixel_std} differ in length.")
+            raise ConfigError(
+                f"PIXEL_MEAN {pixel_mean} and PIXEL_STD {pixel_std} differ in length."
+            )
         mean, std = (torch.tensor(v, dtype=torch.float32) for v in (pixel_mean, pixel_std))
         self.register_buffer("pixel_mean", mean.view(-1, 1, 1), persistent=False)
         self.register_buffer("pixel_std", std.view(-1, 1, 1), persistent=False)

@@ -84,7 +84,9 @@ class DenseHead(nn.Module):
             box_feature = self.bbox_subnet(feature)
             boxes = self.bbox_pred(box_feature)
             outputs["cls_logits"].append(self.cls_score(cls_feature))
-            outputs["box_deltas"].append(boxes if self.scales is None else self.scales[level](boxes))
+            outputs["box_deltas"].append(
+                boxes if self.scales is None else self.scales[level](boxes)
+            )
             if self.quality:
                 source = box_feature if self.quality_on_box_tower else cls_feature
                 outputs[self.quality].append(getattr(self, self.quality)(source))

@@ -155,7 +155,10 @@ class FCOSDetector(DenseDetector):
     ) -> dict[str, Tensor]:
         """Focal loss of all points; IoU loss weighted by centerness and centerness of positives."""
         strides = torch.cat(
-            [p.new_full((len(p), 1), s) for p, s in zip(priors, self.shift_generator.strides, strict=True)]
+            [
+                p.new_full((len(p), 1), s)
+                for p, s in zip(priors, self.shift_generator.strides, strict=True)
+            ]
         )
         assigned = [self.assign(priors, target) for target in targets]
         gt_classes, gt_deltas = (torch.stack(parts) for parts in zip(*assigned, strict=True))

@@ -1,0 +1,18 @@
+from cvpods.checkpoint.checkpointer import (
+    Checkpointer,
+    DefaultCheckpointer,
+    iteration_of,
+    list_checkpoints,
+)
+from cvpods.checkpoint.files import load_file
+from cvpods.checkpoint.matching import LoadReport, load_weights
+
+__all__ = [
+    "Checkpointer",
+    "DefaultCheckpointer",
+    "LoadReport",
+    "iteration_of",
+    "list_checkpoints",
+    "load_file",
+    "load_weights",
+]

@@ -1,0 +1,140 @@
+"""Checkpoints of a run: written whole or not at all, read back with clear errors."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+import torch
+from loguru import logger
+from torch import nn
+
+from cvpods.checkpoint.files import load_file
+from cvpods.checkpoint.matching import load_weights
+from cvpods.utils import comm
+from cvpods.utils.errors import CheckpointError
+
+LAST_CHECKPOINT = "last_checkpoint"
+# model_iter_0010000.pth, model_0009999.pth (0-based, older cvpods), model_epoch_0001.pth.
+_NAME = re.compile(r"^model_(?:(?P<kind>iter|epoch)_)?(?P<number>\d+|final)\.pth$")
+
+
+def write_atomically(path: Path, write: Any) -> None:
+    """Call write(file) on a temporary file beside `path`, flush it to disk, then rename it."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+class Checkpointer:
+    """Saves and loads a model and whatever else has state_dict / load_state_dict.
+
+    Args:
+        model: its weights are saved without the prefix of DistributedDataParallel.
+        save_dir: where files go.
+        checkpointables: further objects by the name of their entry ("optimizer", "scheduler").
+    """
+
+    def __init__(self, model: nn.Module, save_dir: str | Path = "", **checkpointables: Any) -> None:
+        self.model = model.module if isinstance(model, comm.DP_TYPES) else model
+        self.save_dir = Path(save_dir)
+        self.checkpointables = {k: v for k, v in checkpointables.items() if v is not None}
+
+    def save(self, name: str, **extra: Any) -> None:
+        """Write `name`.pth and point last_checkpoint to it; only rank 0 writes."""
+        if not comm.is_main_process():
+            return
+        content = {"model": self.model.state_dict(), **extra}
+        content.update({k: v.state_dict() for k, v in self.checkpointables.items()})
+        path = self.save_dir / f"{name}.pth"
+        self.save_dir.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, lambda file: torch.save(content, file))
+        write_atomically(
+            self.save_dir / LAST_CHECKPOINT, lambda file: file.write(path.name.encode())
+        )
+        logger.info(f"Saved {path}")
+
+    def has_checkpoint(self) -> bool:
+        return (self.save_dir / LAST_CHECKPOINT).exists()
+
+    def get_checkpoint_file(self) -> Path | None:
+        """The file that last_checkpoint names; None where there is none."""
+        pointer = self.save_dir / LAST_CHECKPOINT
+        if not pointer.exists():
+            return None
+        path = self.save_dir / pointer.read_text().strip()
+        if not path.is_file():
+            raise CheckpointError(
+                f"{pointer} names {path.name}, which is not there. Write the name of one of "
+                f"{[p.name for p in list_checkpoints(self.save_dir)]} into it, or remove it."
+            )
+        return path
+
+    def load(self, path: str | Path, *, strict: bool = False, use_ema: bool = False) -> None:
+        """Load model weights only.
+
+        Args:
+            strict: every tensor of the model must be in the file; otherwise what fits is taken,
+                and what does not is listed in the log.
+            use_ema: take the averaged weights where the file holds them.
+        """
+        if not path:
+            logger.info("No weights are loaded: the model starts from random ones.")
+            return
+        content = load_file(path)
+        averaged = use_ema and "ema" in content
+        weights = content["ema" if averaged else "model"]
+        try:
+            report = load_weights(self.model, weights, strict=strict)
+        except CheckpointError as error:
+            raise CheckpointError(f"{path}: {error}") from None
+        what = " averaged" if averaged else ""
+        where = f" as {report.prefix}*" if report.prefix else ""
+        logger.info(f"Loaded {len(report.loaded)}{what} tensors from {path}{where}.")
+        if description := report.describe():
+            logger.log("WARNING" if report.mismatched else "INFO", f"Not loaded:\n{description}")
+
+    def resume(self) -> dict[str, Any] | None:
+        """Load everything from last_checkpoint; return the file's content, None without one."""
+        path = self.get_checkpoint_file()
+        if path is None:
+            return None
+        content = load_file(path)
+        try:
+            load_weights(self.model, content["model"], strict=True)
+            for name, obj in self.checkpointables.items():
+                if name in content:
+                    obj.load_state_dict(content[name])
+                else:
+                    logger.warning(f"{path} has no '{name}'; it starts anew.")
+        except (CheckpointError, ValueError, KeyError) as error:
+            raise CheckpointError(f"Cannot resume from {path}: {error}") from error
+        logger.info(f"Resumed from {path}.")
+        return content
+
+
+DefaultCheckpointer = Checkpointer
+
+
+def iteration_of(path: Path) -> float | None:
+    """Number of finished iterations (or epochs) that a file's name says; inf for model_final."""
+    match = _NAME.match(path.name)
+    if match is None:
+        return None
+    if match["number"] == "final":
+        return float("inf")
+    return int(match["number"]) + (match["kind"] is None)
+
+
+def list_checkpoints(folder: str | Path) -> list[Path]:
+    """All model_*.pth of a folder, by the iteration that their names say."""
+    named = [(iteration_of(path), path) for path in Path(folder).glob("model_*.pth")]
+    return [path for _, path in sorted((n, p) for n, p in named if n is not None)]

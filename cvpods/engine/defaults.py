@@ -1,0 +1,66 @@
+"""What every run does first: folder, log, seed, device."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from loguru import logger
+
+from cvpods.configs.config_dict import flatten
+from cvpods.utils import comm
+from cvpods.utils.env import collect_env_info, seed_all_rng, select_device
+from cvpods.utils.errors import ConfigError
+from cvpods.utils.logger import setup_logger
+
+
+def default_setup(cfg: Any, args: Any) -> Any:
+    """Make OUTPUT_DIR, start the log, choose device and seed; returns `cfg`.
+
+    A negative SEED is replaced by a drawn one, the same on all ranks.
+    """
+    output = Path(cfg.OUTPUT_DIR)
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"OUTPUT_DIR {output} cannot be made: {error}.") from error
+    setup_logger(output, comm.get_rank())
+    logger.info(f"Rank {comm.get_rank()} of {comm.get_world_size()}\n{collect_env_info()}")
+    logger.info(f"Arguments: {args}")
+    cfg.MODEL.DEVICE = select_device(cfg.MODEL.DEVICE)
+    if cfg.SEED < 0:
+        cfg.SEED = comm.shared_random_seed() % 2**31
+    seed_all_rng(cfg.SEED)
+    torch.backends.cudnn.benchmark = bool(cfg.CUDNN_BENCHMARK)
+    return cfg
+
+
+def dump_config(cfg: Any) -> None:
+    """Write the resolved configuration to OUTPUT_DIR/config.json and, as a table, to the log."""
+    if not comm.is_main_process():
+        return
+    logger.info(f"Configuration:\n{cfg!r}")
+    base = type(cfg)()
+    logger.info(f"Differs from {type(cfg).__name__} in:\n{cfg.diff(base)!r}")
+    path = Path(cfg.OUTPUT_DIR) / "config.json"
+    path.write_text(json.dumps(dict(flatten(cfg)), indent=1, default=repr) + "\n")
+
+
+def check_num_classes(model: Any, meta: Any, names: Any) -> None:
+    """Hold the model's number of classes against the data set's.
+
+    Raises:
+        ConfigError: they differ; the message has both numbers.
+    """
+    expected = getattr(model, "num_classes", None)
+    meta = meta if isinstance(meta, Mapping) else vars(meta)
+    classes = meta.get("thing_classes")
+    if expected is None or classes is None or expected == len(classes):
+        return
+    raise ConfigError(
+        f"The model has NUM_CLASSES {expected}, but {names} has {len(classes)} classes "
+        f"({', '.join(classes[:5])}, ...). Set MODEL.<method>.NUM_CLASSES to {len(classes)}."
+    )

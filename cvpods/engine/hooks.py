@@ -1,0 +1,179 @@
+"""What happens around the steps of a run."""
+
+from __future__ import annotations
+
+import datetime
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from loguru import logger
+from torch import nn
+from torch.optim.lr_scheduler import LRScheduler as _LRScheduler
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from cvpods.evaluation import flatten_results_dict
+from cvpods.utils import comm
+
+
+class HookBase:
+    """Called by the runner; `trainer` is the runner."""
+
+    trainer: Any = None
+
+    def before_train(self) -> None:
+        """Before the first iteration."""
+
+    def after_train(self) -> None:
+        """After the last iteration, also when an error ended the run."""
+
+    def before_step(self) -> None:
+        """Before each iteration."""
+
+    def after_step(self) -> None:
+        """After each iteration."""
+
+    @property
+    def is_last(self) -> bool:
+        return self.trainer.iter + 1 >= self.trainer.max_iter
+
+    def is_due(self, period: int) -> bool:
+        """Whether an event of this period (> 0) falls on the iteration just done."""
+        return period > 0 and (self.trainer.iter + 1) % period == 0
+
+
+class CallbackHook(HookBase):
+    """A hook out of functions that take the runner."""
+
+    def __init__(self, **callbacks: Callable[[Any], None]) -> None:
+        for name, function in callbacks.items():
+            setattr(self, name, lambda function=function: function(self.trainer))
+
+
+class IterationTimer(HookBase):
+    """Records "time" per iteration; logs the totals at the end."""
+
+    def __init__(self, warmup_iter: int = 3) -> None:
+        self.warmup_iter = warmup_iter
+
+    def before_train(self) -> None:
+        self.start = time.perf_counter()
+        self.in_steps = 0.0
+
+    def before_step(self) -> None:
+        self.step_start = time.perf_counter()
+
+    def after_step(self) -> None:
+        seconds = time.perf_counter() - self.step_start
+        self.in_steps += seconds
+        if self.trainer.iter - self.trainer.start_iter >= self.warmup_iter or self.is_last:
+            self.trainer.storage.put_scalar("time", seconds)
+
+    def after_train(self) -> None:
+        count = self.trainer.iter + 1 - self.trainer.start_iter
+        total = time.perf_counter() - self.start
+        if count <= 0:
+            return
+        logger.info(
+            f"Overall training speed: {count} iterations in {_span(self.in_steps)} "
+            f"({self.in_steps / count:.4f} s / it)"
+        )
+        logger.info(
+            f"Total training time: {_span(total)} ({_span(total - self.in_steps)} on hooks)"
+        )
+
+
+def _span(seconds: float) -> str:
+    return str(datetime.timedelta(seconds=int(seconds)))
+
+
+class LRScheduler(HookBase):
+    """Records the learning rate and steps the schedule."""
+
+    def __init__(self, optimizer: Any, scheduler: _LRScheduler) -> None:
+        self.optimizer, self.scheduler = optimizer, scheduler
+        largest = max(self.optimizer.param_groups, key=lambda g: len(g["params"]))
+        self.group = self.optimizer.param_groups.index(largest)
+
+    def after_step(self) -> None:
+        lr = self.optimizer.param_groups[self.group]["lr"]
+        self.trainer.storage.put_scalar("lr", lr)
+        self.scheduler.step()
+
+
+class ModelEMA(HookBase):
+    """Keeps an exponential moving average of the weights: avg = d * avg + (1 - d) * weights."""
+
+    def __init__(self, model: nn.Module, decay: float) -> None:
+        average = get_ema_multi_avg_fn(decay)
+        self.averaged = AveragedModel(model, multi_avg_fn=average, use_buffers=True)
+        self.averaged.requires_grad_(False)
+        self.model = model
+
+    @property
+    def module(self) -> nn.Module:
+        """The averaged model."""
+        return self.averaged.module
+
+    def after_step(self) -> None:
+        self.averaged.update_parameters(self.model)
+
+    def state_dict(self) -> dict[str, Any]:
+        return self.averaged.module.state_dict()
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        self.averaged.module.load_state_dict(state_dict)
+        self.averaged.n_averaged.fill_(1)  # > 0: go on averaging instead of copying
+
+
+class PeriodicWriter(HookBase):
+    """Writes the recorded scalars every `period` iterations, at the first and at the last."""
+
+    def __init__(self, writers: Sequence[Any], period: int = 20) -> None:
+        self.writers = list(writers)
+        self.period = period
+
+    def after_step(self) -> None:
+        for writer in self.writers:
+            writer.step()
+        first = self.trainer.iter == self.trainer.start_iter
+        if first or self.is_last or self.is_due(self.period):
+            for writer in self.writers:
+                writer.write()
+
+    def after_train(self) -> None:
+        for writer in self.writers:
+            writer.close()
+
+
+class PeriodicCheckpointer(HookBase):
+    """Saves model_iter_0010000 every `period` iterations and model_final; < 0 saves nothing."""
+
+    def __init__(self, save: Callable[[str], None], period: int) -> None:
+        self.save = save
+        self.period = period
+
+    def after_step(self) -> None:
+        if self.period < 0:
+            return
+        if self.is_last:
+            self.save("model_final")
+        elif self.is_due(self.period):
+            self.save(f"model_iter_{self.trainer.iter + 1:07d}")
+
+
+class EvalHook(HookBase):
+    """Calls `evaluate` every `period` iterations and after the last; < 0 never.
+
+    Its results {dataset or task: ...} are recorded as scalars "bbox/AP" on rank 0.
+    """
+
+    def __init__(self, period: int, evaluate: Callable[[], Mapping[str, Any]]) -> None:
+        self.period = period
+        self.evaluate = evaluate
+
+    def after_step(self) -> None:
+        if self.period >= 0 and (self.is_last or self.is_due(self.period)):
+            results = self.evaluate()
+            if comm.is_main_process() and results:
+                self.trainer.storage.put_scalars(**flatten_results_dict(results))

@@ -1,0 +1,16 @@
+from cvpods.evaluation.coco_evaluation import COCOEvaluator, evaluate_boxes
+from cvpods.evaluation.evaluator import DatasetEvaluator, inference_mode, inference_on_dataset
+from cvpods.evaluation.registry import EVALUATOR
+from cvpods.evaluation.testing import flatten_results_dict, print_csv_format, verify_results
+
+__all__ = [
+    "EVALUATOR",
+    "COCOEvaluator",
+    "DatasetEvaluator",
+    "evaluate_boxes",
+    "flatten_results_dict",
+    "inference_mode",
+    "inference_on_dataset",
+    "print_csv_format",
+    "verify_results",
+]

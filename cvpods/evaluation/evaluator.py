@@ -1,0 +1,85 @@
+"""Run a detector over a data set and hand what it finds to an evaluator."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from loguru import logger
+from torch import nn
+from torch.utils.data import DataLoader
+from tqdm import tqdm
+
+from cvpods.utils import comm
+from cvpods.utils.logger import is_terminal
+
+
+class DatasetEvaluator:
+    """reset, process each batch, evaluate at the end."""
+
+    def reset(self) -> None:
+        """Forget everything processed."""
+        raise NotImplementedError
+
+    def process(self, inputs: Sequence[dict], outputs: Sequence[dict]) -> None:
+        """Take one batch: what the model got and what it returned."""
+        raise NotImplementedError
+
+    def evaluate(self) -> dict[str, dict[str, float]]:
+        """{task: {metric: value}} on rank 0, {} elsewhere."""
+        raise NotImplementedError
+
+
+@contextmanager
+def inference_mode(model: nn.Module) -> Any:
+    """No gradients, evaluation mode; the former mode returns afterwards."""
+    training = model.training
+    model.eval()
+    try:
+        with torch.inference_mode():
+            yield
+    finally:
+        model.train(training)
+
+
+def inference_on_dataset(
+    model: nn.Module, data_loader: DataLoader, evaluator: DatasetEvaluator, autocast: Any = None
+) -> dict[str, dict[str, float]]:
+    """Run `model` over this process's share of the data, once, and evaluate.
+
+    Args:
+        autocast: a context manager for the forward pass (mixed precision).
+
+    Returns:
+        The evaluator's results: on rank 0, {} elsewhere.
+    """
+    evaluator.reset()
+    total, compute = len(data_loader), 0.0
+    start = time.perf_counter()
+    bar = tqdm(data_loader, desc="inference", disable=not is_terminal(), leave=False)
+    with inference_mode(model):
+        for done, inputs in enumerate(bar, 1):
+            began = time.perf_counter()
+            if autocast is None:
+                outputs = model(inputs)
+            else:
+                with autocast:
+                    outputs = model(inputs)
+            if torch.cuda.is_available():
+                torch.cuda.synchronize()
+            compute += time.perf_counter() - began
+            evaluator.process(inputs, outputs)
+            if done % max(total // 5, 50) == 0:
+                seconds = (time.perf_counter() - start) / done
+                logger.info(f"Inference done {done}/{total}. {seconds:.4f} s / img.")
+    elapsed = time.perf_counter() - start
+    logger.info(
+        f"Total inference time: {elapsed:.1f} s ({elapsed / max(total, 1):.4f} s / sample per "
+        f"device, on {comm.get_world_size()} devices), of it {compute:.1f} s in the model."
+    )
+    results = evaluator.evaluate()
+    comm.synchronize()
+    return results

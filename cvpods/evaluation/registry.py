@@ -1,0 +1,5 @@
+"""Evaluators by the type that a data set names."""
+
+from cvpods.utils.registry import Registry
+
+EVALUATOR = Registry("evaluator")

@@ -1,0 +1,56 @@
+"""Results as other programs read them, and held against what is expected."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from loguru import logger
+
+from cvpods.utils.errors import ConfigError
+
+
+def print_csv_format(dataset_name: str, results: Mapping[str, Mapping[str, float]]) -> None:
+    """Log the main metrics (not those per class) in lines that scripts can copy."""
+    for task, metrics in results.items():
+        main = {name: value for name, value in metrics.items() if "-" not in name}
+        logger.info(f"Evaluation results for {dataset_name} in csv format:")
+        logger.info(f"copypaste: Task: {task}")
+        logger.info(f"copypaste: {','.join(main)}")
+        logger.info(f"copypaste: {','.join(f'{value:.4f}' for value in main.values())}")
+
+
+def flatten_results_dict(results: Mapping[str, Any], prefix: str = "") -> dict[str, float]:
+    """{"bbox": {"AP": 1}} -> {"bbox/AP": 1}."""
+    flat: dict[str, float] = {}
+    for key, value in results.items():
+        if isinstance(value, Mapping):
+            flat.update(flatten_results_dict(value, f"{prefix}{key}/"))
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
+def verify_results(expected: Sequence[Sequence], results: Mapping[str, Any]) -> bool:
+    """Hold results against TEST.EXPECTED_RESULTS: [[task, metric, value, tolerance], ...].
+
+    NaN is a failure.
+
+    Raises:
+        ConfigError: an entry that does not name a result.
+    """
+    passed = True
+    for entry in expected:
+        try:
+            task, metric, value, tolerance = entry
+            actual = results[task][metric]
+        except (ValueError, TypeError, KeyError):
+            raise ConfigError(
+                f"TEST.EXPECTED_RESULTS entry {entry!r} must be [task, metric, value, tolerance] "
+                f"with one of {list(flatten_results_dict(results))}."
+            ) from None
+        if not math.isfinite(actual) or abs(actual - value) > tolerance:
+            logger.error(f"{task}/{metric} is {actual:.3f}, expected {value} +- {tolerance}.")
+            passed = False
+    return passed

@@ -1,0 +1,127 @@
+"""Learning-rate schedules with warm-up, in iterations."""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_right
+from collections.abc import Sequence
+from typing import Any
+
+from loguru import logger
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+from cvpods.utils.errors import ConfigError
+from cvpods.utils.registry import Registry
+
+SCHEDULER_BUILDER = Registry("scheduler_builder")
+
+
+def warmup_factor_at(method: str, iteration: int, warmup_iters: int, factor: float) -> float:
+    """Factor of the learning rate at `iteration`; 1 from `warmup_iters` on."""
+    if iteration >= warmup_iters:
+        return 1.0
+    alpha = iteration / warmup_iters
+    if method == "constant":
+        return factor
+    if method == "linear":
+        return factor * (1 - alpha) + alpha
+    if method == "burnin":
+        return alpha**4
+    raise ConfigError(f"WARMUP_METHOD must be 'constant', 'linear' or 'burnin', got {method!r}.")
+
+
+class WarmupLR(LRScheduler):
+    """Base: lr(t) = base * warm-up(t) * decay(t).
+
+    A resumed run keeps the schedule that it was saved with, and says where that differs from the
+    config's.
+    """
+
+    def __init__(
+        self,
+        optimizer: Optimizer,
+        *,
+        warmup_factor: float,
+        warmup_iters: int,
+        warmup_method: str,
+        **schedule: Any,
+    ) -> None:
+        warmup_factor_at(warmup_method, -1, 1, warmup_factor)  # refuses an unknown method
+        self.warmup_factor = warmup_factor
+        self.warmup_iters = warmup_iters
+        self.warmup_method = warmup_method
+        vars(self).update(schedule)
+        super().__init__(optimizer)
+
+    def decay(self, iteration: int) -> float:
+        raise NotImplementedError
+
+    def get_lr(self) -> list[float]:
+        iteration = self.last_epoch
+        factor = warmup_factor_at(
+            self.warmup_method, iteration, self.warmup_iters, self.warmup_factor
+        ) * self.decay(iteration)
+        return [base_lr * factor for base_lr in self.base_lrs]
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        for key in ("milestones", "gamma", "max_iters", "base_lrs", "warmup_iters"):
+            saved, wanted = state_dict.get(key), vars(self).get(key)
+            if saved is not None and wanted is not None and saved != wanted:
+                logger.warning(
+                    f"The resumed schedule keeps {key} {saved}; the config says {wanted}."
+                )
+        super().load_state_dict(state_dict)
+
+
+class WarmupMultiStepLR(WarmupLR):
+    """decay(t) = gamma ^ (number of milestones <= t)."""
+
+    milestones: list[int]
+    gamma: float
+
+    def decay(self, iteration: int) -> float:
+        return self.gamma ** bisect_right(self.milestones, iteration)
+
+
+class WarmupCosineLR(WarmupLR):
+    """decay(t) = (1 + cos(pi t / T)) / 2."""
+
+    max_iters: int
+
+    def decay(self, iteration: int) -> float:
+        return (1 + math.cos(math.pi * min(iteration / self.max_iters, 1.0))) / 2
+
+
+def _warmup(cfg: Any) -> dict[str, Any]:
+    schedule = cfg.SOLVER.LR_SCHEDULER
+    return {
+        "warmup_factor": schedule.WARMUP_FACTOR,
+        "warmup_iters": schedule.WARMUP_ITERS,
+        "warmup_method": schedule.WARMUP_METHOD,
+    }
+
+
+@SCHEDULER_BUILDER.register(name="WarmupMultiStepLR")
+def build_multi_step(cfg: Any, optimizer: Optimizer) -> WarmupMultiStepLR:
+    schedule = cfg.SOLVER.LR_SCHEDULER
+    steps: Sequence[int] = schedule.STEPS
+    if list(steps) != sorted(steps):
+        raise ConfigError(f"SOLVER.LR_SCHEDULER.STEPS must increase, got {steps}.")
+    return WarmupMultiStepLR(
+        optimizer, milestones=list(steps), gamma=schedule.GAMMA, **_warmup(cfg)
+    )
+
+
+@SCHEDULER_BUILDER.register(name="WarmupCosineLR")
+def build_cosine(cfg: Any, optimizer: Optimizer) -> WarmupCosineLR:
+    return WarmupCosineLR(optimizer, max_iters=cfg.SOLVER.LR_SCHEDULER.MAX_ITER, **_warmup(cfg))
+
+
+def build_lr_scheduler(cfg: Any, optimizer: Optimizer) -> LRScheduler:
+    """Build cfg.SOLVER.LR_SCHEDULER.NAME; step it once per iteration."""
+    name = cfg.SOLVER.LR_SCHEDULER.NAME
+    if name not in SCHEDULER_BUILDER:
+        known = ", ".join(n for n, _ in SCHEDULER_BUILDER)
+        raise ConfigError(f"SOLVER.LR_SCHEDULER.NAME {name!r} is unknown; there are {known}.")
+    return SCHEDULER_BUILDER.get(name)(cfg, optimizer)

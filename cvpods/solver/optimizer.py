@@ -1,0 +1,107 @@
+"""Optimisers and their parameter groups."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.modules.batchnorm import _NormBase
+
+from cvpods.utils.errors import ConfigError
+from cvpods.utils.registry import Registry
+
+OPTIMIZER_BUILDER = Registry("optimizer_builder")
+
+_NORMS = (_NormBase, nn.GroupNorm, nn.LayerNorm, nn.LocalResponseNorm)
+
+
+def parameter_groups(
+    model: nn.Module,
+    *,
+    base_lr: float,
+    weight_decay: float,
+    weight_decay_norm: float,
+    weight_decay_bias: float | None = None,
+    bias_lr_factor: float = 1.0,
+) -> list[dict[str, Any]]:
+    """Trainable parameters, grouped by (learning rate, weight decay).
+
+    Parameters of norm layers decay by `weight_decay_norm`, others by `weight_decay`. Biases have
+    `bias_lr_factor` times the learning rate, and decay by `weight_decay_bias` unless it is None.
+    """
+    groups: dict[tuple[float, float], list[nn.Parameter]] = defaultdict(list)
+    seen: set[nn.Parameter] = set()
+    for module in model.modules():
+        for name, parameter in module.named_parameters(recurse=False):
+            if not parameter.requires_grad or parameter in seen:
+                continue
+            seen.add(parameter)
+            lr = base_lr
+            decay = weight_decay_norm if isinstance(module, _NORMS) else weight_decay
+            if name == "bias":
+                lr *= bias_lr_factor
+                decay = decay if weight_decay_bias is None else weight_decay_bias
+            groups[lr, decay].append(parameter)
+    if not groups:
+        raise ConfigError("The model has no parameter that trains.")
+    return [
+        {"params": parameters, "lr": lr, "weight_decay": decay}
+        for (lr, decay), parameters in groups.items()
+    ]
+
+
+def _groups(model: nn.Module, cfg: Any) -> list[dict[str, Any]]:
+    optimizer = cfg.SOLVER.OPTIMIZER
+    return parameter_groups(
+        model,
+        base_lr=optimizer.BASE_LR,
+        weight_decay=optimizer.WEIGHT_DECAY,
+        weight_decay_norm=optimizer.WEIGHT_DECAY_NORM,
+        weight_decay_bias=optimizer.get("WEIGHT_DECAY_BIAS"),
+        bias_lr_factor=optimizer.BIAS_LR_FACTOR,
+    )
+
+
+@OPTIMIZER_BUILDER.register(name="SGD")
+@OPTIMIZER_BUILDER.register(name="D2SGD")
+def build_sgd(model: nn.Module, cfg: Any) -> torch.optim.SGD:
+    """SGD with momentum."""
+    return torch.optim.SGD(_groups(model, cfg), momentum=cfg.SOLVER.OPTIMIZER.MOMENTUM)
+
+
+@OPTIMIZER_BUILDER.register(name="AdamW")
+def build_adamw(model: nn.Module, cfg: Any) -> torch.optim.AdamW:
+    """Adam with decoupled weight decay."""
+    return torch.optim.AdamW(_groups(model, cfg))
+
+
+def build_optimizer(cfg: Any, model: nn.Module) -> torch.optim.Optimizer:
+    """Build cfg.SOLVER.OPTIMIZER.NAME over the model's trainable parameters."""
+    name = cfg.SOLVER.OPTIMIZER.NAME
+    if name not in OPTIMIZER_BUILDER:
+        known = ", ".join(n for n, _ in OPTIMIZER_BUILDER)
+        raise ConfigError(f"SOLVER.OPTIMIZER.NAME {name!r} is unknown; there are {known}.")
+    return OPTIMIZER_BUILDER.get(name)(model, cfg)
+
+
+def clip_gradients(parameters: Any, *, clip_type: str, clip_value: float, norm_type: float) -> None:
+    """Clip gradients in place: "value" each element, "norm" each tensor, "full_model" all at once.
+
+    Raises:
+        ConfigError: another `clip_type`.
+    """
+    parameters = [p for p in parameters if p.grad is not None]
+    if clip_type == "value":
+        nn.utils.clip_grad_value_(parameters, clip_value)
+    elif clip_type == "norm":
+        for parameter in parameters:
+            nn.utils.clip_grad_norm_(parameter, clip_value, norm_type)
+    elif clip_type == "full_model":
+        nn.utils.clip_grad_norm_(parameters, clip_value, norm_type)
+    else:
+        raise ConfigError(
+            "SOLVER.CLIP_GRADIENTS.CLIP_TYPE must be 'value', 'norm' or 'full_model', "
+            f"got {clip_type!r}."
+        )

@@ -1,0 +1,81 @@
+"""pods_test: evaluate the weights of an experiment."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from loguru import logger
+
+from cvpods.checkpoint import Checkpointer, iteration_of, list_checkpoints
+from cvpods.engine import RUNNERS, default_setup
+from cvpods.engine.runner import prepare_model
+from cvpods.evaluation import verify_results
+from cvpods.tools.common import guarded, load_config, make_parser, run_tool
+from cvpods.utils import comm
+from cvpods.utils.errors import CheckpointError
+
+
+def choose_weights(args: argparse.Namespace, config: Any) -> list[str]:
+    """What to evaluate: MODEL.WEIGHTS of the command line; with iteration bounds, all checkpoints
+    between them (both included); else the newest by iteration, model_final before any other.
+
+    Raises:
+        CheckpointError: there is none.
+    """
+    if "MODEL.WEIGHTS" in args.opts:
+        return [config.MODEL.WEIGHTS]
+    found = list_checkpoints(config.OUTPUT_DIR)
+    if args.start_iter is None and args.end_iter is None:
+        chosen = found[-1:]
+    else:
+        low = args.start_iter or 0
+        high = float("inf") if args.end_iter is None else args.end_iter
+        chosen = [path for path in found if low <= iteration_of(path) <= high]
+    if not chosen:
+        raise CheckpointError(
+            f"No checkpoint to test in {config.OUTPUT_DIR} (it has {[p.name for p in found]}). "
+            "Train first, or name a file: pods_test MODEL.WEIGHTS x.pth"
+        )
+    return [str(path) for path in chosen]
+
+
+def test(args: argparse.Namespace) -> bool:
+    """Evaluate in this process, one of those that were launched; False where results are missed."""
+    config, build_model = load_config(args)
+    weights = choose_weights(args, config)
+    config = default_setup(config, args)
+    runner = RUNNERS.get(config.TRAINER.NAME)
+    model = prepare_model(config, build_model)
+    passed = True
+    for path in weights:
+        logger.info(f"Evaluating {path}")
+        Checkpointer(model, config.OUTPUT_DIR).load(path, strict=True, use_ema=True)
+        folder = Path(config.OUTPUT_DIR) / "inference"
+        folder = folder / Path(path).stem if len(weights) > 1 else folder
+        results = runner.test(config, model, folder)
+        if comm.is_main_process():
+            passed &= verify_results(config.TEST.EXPECTED_RESULTS, results)
+    return passed
+
+
+def _work(args: argparse.Namespace) -> Any:
+    return guarded(test, args)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Entry point of pods_test."""
+    parser = make_parser("Evaluate an experiment.")
+    parser.add_argument(
+        "--start-iter", type=int, help="evaluate checkpoints from this iteration on"
+    )
+    parser.add_argument("--end-iter", type=int, help="evaluate checkpoints up to this iteration")
+    if not run_tool(parser.parse_args(argv), _work):
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

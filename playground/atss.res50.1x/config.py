@@ -1,0 +1,12 @@
+"""ATSS, ResNet-50-FPN, single scale 800, 1x.
+
+Paper     arXiv:1912.02424, model table, R-50 1x: 39.3 AP (minival)
+Expected  39.3 +- 0.3 AP on COCO val2017, 16 images an iteration (not measured here)
+Run       pods_train --num-gpus 8
+Differs   (base experiment of this method)
+"""
+
+from cvpods_ext.configs import ATSSConfig, compose
+from cvpods_ext.configs.fragments import COCO_2017, RES50, SCALE_800, SCHEDULE_1X
+
+config = compose(ATSSConfig, COCO_2017, RES50, SCALE_800, SCHEDULE_1X, experiment=__file__)
