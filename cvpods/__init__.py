@@ -9,7 +9,7 @@ DISTRIBUTION = "cvpods-ext"
 
 
 def _refuse_upstream() -> None:
-    """Stop when the upstream distribution `cvpods` shares the environment: both own this package."""
+    """Stop when the upstream distribution `cvpods` is here too: both own this package."""
     try:
         upstream = metadata.distribution("cvpods")
     except metadata.PackageNotFoundError:

@@ -3,7 +3,8 @@
 They live here so that importing this package first tells a foreign `cvpods` from this project's.
 """
 
+from cvpods.tools.draw import main as pods_draw
 from cvpods.tools.test import main as pods_test
 from cvpods.tools.train import main as pods_train
 
-__all__ = ["pods_test", "pods_train"]
+__all__ = ["pods_draw", "pods_test", "pods_train"]

@@ -98,7 +98,7 @@ _RENAMES = (
 
 
 def rename_caffe2(name: str) -> str:
-    """Caffe2's name of a backbone's blob -> ours: res2_0_branch2a_bn_s -> res2.0.conv1.norm.weight."""
+    """Caffe2's name of a blob -> ours: res2_0_branch2a_bn_s -> res2.0.conv1.norm.weight."""
     name = name.replace("_", ".")
     for pattern, replacement in _RENAMES:
         name = re.sub(pattern, replacement, name)

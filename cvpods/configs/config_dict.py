@@ -158,7 +158,7 @@ class ConfigDict(dict):
         return _table([(k, pprint.pformat(_plain(v))) for k, v in self.items()])
 
     def link_log(self, link_name: str = "log", folder: str | Path = ".") -> None:
-        """Make `folder`/`link_name` a link to OUTPUT_DIR; a real file of that name is left alone."""
+        """Make `folder`/`link_name` a link to OUTPUT_DIR; a real file of that name stays."""
         link, target = Path(folder) / link_name, Path(self.OUTPUT_DIR).resolve()
         if link.is_symlink():
             if link.resolve() == target:

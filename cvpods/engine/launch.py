@@ -64,7 +64,7 @@ def launch(
     except ChildFailedError as error:
         rank, failure = error.get_first_failure()
         raise WorkersFailed(
-            f"process {rank} failed first, with exit status {failure.exitcode}; its message is above."
+            f"Process {rank} failed first (exit status {failure.exitcode}); see its message above."
         ) from None
 
 

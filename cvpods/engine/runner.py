@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import time
 from collections import OrderedDict
@@ -313,7 +314,10 @@ class DefaultRunner(RunnerBase):
                 print_csv_format(name, results[name])
         if not comm.is_main_process():
             return {}
-        return next(iter(results.values())) if len(results) == 1 else results
+        final = next(iter(results.values())) if len(results) == 1 else results
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "results.json").write_text(json.dumps(final, indent=1) + "\n")
+        return final
 
 
 def autocast(cfg: Any, device_type: str) -> Any:

@@ -61,7 +61,9 @@ def evaluate_boxes(
         _mean(precision[at[0.75], :, :, 0, -1]),
         *(_mean(precision[:, :, :, area, -1]) for area in (1, 2, 3)),
     ]
-    summary = printed.getvalue().replace(" Average", "\n Average").strip("\n")
+    # The twelve lines that COCO's own code prints.
+    lines = printed.getvalue().replace(" Average", "\n Average").splitlines()
+    summary = "\n".join([line for line in lines if "Average" in line][:12])
     return dict(zip(METRICS, values, strict=True)), per_class, summary
 
 

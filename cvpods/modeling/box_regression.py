@@ -63,7 +63,7 @@ class Box2BoxTransform:
 
 
 class Shift2BoxTransform:
-    """FCOS' distances (arXiv:1904.01355, Eq. 1) from a point to the sides: left, top, right, bottom.
+    """FCOS' distances (arXiv:1904.01355, Eq. 1) from a point: left, top, right, bottom.
 
     Args:
         weights: factors of (left, top, right, bottom).

@@ -26,7 +26,7 @@ class Matcher:
     ) -> None:
         if len(labels) != len(thresholds) + 1 or list(thresholds) != sorted(thresholds):
             raise ValueError(
-                f"Matcher needs increasing thresholds and one label more; got {thresholds}, {labels}."
+                f"Matcher needs increasing thresholds, one label more; got {thresholds}, {labels}."
             )
         if not set(labels) <= {-1, 0, 1}:
             raise ValueError(f"Matcher labels are -1, 0 or 1; got {labels}.")

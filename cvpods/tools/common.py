@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
-
-from loguru import logger
 
 from cvpods.engine import launch
 from cvpods.tools.experiment import load_experiment
@@ -58,40 +56,37 @@ def load_config(args: argparse.Namespace) -> tuple[Any, Callable[[Any], Any]]:
     return config, build_model
 
 
-def run_tool(args: argparse.Namespace, work: Callable[[argparse.Namespace], Any]) -> Any:
-    """Check the experiment and its overrides here, then call work(args) in every process.
+@contextmanager
+def reporting_errors() -> Iterator[None]:
+    """Print an error that a user can act on as one message and exit with status 1.
 
-    A PodsError is printed as one message; the exit status is then 1.
+    Other errors are defects of the program and keep their traceback.
     """
     setup_logger()
     try:
+        yield
+    except (PodsError, FloatingPointError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        sys.exit(130)
+
+
+def run_tool(args: argparse.Namespace, work: Callable[[argparse.Namespace], Any]) -> Any:
+    """Check the experiment and its overrides here, then call work(args) in every process."""
+    with reporting_errors():
         load_config(args)
         return launch(
-            work,
+            _report_in_worker,
             args.num_gpus,
             num_machines=args.num_machines,
             machine_rank=args.machine_rank,
             dist_url=args.dist_url,
-            args=(args,),
+            args=(work, args),
         )
-    except PodsError as error:
-        _fail(error)
-    except (FloatingPointError, KeyboardInterrupt) as error:
-        _fail(error)
 
 
-def guarded(work: Callable[[argparse.Namespace], Any], args: argparse.Namespace) -> Any:
-    """In a worker process: print a PodsError as one message, and log it."""
-    try:
+def _report_in_worker(work: Callable[[argparse.Namespace], Any], args: argparse.Namespace) -> Any:
+    with reporting_errors():
         return work(args)
-    except (PodsError, FloatingPointError) as error:
-        if int(os.environ.get("WORLD_SIZE", 1)) == 1:
-            raise
-        _fail(error)
-
-
-def _fail(error: BaseException) -> None:
-    message = str(error) or type(error).__name__
-    logger.remove()
-    print(f"error: {message}", file=sys.stderr)
-    sys.exit(130 if isinstance(error, KeyboardInterrupt) else 1)

@@ -14,7 +14,7 @@ from cvpods.checkpoint import Checkpointer, iteration_of, list_checkpoints
 from cvpods.engine import RUNNERS, default_setup
 from cvpods.engine.runner import prepare_model
 from cvpods.evaluation import verify_results
-from cvpods.tools.common import guarded, load_config, make_parser, run_tool
+from cvpods.tools.common import load_config, make_parser, run_tool
 from cvpods.utils import comm
 from cvpods.utils.errors import CheckpointError
 
@@ -62,10 +62,6 @@ def test(args: argparse.Namespace) -> bool:
     return passed
 
 
-def _work(args: argparse.Namespace) -> Any:
-    return guarded(test, args)
-
-
 def main(argv: Sequence[str] | None = None) -> None:
     """Entry point of pods_test."""
     parser = make_parser("Evaluate an experiment.")
@@ -73,7 +69,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         "--start-iter", type=int, help="evaluate checkpoints from this iteration on"
     )
     parser.add_argument("--end-iter", type=int, help="evaluate checkpoints up to this iteration")
-    if not run_tool(parser.parse_args(argv), _work):
+    if not run_tool(parser.parse_args(argv), test):
         sys.exit(1)
 
 

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from typing import Any
 
 from cvpods.engine import RUNNERS, default_setup
 from cvpods.engine.defaults import dump_config
-from cvpods.tools.common import guarded, load_config, make_parser, run_tool
+from cvpods.tools.common import load_config, make_parser, run_tool
 from cvpods.utils import comm
 
 
@@ -24,17 +23,13 @@ def train(args: argparse.Namespace) -> None:
     runner.train()
 
 
-def _work(args: argparse.Namespace) -> Any:
-    return guarded(train, args)
-
-
 def main(argv: Sequence[str] | None = None) -> None:
     """Entry point of pods_train."""
     parser = make_parser("Train an experiment.")
     parser.add_argument(
         "--resume", action="store_true", help="go on from OUTPUT_DIR/last_checkpoint"
     )
-    run_tool(parser.parse_args(argv), _work)
+    run_tool(parser.parse_args(argv), train)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torchvision.ops import generalized_box_iou_loss
 
-from cvpods.modeling.losses import sigmoid_focal_loss_jit
+from cvpods.modeling.losses import at_least_float32, sigmoid_focal_loss_jit
 from cvpods.modeling.meta_arch.fcos import centerness_of
 
 
@@ -82,10 +82,10 @@ def atss_loss(
     one_hot = F.one_hot(targets.classes.clamp(min=0), num_classes + 1)[..., :-1]
     cls = sigmoid_focal_loss_jit(cls_logits, one_hot, alpha, gamma)
     # Others compare their target with itself: loss and gradient 0, and no indexing of unknown size.
-    boxes = torch.where(positive[..., None], boxes.float(), targets.boxes)
+    boxes = torch.where(positive[..., None], at_least_float32(boxes), targets.boxes)
     box = generalized_box_iou_loss(boxes, targets.boxes, reduction="none")
     quality = F.binary_cross_entropy_with_logits(
-        centerness_logits[..., 0].float(), targets.centerness, reduction="none"
+        at_least_float32(centerness_logits[..., 0]), targets.centerness, reduction="none"
     )
     return {
         "loss_cls": (cls * valid[..., None]).sum(),

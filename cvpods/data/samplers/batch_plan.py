@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from cvpods.utils.errors import ConfigError
@@ -30,8 +31,8 @@ class BatchPlan:
                 f"SOLVER.IMS_PER_BATCH {total} cannot be divided over {world_size} processes of at "
                 f"most SOLVER.IMS_PER_DEVICE {per_device} images: every process needs one."
             )
-        steps = -(-(-(-total // world_size)) // per_device)
-        steps = min(steps, total // world_size)
+        largest_share = math.ceil(total / world_size)
+        steps = min(math.ceil(largest_share / per_device), total // world_size)
         per_rank = _split(total, world_size)
         return cls(total, tuple(tuple(_split(count, steps)) for count in per_rank))
 

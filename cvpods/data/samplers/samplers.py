@@ -1,4 +1,4 @@
-"""Which image comes when: an endless, deterministic, resumable order for training; shards for tests.
+"""Which image comes when: an endless, resumable order for training, shards for tests.
 
 The training order is a function of (seed, position in the stream) alone: it does not depend on the
 number of processes or workers, and going on from iteration i needs no other state than i.

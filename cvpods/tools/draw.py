@@ -1,0 +1,77 @@
+"""pods_draw: the last evaluation's detections beside the ground truth, in one picture."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from loguru import logger
+from torch import Tensor
+
+from cvpods.data import build_dataset
+from cvpods.data.detection_utils import read_image
+from cvpods.structures import BoxMode
+from cvpods.tools.common import load_config, make_parser, reporting_errors
+from cvpods.utils.errors import DataError
+from cvpods.utils.visualize import draw_boxes, tile
+
+
+def draw(args: argparse.Namespace) -> Path:
+    """Write the picture: pairs of (ground truth, detections), two pairs to a row."""
+    config, _ = load_config(args)
+    dataset = build_dataset(config, config.DATASETS.TEST[:1], is_train=False)
+    results = Path(config.OUTPUT_DIR) / "inference" / "coco_instances_results.json"
+    if not results.is_file():
+        raise DataError(f"{results} does not exist; run pods_test first.")
+    found: dict[Any, list[dict]] = defaultdict(list)
+    for detection in json.loads(results.read_text()):
+        if detection["score"] >= args.score:
+            found[detection["image_id"]].append(detection)
+    samples = dataset.datasets[0].dataset_dicts
+    step = max(len(samples) // args.count, 1)
+    pairs = [
+        _pair(sample, found[sample["image_id"]], dataset.meta)
+        for sample in samples[::step][: args.count]
+    ]
+    rows = [sum(pairs[i : i + 2], []) for i in range(0, len(pairs), 2)]
+    output = Path(args.output or results.with_name("detections.png"))
+    output.parent.mkdir(parents=True, exist_ok=True)
+    tile(rows).save(output)
+    logger.info(f"Left: ground truth; right: detections of score >= {args.score}. Wrote {output}")
+    return output
+
+
+def _pair(sample: dict[str, Any], detections: list[dict], meta: Any) -> list[Tensor]:
+    image = torch.from_numpy(read_image(sample["file_name"], "RGB")).permute(2, 0, 1)
+    truth = sample["annotations"]
+    boxes = [BoxMode.convert(a["bbox"], a["bbox_mode"], BoxMode.XYXY_ABS) for a in truth]
+    classes = [a["category_id"] for a in truth]
+    found = [BoxMode.convert(d["bbox"], BoxMode.XYWH_ABS, BoxMode.XYXY_ABS) for d in detections]
+    to_class = meta.thing_dataset_id_to_contiguous_id
+    labels = [to_class[d["category_id"]] for d in detections]
+    scores = [d["score"] for d in detections]
+    names = meta.thing_classes
+    return [
+        draw_boxes(image, torch.tensor(boxes).reshape(-1, 4), classes, names),
+        draw_boxes(image, torch.tensor(found).reshape(-1, 4), labels, names, scores),
+    ]
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Entry point of pods_draw."""
+    parser = make_parser("Draw the last evaluation's detections beside the ground truth.")
+    parser.add_argument("--output", help="picture (OUTPUT_DIR/inference/detections.png)")
+    parser.add_argument("--count", type=int, default=8, help="images (%(default)s)")
+    parser.add_argument("--score", type=float, default=0.4, help="least score (%(default)s)")
+    args = parser.parse_args(argv)
+    with reporting_errors():
+        draw(args)
+
+
+if __name__ == "__main__":
+    main()

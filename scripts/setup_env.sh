@@ -1,0 +1,33 @@
+# Sourced by the other scripts: makes or reuses .venv and installs this project into it.
+# $CVPODS_VENV names another folder; a Python of one's own choice is $PYTHON.
+
+find_python() {
+    local candidate
+    for candidate in ${PYTHON:-} python3.12 python3.11 python3.10 python3; do
+        if "$candidate" -c 'import sys, venv; sys.exit(not (3, 10) <= sys.version_info < (3, 13))' \
+            >/dev/null 2>&1; then
+            echo "$candidate"
+            return 0
+        fi
+    done
+    echo "No Python 3.10, 3.11 or 3.12 with the module venv was found; name one: PYTHON=/path $0" >&2
+    return 1
+}
+
+# ensure_environment [extra]: afterwards $VENV/bin holds python and the commands.
+ensure_environment() {
+    local extra=${1:-} python stamp
+    VENV=${CVPODS_VENV:-$PWD/.venv}
+    # The stamp changes with the dependencies, so that an unchanged environment is reused at once.
+    stamp="$VENV/.installed-${extra:-plain}-$(cksum <pyproject.toml | cut -d' ' -f1)"
+    if [ -f "$stamp" ] && "$VENV/bin/python" -c 'import cvpods_ext' >/dev/null 2>&1; then
+        return 0
+    fi
+    if [ ! -x "$VENV/bin/python" ]; then
+        python=$(find_python) || return 1
+        "$python" -m venv "$VENV" || return 1
+    fi
+    "$VENV/bin/python" -m pip install --quiet --disable-pip-version-check -e ".${extra:+[$extra]}" \
+        || return 1
+    touch "$stamp"
+}

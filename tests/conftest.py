@@ -1,0 +1,98 @@
+"""Fixtures: where data is, small data sets, experiment folders, and the commands as typed."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+ROOT = Path(__file__).resolve().parents[1]
+SHARED = Path(os.environ.get("CVPODS_SHARED", ROOT.parent / "shared"))
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip what this machine cannot run, and say why."""
+    for item in items:
+        if "gpu" in item.keywords and not torch.cuda.is_available():
+            item.add_marker(pytest.mark.skip(reason="no CUDA device"))
+        if "coco" in item.keywords and not (SHARED / "data" / "coco").is_dir():
+            item.add_marker(pytest.mark.skip(reason=f"no COCO subset in {SHARED / 'data'}"))
+
+
+@pytest.fixture(scope="session")
+def shapes_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data root with a small `shapes` data set: 24 training and 8 validation images."""
+    path = ROOT / "datasets" / "make_shapes.py"
+    spec = importlib.util.spec_from_file_location("make_shapes", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    root = tmp_path_factory.mktemp("data")
+    module.make_shapes(root / "shapes", train=24, val=8, seed=0)
+    return root
+
+
+@pytest.fixture
+def run_command(shapes_root: Path) -> Callable[..., subprocess.CompletedProcess]:
+    """Run a command of the project as a user types it, in a folder; returns the finished process.
+
+    The command comes from the same environment as the tests; data is the small shapes data set.
+    """
+
+    def run(
+        words: list[str], cwd: Path, status: int | None = 0, **env: str
+    ) -> subprocess.CompletedProcess:
+        program = Path(sys.executable).parent / words[0]
+        result = subprocess.run(
+            [str(program), *map(str, words[1:])],
+            cwd=cwd,
+            env={
+                **os.environ,
+                "CVPODS_DATASETS": str(shapes_root),
+                "OMP_NUM_THREADS": "1",
+                "CUDA_VISIBLE_DEVICES": "",
+                **env,
+            },
+            capture_output=True,
+            text=True,
+            timeout=600,
+        )
+        if status is not None:
+            assert result.returncode == status, f"{words}\n{result.stdout}\n{result.stderr}"
+        return result
+
+    return run
+
+
+# A net small enough for a training step in a fraction of a second.
+TINY = {
+    "MODEL.FPN.OUT_CHANNELS": 32,
+    "MODEL.ATSS.NUM_CONVS": 1,
+    "SOLVER.IMS_PER_BATCH": 4,
+    "SOLVER.IMS_PER_DEVICE": 2,
+    "SOLVER.CHECKPOINT_PERIOD": 2,
+    "SOLVER.LR_SCHEDULER.MAX_ITER": 4,
+    "DATALOADER.NUM_WORKERS": 0,
+    "GLOBAL.LOG_INTERVAL": 1,
+    "SEED": 3,
+}
+
+
+@pytest.fixture
+def experiment(tmp_path: Path) -> Path:
+    """A folder with a tiny ATSS experiment on the shapes data set."""
+    folder = tmp_path / "atss.tiny"
+    folder.mkdir()
+    source = (ROOT / "playground/atss.res18.shapes/config.py").read_text()
+    small = source.replace("train_scales([192], 320)", "train_scales([64], 96)").replace(
+        "test_scale(192, 320)", "test_scale(64, 96)"
+    )
+    assert small != source
+    (folder / "config.py").write_text(f"{small}\nconfig.override({TINY!r})\n")
+    (folder / "net.py").write_text((ROOT / "playground/atss.res18.shapes/net.py").read_text())
+    return folder

@@ -1,0 +1,127 @@
+"""Every experiment folder: composes, is named after what it configures, builds, trains, detects.
+
+Golden files: tests/expect/<experiment>.json holds what an experiment's resolved configuration
+differs in from its method's base. After a wanted change, write them anew with
+
+    python tests/playground/test_experiments.py
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from cvpods.configs.config_dict import flatten
+from cvpods.structures import Boxes, Instances
+from cvpods.tools.experiment import load_experiment
+
+ROOT = Path(__file__).resolve().parents[2]
+EXPECT = ROOT / "tests" / "expect"
+FOLDERS = sorted(path.parent for path in (ROOT / "playground").rglob("config.py"))
+NUM_EXPERIMENTS = 3
+
+METHODS = {"atss": "ATSS"}
+DEPTHS = {"res18": 18, "res50": 50, "res101": 101}
+ITERATIONS = {"1x": 90_000, "1_5x": 135_000, "2x": 180_000}
+
+
+def difference(folder: Path) -> dict:
+    """The resolved configuration's difference from its class' defaults, without OUTPUT_DIR."""
+    config, _ = load_experiment(folder)
+    base = type(config)()
+    return {k: v for k, v in flatten(config.diff(base)) if k != "OUTPUT_DIR"}
+
+
+def test_count():
+    assert len(FOLDERS) == NUM_EXPERIMENTS
+    assert all((folder / "net.py").is_file() for folder in FOLDERS)
+
+
+@pytest.fixture(params=FOLDERS, ids=lambda folder: folder.name)
+def folder(request) -> Path:
+    return request.param
+
+
+def test_golden(folder):
+    path = EXPECT / f"{folder.name}.json"
+    assert path.is_file(), f"write it: python {Path(__file__).relative_to(ROOT)}"
+    # Through json, so that tuples and lists compare alike.
+    actual = json.loads(json.dumps(difference(folder)))
+    expected = json.loads(path.read_text())
+    assert actual == expected, f"if wanted: python {Path(__file__).relative_to(ROOT)}"
+
+
+def test_no_golden_file_without_experiment():
+    assert {p.stem for p in EXPECT.glob("*.json")} == {f.name for f in FOLDERS}
+
+
+def test_name_says_what_the_config_says(folder):
+    config, _ = load_experiment(folder)
+    method, *tokens = folder.name.split(".")
+    assert METHODS[method] in config.MODEL
+    for token in tokens:
+        if token in DEPTHS:
+            assert config.MODEL.RESNETS.DEPTH == DEPTHS[token]
+        elif token in ITERATIONS:
+            assert config.SOLVER.LR_SCHEDULER.MAX_ITER == ITERATIONS[token]
+        elif token == "mobilenetv2":
+            assert config.MODEL.RESNETS.DEPTH is None
+        else:  # a data set
+            assert config.DATASETS.TRAIN[0].startswith(token)
+
+
+def test_files_are_short_and_documented(folder):
+    """An experiment is a claim plus a difference."""
+    text = (folder / "config.py").read_text()
+    for word in ("Paper", "Expected", "Run", "Differs"):
+        assert re.search(rf"^{word} ", text, re.MULTILINE), word
+    code = [line for line in text.split('"""')[2].splitlines() if line.strip()]
+    assert len(code) <= 60
+    assert len((folder / "net.py").read_text().splitlines()) <= 15
+    assert not re.search(r"MODEL\.FCOS", text)
+
+
+def test_output_lies_in_the_folder(folder, monkeypatch, tmp_path):
+    monkeypatch.delenv("CVPODS_OUTPUT", raising=False)
+    assert load_experiment(folder)[0].OUTPUT_DIR == str(folder / "output")
+    monkeypatch.setenv("CVPODS_OUTPUT", str(tmp_path))
+    assert load_experiment(folder)[0].OUTPUT_DIR == str(tmp_path / folder.name)
+
+
+def test_builds_trains_and_detects(folder):
+    """A training and an evaluation step on small images, one of them without boxes."""
+    config, build_model = load_experiment(folder)
+    torch.manual_seed(0)
+    model = build_model(config)
+    boxes = Boxes([[4.0, 8, 60, 50], [30.0, 20, 90, 60]])
+    classes = torch.tensor([0, model.num_classes - 1])
+    empty = Instances((64, 96), gt_boxes=Boxes([]), gt_classes=torch.zeros(0, dtype=torch.int64))
+    image = torch.randint(0, 256, (3, 64, 96), dtype=torch.uint8)
+    full = Instances((64, 96), gt_boxes=boxes, gt_classes=classes)
+    losses = model([{"image": image, "instances": i} for i in (full, empty)])
+    sum(losses.values()).backward()
+    assert all(torch.isfinite(loss) for loss in losses.values())
+    assert all(p.grad is None or torch.isfinite(p.grad).all() for p in model.parameters())
+    missing = [n for n, p in model.named_parameters() if p.requires_grad and p.grad is None]
+    assert not missing, missing
+    model.eval()
+    with torch.no_grad():
+        (output,) = model([{"image": image, "height": 128, "width": 192}])
+    assert output["instances"].image_size == (128, 192)
+
+
+def main() -> None:
+    EXPECT.mkdir(exist_ok=True)
+    for folder in FOLDERS:
+        content = json.dumps(difference(folder), indent=1, sort_keys=True)
+        (EXPECT / f"{folder.name}.json").write_text(content + "\n")
+        print(f"wrote {folder.name}.json")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
