@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import random
 import socket
 from collections.abc import Callable
 from contextlib import closing
@@ -14,7 +13,6 @@ import torch.distributed as dist
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-from cvpods.utils import comm
 from cvpods.utils.errors import ConfigError, PodsError
 
 
@@ -60,7 +58,8 @@ def launch(
         return _run_alone(main_func, args)
     config = _launch_config(count, num_machines, machine_rank, dist_url)
     try:
-        return elastic_launch(config, _run_worker)(main_func, args)[0]
+        results = elastic_launch(config, _run_worker)(main_func, args)
+        return results[min(results)]
     except ChildFailedError as error:
         rank, failure = error.get_first_failure()
         raise WorkersFailed(
@@ -125,8 +124,7 @@ def _run_worker(main_func: Callable[..., Any], args: tuple) -> Any:
     else:
         torch.set_num_threads(max((os.cpu_count() or 1) // int(os.environ["LOCAL_WORLD_SIZE"]), 1))
     dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
-    random.seed(comm.get_rank())
-    try:
-        return main_func(*args)
-    finally:
-        dist.destroy_process_group()
+    result = main_func(*args)
+    # Not after an error: waiting for the others here would hide which process failed first.
+    dist.destroy_process_group()
+    return result

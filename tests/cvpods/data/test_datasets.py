@@ -467,9 +467,8 @@ def test_own_class_for_a_route(tmp_path):
         def _load_annotations(self):
             return super()._load_annotations()[:1]
 
-    write(tmp_path, content([image(1), image(2)], [box(1, 1), box(2, 2)]), "coco_part")
-    files = (str(tmp_path / "images"), str(tmp_path / "coco_part.json"))
-    del PATH_ROUTES._objects["COCO_PART"]
+    write(tmp_path, content([image(1), image(2)], [box(1, 1), box(2, 2)]))
+    files = (str(tmp_path / "images"), str(tmp_path / "cells.json"))
     PATH_ROUTES.get("COCO")["coco"].update({"coco_part": files})
     PATH_ROUTES.get("COCO")["dataset_type"] = "COCOPartial"
     dataset = build_dataset(config(), ["coco_part"])

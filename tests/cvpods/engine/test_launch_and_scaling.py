@@ -1,0 +1,128 @@
+"""The launcher, the division of batches, linear scaling, epochs."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.distributed as dist
+
+from cvpods.configs import BaseDetectionConfig
+from cvpods.engine.launch import WorkersFailed, launch
+from cvpods.engine.scaling import plan_batches, resolve_epochs
+from cvpods.utils import comm
+from cvpods.utils.errors import ConfigError
+
+
+def report() -> tuple[int, int, bool]:
+    return comm.get_rank(), comm.get_world_size(), dist.is_initialized()
+
+
+def gather_ranks() -> list:
+    summed = comm.all_reduce(torch.tensor([1.0]))
+    return [comm.all_gather(comm.get_rank()), comm.gather("x"), summed.item()]
+
+
+def fail_on_rank_1() -> None:
+    if comm.get_rank() == 1:
+        raise RuntimeError("boom on rank 1")
+    comm.synchronize()
+
+
+def test_one_process_has_a_group():
+    assert launch(report, 0) == (0, 1, True)
+    assert not dist.is_initialized()
+
+
+@pytest.mark.slow
+def test_two_processes_talk():
+    """Rank 0 returns: both ranks' numbers, both ranks' strings, 1 + 1."""
+    ranks, strings, total = launch(gather_ranks, 2)
+    assert ranks == [0, 1] and strings == ["x", "x"] and total == 2
+
+
+@pytest.mark.slow
+def test_a_failing_process_ends_the_others():
+    with pytest.raises(WorkersFailed, match="Process 1 failed first"):
+        launch(fail_on_rank_1, 2)
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        ({"num_machines": 2}, "--dist-url"),
+        ({"num_machines": 2, "machine_rank": 2, "dist_url": "tcp://a:1"}, "--machine-rank 2"),
+        ({"num_machines": 2, "dist_url": "nonsense"}, "tcp://host:port"),
+    ],
+)
+def test_bad_arguments(arguments, message):
+    with pytest.raises(ConfigError, match=message):
+        launch(report, 1, **arguments)
+
+
+def config(**solver):
+    cfg = BaseDetectionConfig()
+    cfg.merge({"SOLVER": solver})
+    return cfg
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 3, 4, 5, 8, 16])
+def test_any_number_of_processes_keeps_the_batch(world_size):
+    cfg = config(IMS_PER_BATCH=16, IMS_PER_DEVICE=2)
+    before = cfg.SOLVER.OPTIMIZER.BASE_LR
+    plan = plan_batches(cfg, world_size)
+    assert sum(sum(share) for share in plan.shares) == 16
+    assert cfg.SOLVER.OPTIMIZER.BASE_LR == before and cfg.SOLVER.IMS_PER_BATCH == 16
+
+
+def test_linear_scaling_is_cvpods_rule():
+    """1 process of 2 images against 16: lr / 8, iterations x 8; warm-up untouched."""
+    cfg = config(IMS_PER_BATCH=16, IMS_PER_DEVICE=2, AUTO_SCALE="linear")
+    cfg.merge(
+        {
+            "SOLVER": {
+                "LR_SCHEDULER": {"MAX_ITER": 90000, "STEPS": (60000, 80000)},
+                "OPTIMIZER": {"BASE_LR": 0.01},
+                "CHECKPOINT_PERIOD": 5000,
+            },
+            "TEST": {"EVAL_PERIOD": 10000},
+        }
+    )
+    plan_batches(cfg, 1)
+    assert cfg.SOLVER.IMS_PER_BATCH == 2
+    assert cfg.SOLVER.OPTIMIZER.BASE_LR == 0.01 / 8
+    assert cfg.SOLVER.LR_SCHEDULER.MAX_ITER == 720_000
+    assert list(cfg.SOLVER.LR_SCHEDULER.STEPS) == [480_000, 640_000]
+    assert cfg.SOLVER.LR_SCHEDULER.WARMUP_ITERS == 1000
+    assert cfg.SOLVER.CHECKPOINT_PERIOD == 40_000 and cfg.TEST.EVAL_PERIOD == 80_000
+
+
+def test_linear_scaling_of_the_configured_world_changes_nothing():
+    cfg = config(IMS_PER_BATCH=16, IMS_PER_DEVICE=2, AUTO_SCALE="linear")
+    plan_batches(cfg, 8)
+    assert cfg == config(IMS_PER_BATCH=16, IMS_PER_DEVICE=2, AUTO_SCALE="linear")
+
+
+@pytest.mark.parametrize(
+    "solver, message",
+    [
+        ({"AUTO_SCALE": "square"}, "AUTO_SCALE"),
+        ({"IMS_PER_BATCH": 1}, "IMS_PER_BATCH 1 cannot be divided over 2"),
+        ({"BATCH_SUBDIVISIONS": 3}, "multiple of"),
+        ({"BATCH_SUBDIVISIONS": 0}, "multiple of"),
+    ],
+)
+def test_bad_batches(solver, message):
+    with pytest.raises(ConfigError, match=message):
+        plan_batches(config(**solver), 2)
+
+
+def test_epochs_become_iterations():
+    """100 images, 16 a step: 7 iterations an epoch."""
+    cfg = config(IMS_PER_BATCH=16, CHECKPOINT_PERIOD=1)
+    cfg.SOLVER.LR_SCHEDULER.update(MAX_EPOCH=12, STEPS=(8, 11), WARMUP_ITERS=1)
+    cfg.TEST.EVAL_PERIOD = 2
+    resolve_epochs(cfg, 100)
+    schedule = cfg.SOLVER.LR_SCHEDULER
+    assert schedule.MAX_ITER == 84 and list(schedule.STEPS) == [56, 77]
+    assert schedule.WARMUP_ITERS == 7
+    assert cfg.SOLVER.CHECKPOINT_PERIOD == 7 and cfg.TEST.EVAL_PERIOD == 14
