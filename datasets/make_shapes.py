@@ -32,6 +32,11 @@ NAME = "Textured shapes"
 VERSION = "1.0"  # raise it whenever the pictures change, so that older copies are made again
 SPLITS = ("train", "val")
 CATEGORIES = {"disc": 2, "square": 3, "triangle": 5, "star": 7, "ring": 11, "cross": 13}
+TEXTURES = ("plain", "stripes", "checks", "dots", "gradient", "noise")
+# As with real things, a class has a hue and a texture that most of its objects show.
+TYPICAL_HUE = {name: index / len(CATEGORIES) for index, name in enumerate(CATEGORIES)}
+TYPICAL_TEXTURE = dict(zip(CATEGORIES, TEXTURES, strict=True))
+HUE_SHARE, HUE_SPREAD, TEXTURE_SHARE = 0.8, 0.05, 0.6
 IMAGE_SIZES = ((256, 192), (192, 256), (224, 224))  # width, height
 COUNT_PERCENT = (6, 12, 16, 16, 13, 10, 8, 6, 5, 3, 2, 2, 1)  # images with 0, 1, ... 12 objects
 
@@ -130,8 +135,10 @@ def fits(shape: Shape, below: list[Shape]) -> bool:
     return True
 
 
-def random_texture(u: Array, v: Array, period: float, rng: Generator) -> Array:
+def random_texture(category: str, u: Array, v: Array, period: float, rng: Generator) -> Array:
     """Share in 0..1 of the second colour at (u, v), coordinates in units of the shape's size."""
+    typical = rng.random() < TEXTURE_SHARE
+    name = TYPICAL_TEXTURE[category] if typical else str(rng.choice(TEXTURES))
     wave_u, wave_v = np.sin(2 * np.pi * u / period), np.sin(2 * np.pi * v / period)
     textures: dict[str, Array] = {
         "plain": np.zeros_like(u),
@@ -141,14 +148,16 @@ def random_texture(u: Array, v: Array, period: float, rng: Generator) -> Array:
         "gradient": 0.5 + u,
         "noise": rng.random(len(u)),
     }
-    return np.clip(textures[str(rng.choice(list(textures)))], 0, 1)
+    return np.clip(textures[name], 0, 1)
 
 
 def paint(canvas: Array, shape: Shape, rng: Generator) -> None:
     """Draw `shape` on the canvas, in two colours that stand out from what is there already."""
     behind = canvas[shape.mask].mean(axis=0)
-    hsv = rng.uniform((0, 0.45, 0.3), (1, 1, 1), (4, 3)).tolist()
-    colors = [255 * np.array(colorsys.hsv_to_rgb(*each)) for each in hsv]
+    hsv = rng.uniform((0, 0.45, 0.3), (1, 1, 1), (4, 3))
+    if rng.random() < HUE_SHARE:
+        hsv[:, 0] = rng.normal(TYPICAL_HUE[shape.category], HUE_SPREAD, 4) % 1
+    colors = [255 * np.array(colorsys.hsv_to_rgb(*each)) for each in hsv.tolist()]
     first = max(colors, key=lambda color: float(np.linalg.norm(color - behind)))
     away = 255.0 if first.mean() > behind.mean() else 0.0
     second = first + rng.uniform(0.35, 0.65) * (away - first)
@@ -158,7 +167,7 @@ def paint(canvas: Array, shape: Shape, rng: Generator) -> None:
     angle = rng.uniform(0, np.pi)
     u, v = x * np.cos(angle) + y * np.sin(angle), y * np.cos(angle) - x * np.sin(angle)
     period = max(rng.uniform(0.15, 0.35), 4 / shape.size)  # at least four pixels
-    color = first + random_texture(u, v, period, rng)[:, None] * (second - first)
+    color = first + random_texture(shape.category, u, v, period, rng)[:, None] * (second - first)
     canvas[rows, columns] += shape.alpha[rows, columns, None] * (color - canvas[rows, columns])
 
 

@@ -66,7 +66,7 @@ def peak_mib(work: Callable[[], object]) -> float:
 
 
 def benchmark_data(args: argparse.Namespace) -> None:
-    """Decode, resize to 800 / 1333, flip every image: this project's steps and PIL's, one worker."""
+    """Decode, resize to 800 / 1333 and flip: this project's steps beside PIL's, one worker."""
     torch.set_num_threads(1)
     paths = sorted(Path(args.images).glob("*.jpg"))[: args.count]
     if not paths:

@@ -89,8 +89,8 @@ def experiment(tmp_path: Path) -> Path:
     folder = tmp_path / "atss.tiny"
     folder.mkdir()
     source = (ROOT / "playground/atss.res18.shapes/config.py").read_text()
-    small = source.replace("train_scales([192], 320)", "train_scales([64], 96)").replace(
-        "test_scale(192, 320)", "test_scale(64, 96)"
+    small = source.replace("train_scales([160], 256)", "train_scales([64], 96)").replace(
+        "test_scale(160, 256)", "test_scale(64, 96)"
     )
     assert small != source
     (folder / "config.py").write_text(f"{small}\nconfig.override({TINY!r})\n")

@@ -62,7 +62,7 @@ _config_dict = {
         "SAMPLER_TRAIN": "DistributedGroupSampler",
         # Accepted for old experiments; the training sampler is always endless.
         "ENABLE_INF_SAMPLER": True,
-        # Accepted for old experiments; used by RepeatFactorTrainingSampler only.
+        # Accepted for old experiments.
         "REPEAT_THRESHOLD": 0.0,
         # Leave images without a box out of training. Images with boxes are never left out.
         "FILTER_EMPTY_ANNOTATIONS": True,
@@ -76,6 +76,8 @@ _config_dict = {
         "EMA": {"ENABLED": False, "DECAY": 0.9998},
         # Memory layout of images and weights in convolutions; faster on most CPUs and GPUs.
         "CHANNELS_LAST": False,
+        # For models with parameters that some batches leave without a gradient, on several GPUs.
+        "FIND_UNUSED_PARAMETERS": False,
         # torch.compile the backbone and the head (needs a C++ compiler on CPUs).
         "COMPILE": False,
         # Console losses are medians over this many iterations.
@@ -113,7 +115,7 @@ _config_dict = {
         },
         "CLIP_GRADIENTS": {
             "ENABLED": False,
-            # "value" clips each element; "norm" scales all gradients together.
+            # "value" clips each element, "norm" each tensor's norm, "full_model" the norm of all.
             "CLIP_TYPE": "value",
             "CLIP_VALUE": 1.0,
             "NORM_TYPE": 2.0,
@@ -138,7 +140,7 @@ _config_dict = {
         # Accepted for old experiments; keypoints are not evaluated.
         "KEYPOINT_OKS_SIGMAS": [],
         "DETECTIONS_PER_IMAGE": 100,
-        # Test-time augmentation.
+        # Test-time augmentation: accepted for old experiments, refused when enabled.
         "AUG": {
             "ENABLED": False,
             "MIN_SIZES": (400, 500, 600, 700, 800, 900, 1000, 1100, 1200),
@@ -150,7 +152,7 @@ _config_dict = {
         },
         # Accepted for old experiments.
         "PRECISE_BN": {"ENABLED": False, "NUM_ITER": 200},
-        # Evaluate the json that an earlier evaluation left in OUTPUT_DIR instead of running.
+        # Accepted for old experiments.
         "ON_FILES": False,
     },
     # Where logs, checkpoints and results go. compose() sets <experiment folder>/output.
@@ -165,7 +167,7 @@ _config_dict = {
         "HACK": 1.0,
         # Iterations between progress lines and metrics.json records.
         "LOG_INTERVAL": 20,
-        # Write the evaluation's tables to OUTPUT_DIR/results.md, in training and in pods_test.
+        # Accepted for old experiments: OUTPUT_DIR/inference/results.md is always written.
         "DUMP_TRAIN": True,
         "DUMP_TEST": False,
     },

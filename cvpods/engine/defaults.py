@@ -22,6 +22,7 @@ def default_setup(cfg: Any, args: Any) -> Any:
 
     A negative SEED is replaced by a drawn one, the same on all ranks.
     """
+    refuse_unsupported(cfg)
     output = Path(cfg.OUTPUT_DIR)
     try:
         output.mkdir(parents=True, exist_ok=True)
@@ -36,6 +37,31 @@ def default_setup(cfg: Any, args: Any) -> Any:
     seed_all_rng(cfg.SEED)
     torch.backends.cudnn.benchmark = bool(cfg.CUDNN_BENCHMARK)
     return cfg
+
+
+# Keys of cvpods that are accepted, and the value that has no effect: another one is an error.
+_WITHOUT_EFFECT = {
+    "MODEL.LOAD_PROPOSALS": False,
+    "MODEL.MASK_ON": False,
+    "MODEL.KEYPOINT_ON": False,
+    "DATALOADER.REPEAT_THRESHOLD": 0.0,
+    "TEST.AUG.ENABLED": False,
+    "TEST.PRECISE_BN.ENABLED": False,
+    "TEST.ON_FILES": False,
+}
+
+
+def refuse_unsupported(cfg: Any) -> None:
+    """Stop where the config asks for something that this package does not do.
+
+    Raises:
+        ConfigError: naming all such keys.
+    """
+    values = dict(flatten(cfg))
+    asked = [k for k, neutral in _WITHOUT_EFFECT.items() if values.get(k, neutral) != neutral]
+    if asked:
+        wanted = ", ".join(f"{key} {values[key]!r}" for key in asked)
+        raise ConfigError(f"Not supported: {wanted}. Set it to its default.")
 
 
 def dump_config(cfg: Any) -> None:

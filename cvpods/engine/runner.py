@@ -167,7 +167,12 @@ class DefaultRunner(RunnerBase):
         if comm.get_world_size() == 1:
             return model
         ids = [torch.cuda.current_device()] if self.device.type == "cuda" else None
-        return DistributedDataParallel(model, device_ids=ids, broadcast_buffers=False)
+        return DistributedDataParallel(
+            model,
+            device_ids=ids,
+            broadcast_buffers=False,
+            find_unused_parameters=self.cfg.TRAINER.FIND_UNUSED_PARAMETERS,
+        )
 
     def resume_or_load(self, resume: bool = True) -> None:
         """With `resume`, go on from last_checkpoint where there is one; else MODEL.WEIGHTS."""

@@ -14,7 +14,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from cvpods.utils.errors import ConfigError
 from cvpods.utils.registry import Registry
 
-SCHEDULER_BUILDER = Registry("scheduler_builder")
+SCHEDULER_BUILDER = Registry("SOLVER.LR_SCHEDULER.NAME")
 
 
 def warmup_factor_at(method: str, iteration: int, warmup_iters: int, factor: float) -> float:
@@ -120,8 +120,4 @@ def build_cosine(cfg: Any, optimizer: Optimizer) -> WarmupCosineLR:
 
 def build_lr_scheduler(cfg: Any, optimizer: Optimizer) -> LRScheduler:
     """Build cfg.SOLVER.LR_SCHEDULER.NAME; step it once per iteration."""
-    name = cfg.SOLVER.LR_SCHEDULER.NAME
-    if name not in SCHEDULER_BUILDER:
-        known = ", ".join(n for n, _ in SCHEDULER_BUILDER)
-        raise ConfigError(f"SOLVER.LR_SCHEDULER.NAME {name!r} is unknown; there are {known}.")
-    return SCHEDULER_BUILDER.get(name)(cfg, optimizer)
+    return SCHEDULER_BUILDER.get(cfg.SOLVER.LR_SCHEDULER.NAME)(cfg, optimizer)

@@ -12,7 +12,7 @@ from torch.nn.modules.batchnorm import _NormBase
 from cvpods.utils.errors import ConfigError
 from cvpods.utils.registry import Registry
 
-OPTIMIZER_BUILDER = Registry("optimizer_builder")
+OPTIMIZER_BUILDER = Registry("SOLVER.OPTIMIZER.NAME")
 
 _NORMS = (_NormBase, nn.GroupNorm, nn.LayerNorm, nn.LocalResponseNorm)
 
@@ -79,11 +79,7 @@ def build_adamw(model: nn.Module, cfg: Any) -> torch.optim.AdamW:
 
 def build_optimizer(cfg: Any, model: nn.Module) -> torch.optim.Optimizer:
     """Build cfg.SOLVER.OPTIMIZER.NAME over the model's trainable parameters."""
-    name = cfg.SOLVER.OPTIMIZER.NAME
-    if name not in OPTIMIZER_BUILDER:
-        known = ", ".join(n for n, _ in OPTIMIZER_BUILDER)
-        raise ConfigError(f"SOLVER.OPTIMIZER.NAME {name!r} is unknown; there are {known}.")
-    return OPTIMIZER_BUILDER.get(name)(model, cfg)
+    return OPTIMIZER_BUILDER.get(cfg.SOLVER.OPTIMIZER.NAME)(model, cfg)
 
 
 def clip_gradients(parameters: Any, *, clip_type: str, clip_value: float, norm_type: float) -> None:

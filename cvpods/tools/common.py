@@ -66,11 +66,19 @@ def reporting_errors() -> Iterator[None]:
     try:
         yield
     except (PodsError, FloatingPointError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {_message(error)}", file=sys.stderr)
         sys.exit(1)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(130)
+
+
+def _message(error: Exception) -> str:
+    """The error's own words, without the traceback that a loader's worker wraps around them."""
+    text = str(error)
+    if "Original Traceback" not in text:
+        return text
+    return text.rpartition(f"{type(error).__name__}: ")[2].strip()
 
 
 def run_tool(args: argparse.Namespace, work: Callable[[argparse.Namespace], Any]) -> Any:

@@ -26,6 +26,13 @@ class CheckpointError(PodsError):
     """A weights file is missing, damaged, or belongs to another model."""
 
 
+class UnknownNameError(PodsError, KeyError):
+    """A name that a registry does not hold."""
+
+    def __str__(self) -> str:
+        return str(self.args[0])  # KeyError's own would quote it
+
+
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """Return ' Did you mean X?' for the known name nearest to `name`, or '' when none is near."""
     known = list(known)

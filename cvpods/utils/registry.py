@@ -7,7 +7,7 @@ from typing import Any
 
 from tabulate import tabulate
 
-from cvpods.utils.errors import did_you_mean
+from cvpods.utils.errors import UnknownNameError, did_you_mean
 
 
 class Registry:
@@ -48,9 +48,9 @@ class Registry:
         self._objects[name] = obj
 
     def get(self, name: str) -> Any:
-        """Return the object called `name`; KeyError lists what there is."""
+        """Return the object called `name`; UnknownNameError lists what there is."""
         if name not in self._objects:
-            raise KeyError(
+            raise UnknownNameError(
                 f"No object named '{name}' found in '{self._name}' registry!"
                 f"{did_you_mean(name, self._objects)} Available: {', '.join(sorted(self._objects))}"
             )

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
+import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
-from torchvision.transforms.v2 import functional as TF  # noqa: N812 - torchvision's own alias
-from torchvision.utils import draw_bounding_boxes
 
 # Okabe and Ito's palette, without black.
 PALETTE = ("#E69F00", "#56B4E9", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#CC79A7")
@@ -39,19 +39,32 @@ def draw_boxes(
     """
     height, width = image.shape[1:]
     scale = max(min_size / min(height, width), 1.0)
-    image = TF.resize(image, [round(height * scale), round(width * scale)])
-    if len(boxes) == 0:
-        return image
-    texts = [class_names[label] for label in labels]
-    if scores is not None:
-        texts = [f"{text} {score:.2f}" for text, score in zip(texts, scores, strict=True)]
-    return draw_bounding_boxes(
-        image,
-        boxes * scale,
-        labels=texts,
-        colors=[class_color(label) for label in labels],
-        width=2,
-    )
+    size = round(width * scale), round(height * scale)
+    canvas = Image.fromarray(image.permute(1, 2, 0).contiguous().numpy()).resize(size)
+    draw = ImageDraw.Draw(canvas)
+    font = ImageFont.load_default(13)
+    for i, (box, label) in enumerate(zip((boxes * scale).tolist(), labels, strict=True)):
+        text = class_names[label] + (f" {scores[i]:.2f}" if scores is not None else "")
+        draw.rectangle(box, outline=class_color(label), width=2)
+        _write_label(draw, text, box, class_color(label), font, size)
+    return torch.from_numpy(np.array(canvas)).permute(2, 0, 1)
+
+
+def _write_label(
+    draw: ImageDraw.ImageDraw,
+    text: str,
+    box: Sequence[float],
+    color: str,
+    font: Any,
+    size: tuple[int, int],
+) -> None:
+    """Black on the class's colour: above the box where there is room, else inside; never cut off."""
+    left, top, right, bottom = draw.textbbox((0, 0), text, font=font)
+    width, height = right - left + 6, bottom - top + 4
+    x = min(max(box[0], 0), size[0] - width)
+    y = box[1] - height if box[1] >= height else box[1]
+    draw.rectangle((x, y, x + width, y + height), fill=color)
+    draw.text((x + 3 - left, y + 2 - top), text, fill="black", font=font)
 
 
 def tile(rows: Sequence[Sequence[Tensor]], gap: int = 8) -> Image.Image:

@@ -60,11 +60,9 @@ def _nearest_per_level(
     anchors: Tensor, level_sizes: Sequence[int], gt_boxes: Tensor, topk: int
 ) -> Tensor:
     """Indices (M, C) of the anchors nearest to each box, level by level."""
-    distances = torch.cdist(
-        (gt_boxes[:, :2] + gt_boxes[:, 2:]) / 2,
-        (anchors[:, :2] + anchors[:, 2:]) / 2,
-        compute_mode="donot_use_mm_for_euclid_dist",  # the matrix product loses the small ones
-    )
+    gt_x, gt_y = ((gt_boxes[:, None, :2] + gt_boxes[:, None, 2:]) / 2).unbind(-1)
+    anchor_x, anchor_y = ((anchors[:, :2] + anchors[:, 2:]) / 2).unbind(-1)
+    distances = (gt_x - anchor_x).square_().add_((gt_y - anchor_y).square_())  # squared, (M, R)
     nearest, start = [], 0
     for level in distances.split(list(level_sizes), dim=1):
         k = min(topk, level.shape[1])

@@ -3,7 +3,7 @@
 Paper     none; a small network on small synthetic images, to try things out on a CPU
 Expected  AP >= 50 on the held-out images, in under 10 minutes on 2 CPU cores
 Run       python ../../datasets/make_shapes.py && pods_train
-Differs   6 classes, 200-pixel images, narrow pyramid and towers, AdamW with a cosine schedule
+Differs   6 classes, 160-pixel images, narrow pyramid and towers, AdamW with a cosine schedule
 """
 
 from cvpods.data import register_coco_instances
@@ -23,11 +23,11 @@ SMALL = {
 }
 QUICK = {
     "SOLVER.OPTIMIZER.NAME": "AdamW",
-    "SOLVER.OPTIMIZER.BASE_LR": 2e-3,
+    "SOLVER.OPTIMIZER.BASE_LR": 1e-3,
     "SOLVER.OPTIMIZER.BIAS_LR_FACTOR": 1.0,
     "SOLVER.OPTIMIZER.WEIGHT_DECAY": 0.05,
     "SOLVER.LR_SCHEDULER.NAME": "WarmupCosineLR",
-    "SOLVER.LR_SCHEDULER.MAX_ITER": 500,
+    "SOLVER.LR_SCHEDULER.MAX_ITER": 300,
     "SOLVER.LR_SCHEDULER.WARMUP_ITERS": 50,
     "SOLVER.LR_SCHEDULER.WARMUP_METHOD": "linear",
     "SOLVER.IMS_PER_BATCH": 16,
@@ -42,7 +42,7 @@ config = compose(
     FROM_SCRATCH,
     SMALL,
     QUICK,
-    train_scales([192], 320),
-    test_scale(192, 320),
+    train_scales([160], 256),
+    test_scale(160, 256),
     experiment=__file__,
 )

@@ -31,10 +31,7 @@ def _build(step: Sequence, image_format: str) -> Any:
     name, arguments = step
     if name.startswith("Torch_"):
         return TorchTransformGen(arguments)
-    try:
-        cls = TRANSFORMS.get(name)
-    except KeyError as error:
-        raise ConfigError(error.args[0]) from None
+    cls = TRANSFORMS.get(name)
     arguments = dict(arguments)
     if "List" in name:
         arguments["transforms"] = build_transform_gens(arguments["transforms"], image_format)

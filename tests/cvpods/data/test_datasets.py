@@ -339,7 +339,7 @@ def test_concatenation_needs_the_same_classes(tmp_path):
 # -- names and places ------------------------------------------------------------------------------
 
 
-def test_registered_in_one_line(tmp_path, monkeypatch):
+def test_registered_in_one_line(tmp_path):
     """Relative paths are looked for in the working folder."""
     write(tmp_path / "work", content([image(5)], [box(1, 5)]), "other")
     register_coco_instances("my_cells", "other.json", "images")

@@ -39,7 +39,7 @@ from cvpods.data.transforms import (
     build_transform_gens,
 )
 from cvpods.structures import BoxMode
-from cvpods.utils.errors import ConfigError
+from cvpods.utils.errors import PodsError
 
 FLIP = ("RandomFlip", {"prob": 1.0})
 # One step for every registered transform.
@@ -608,7 +608,8 @@ def test_torch_transform():
     assert annotations == boxes
 
 
-def test_torch_transform_that_removes_boxes():
+@pytest.mark.parametrize("then", [v2.Identity(), v2.SanitizeBoundingBoxes()])
+def test_torch_transform_that_removes_boxes(then):
     """The left half of 24 x 32: of boxes at x 2..6, 20..30 and 10..24 one is outside."""
 
     class LeftHalf(v2.Transform):
@@ -617,7 +618,7 @@ def test_torch_transform_that_removes_boxes():
 
     corners = [(2, 2, 6, 6), (20, 2, 30, 6), (10, 2, 24, 6)]
     boxes = [annotation(box, tag=tag) for box, tag in zip(corners, "abc", strict=True)]
-    image, annotations = TorchTransformGen(v2.Compose([LeftHalf(), v2.Identity()]))(noise(), boxes)
+    image, annotations = TorchTransformGen(v2.Compose([LeftHalf(), then]))(noise(), boxes)
     assert image.shape == (24, 16, 3)
     assert [(a["tag"], a["bbox"]) for a in annotations] == [
         ("a", [2, 2, 6, 6]),
@@ -685,7 +686,7 @@ def test_steps_may_be_lists():
     ],
 )
 def test_steps_that_cannot_be_built(step, said):
-    with pytest.raises(ConfigError) as raised:
+    with pytest.raises(PodsError) as raised:
         build_transform_gens([FLIP, step])
     for part in said:
         assert part in str(raised.value)

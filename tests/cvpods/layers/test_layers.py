@@ -211,7 +211,9 @@ def test_frozen_keeps_bfloat16(x, gradient):
 
 @pytest.mark.parametrize("cls", [nn.BatchNorm2d, nn.SyncBatchNorm])
 def test_conversion_reaches_every_norm(cls):
-    model = nn.Sequential(cls(4), nn.ModuleDict({"inner": nn.Sequential(cls(2), nn.GroupNorm(1, 2))}))
+    model = nn.Sequential(
+        cls(4), nn.ModuleDict({"inner": nn.Sequential(cls(2), nn.GroupNorm(1, 2))})
+    )
     model[0].running_mean.fill_(3)
     converted = FrozenBatchNorm2d.convert_frozen_batchnorm(model)
     assert converted is model

@@ -12,7 +12,8 @@ def images(*sizes, channels=3):
 
 
 @pytest.mark.parametrize(
-    ("divisibility", "expected"), [(0, (6, 7)), (1, (6, 7)), (2, (6, 8)), (4, (8, 8)), (32, (32, 32))]
+    ("divisibility", "expected"),
+    [(0, (6, 7)), (1, (6, 7)), (2, (6, 8)), (4, (8, 8)), (32, (32, 32))],
 )
 def test_padded_size(divisibility, expected):
     """Heights 4 and 6, widths 7 and 5: at least (6, 7), rounded up to multiples."""

@@ -127,7 +127,7 @@ def test_pods_test_chooses_weights(experiment, run_command):
         (["MODEL.ATSS.NUM_CLASSES", "80"], "NUM_CLASSES 80, but ('shapes_train',) has 6 classes"),
         (["DATASETS.TRAIN", "('shapes_trian',)"], "Did you mean shapes_train?"),
         (["MODEL.WEIGHTS", "nowhere.pth"], "nowhere.pth does not exist"),
-        (["SOLVER.OPTIMIZER.NAME", "Adan"], "SOLVER.OPTIMIZER.NAME 'Adan' is unknown"),
+        (["SOLVER.OPTIMIZER.NAME", "Adan"], "Did you mean AdamW?"),
         (["INPUT.AUG.TRAIN_PIPELINES", "[('RandomFlop', {})]"], "Did you mean RandomFlip?"),
         (["SOLVER.IMS_PER_BATCH", "0"], "SOLVER.IMS_PER_BATCH 0"),
     ],
