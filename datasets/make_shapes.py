@@ -36,7 +36,7 @@ TEXTURES = ("plain", "stripes", "checks", "dots", "gradient", "noise")
 # As with real things, a class has a hue and a texture that most of its objects show.
 TYPICAL_HUE = {name: index / len(CATEGORIES) for index, name in enumerate(CATEGORIES)}
 TYPICAL_TEXTURE = dict(zip(CATEGORIES, TEXTURES, strict=True))
-HUE_SHARE, HUE_SPREAD, TEXTURE_SHARE = 0.8, 0.05, 0.6
+HUE_SHARE, HUE_SPREAD, TEXTURE_SHARE = 0.9, 0.05, 0.75
 IMAGE_SIZES = ((256, 192), (192, 256), (224, 224))  # width, height
 COUNT_PERCENT = (6, 12, 16, 16, 13, 10, 8, 6, 5, 3, 2, 2, 1)  # images with 0, 1, ... 12 objects
 

@@ -58,7 +58,7 @@ def _write_label(
     font: Any,
     size: tuple[int, int],
 ) -> None:
-    """Black on the class's colour: above the box where there is room, else inside; never cut off."""
+    """Black on the class's colour: above the box where there is room, else inside it."""
     left, top, right, bottom = draw.textbbox((0, 0), text, font=font)
     width, height = right - left + 6, bottom - top + 4
     x = min(max(box[0], 0), size[0] - width)

@@ -23,7 +23,7 @@ from cvpods.tools.experiment import load_experiment
 ROOT = Path(__file__).resolve().parents[2]
 EXPECT = ROOT / "tests" / "expect"
 FOLDERS = sorted(path.parent for path in (ROOT / "playground").rglob("config.py"))
-NUM_EXPERIMENTS = 3
+NUM_EXPERIMENTS = 4
 
 METHODS = {"atss": "ATSS"}
 DEPTHS = {"res18": 18, "res50": 50, "res101": 101}

@@ -1,0 +1,61 @@
+"""Cut a handful of images out of a COCO-format data set, for trials such as overfitting.
+
+    python datasets/make_subset.py coco/annotations/instances_val2017.json coco/val2017 --count 6
+
+writes datasets/subset/annotations/instances_train.json (all categories, the annotations of the
+chosen images) and copies the images to datasets/subset/train. Chosen are the first images, by id,
+that have boxes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import sys
+from pathlib import Path
+
+
+def make_subset(json_file: Path, image_root: Path, output: Path, count: int) -> int:
+    """Write the subset; returns how many boxes it has.
+
+    Raises:
+        ValueError: fewer than `count` images with boxes.
+    """
+    content = json.loads(json_file.read_text())
+    with_boxes = {a["image_id"] for a in content["annotations"] if not a.get("iscrowd")}
+    images = sorted(content["images"], key=lambda image: image["id"])
+    chosen = [image for image in images if image["id"] in with_boxes][:count]
+    if len(chosen) < count:
+        raise ValueError(f"{json_file} has only {len(chosen)} images with boxes, not {count}")
+    ids = {image["id"] for image in chosen}
+    annotations = [a for a in content["annotations"] if a["image_id"] in ids]
+    (output / "train").mkdir(parents=True, exist_ok=True)
+    for image in chosen:
+        shutil.copy(image_root / image["file_name"], output / "train")
+    target = output / "annotations" / "instances_train.json"
+    target.parent.mkdir(exist_ok=True)
+    subset = {**content, "images": chosen, "annotations": annotations}
+    target.write_text(json.dumps(subset))
+    return len(annotations)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("json_file", type=Path, help="COCO-format annotations")
+    parser.add_argument("image_root", type=Path, help="folder of their images")
+    parser.add_argument("--count", type=int, default=6, help="images (%(default)s)")
+    default = Path(__file__).resolve().parent / "subset"
+    parser.add_argument("--output", type=Path, default=default, help="folder (%(default)s)")
+    args = parser.parse_args()
+    try:
+        boxes = make_subset(args.json_file, args.image_root, args.output, args.count)
+    except (OSError, ValueError, KeyError) as error:
+        print(f"{parser.prog}: error: {error}", file=sys.stderr)
+        return 2
+    print(f"wrote {args.count} images with {boxes} boxes to {args.output}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
