@@ -6,6 +6,7 @@ import pickle
 import warnings
 
 import pytest
+
 from cvpods.configs import BaseConfig, BaseDetectionConfig, FCOSConfig, RetinaNetConfig
 from cvpods.configs.config_dict import flatten
 

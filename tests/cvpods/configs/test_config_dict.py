@@ -4,6 +4,7 @@ import copy
 import pickle
 
 import pytest
+
 from cvpods.configs import ConfigDict, FCOSConfig, config_dict
 from cvpods.configs.config_dict import flatten
 from cvpods.utils.errors import ConfigError

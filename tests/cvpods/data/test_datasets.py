@@ -13,6 +13,7 @@ from cvpods.data import DATASETS, PATH_ROUTES, build_dataset, register_coco_inst
 from cvpods.data.datasets import COCODataset, ConcatDataset, VOCDataset
 from cvpods.data.detection_utils import SizeMismatchError
 from cvpods.data.transforms import HFlipTransform
+from cvpods.evaluation import evaluate_boxes
 from cvpods.structures import BoxMode
 from cvpods.utils.errors import DataError
 
@@ -124,28 +125,40 @@ def test_crowd_boxes_stay_in_the_records_and_leave_the_samples(tmp_path):
     assert dataset[0]["instances"].gt_boxes.tensor.tolist() == [[0, 0, 2, 2]]
 
 
-@pytest.mark.parametrize(
-    "bad",
-    [
-        (1, 1, 0, 3),
-        (1, 1, 4, 0),
-        (1, 1, -4, 3),
-        (1, 1, 4, -3),
-        (float("nan"), 1, 4, 3),
-        (1, 1, float("nan"), 3),
-        (1, 1, 4, float("inf")),
-        (1, 1, 4),
-        (1, 1, 4, "wide"),
-        (1, 1, 4, None),
-        None,
-        [],
-    ],
-)
+SIZELESS = [
+    (1, 1, 0, 3),
+    (1, 1, 4, 0),
+    (1, 1, -4, 3),
+    (1, 1, 4, -3),
+    (float("nan"), 1, 4, 3),
+    (1, 1, float("nan"), 3),
+    (1, 1, 4, float("inf")),
+    (1, 1, 4),
+    (1, 1, 4, "wide"),
+    (1, 1, 4, None),
+    None,
+    [],
+]
+
+
+@pytest.mark.parametrize("bad", SIZELESS)
 def test_boxes_without_a_size_are_left_out(tmp_path, log, bad):
     dataset = load(tmp_path, content([image(5)], [box(1, 5, bad), box(2, 5, (2, 1, 4, 3))]))
     kept = dataset.dataset_dicts[0]["annotations"]
     assert [a["bbox"] for a in kept] == [[2, 1, 4, 3]]
     assert any("WARNING" in line and "cells.json" in line and "1 boxes" in line for line in log)
+
+
+@pytest.mark.parametrize("bad", SIZELESS)
+def test_boxes_without_a_size_do_not_count_in_evaluation(tmp_path, bad):
+    """Nobody can find them: with the other box found, AP is 100."""
+    good = {"bbox": [2, 1, 4, 3], "category_id": 3}
+    what = content([image(5)], [box(1, 5, bad), box(2, 5, **good)])
+    truth = load(tmp_path, what).coco_ground_truth()
+    for annotation in truth["annotations"]:
+        annotation.update(area=12, iscrowd=0)
+    metrics, _, _ = evaluate_boxes(truth, [{"image_id": 5, "score": 0.5, **good}])
+    assert metrics["AP"] == pytest.approx(100)
 
 
 def test_fractions_of_pixels_survive(tmp_path):

@@ -6,6 +6,8 @@ from collections import OrderedDict
 
 import pytest
 import torch
+from torch import nn
+
 from cvpods.layers import (
     BatchNorm2d,
     Conv2d,
@@ -16,7 +18,6 @@ from cvpods.layers import (
     get_activation,
     get_norm,
 )
-from torch import nn
 
 EPS = 1e-5
 

@@ -4,6 +4,8 @@ import math
 
 import pytest
 import torch
+from torchvision import ops
+
 from cvpods.layers import (
     batched_nms,
     batched_softnms,
@@ -11,7 +13,6 @@ from cvpods.layers import (
     generalized_batched_nms,
     nms,
 )
-from torchvision import ops
 
 TYPES = ["normal", "softnms-linear", "softnms-gaussian", "cluster"]
 

@@ -3,6 +3,8 @@
 import pytest
 import torch
 import torchvision
+from torch import nn
+
 from cvpods.configs import FCOSConfig, RetinaNetConfig
 from cvpods.layers import FrozenBatchNorm2d, ShapeSpec
 from cvpods.modeling.backbone import (
@@ -21,7 +23,6 @@ from cvpods.modeling.backbone import (
 from cvpods.modeling.backbone.fpn import LastLevelMaxPool, LastLevelP6P7
 from cvpods.modeling.backbone.resnet import BasicStem
 from cvpods.utils.errors import ConfigError
-from torch import nn
 
 ALL = ["stem", "res2", "res3", "res4", "res5"]
 RGB = ShapeSpec(channels=3)
@@ -274,34 +275,35 @@ def our_name(name):
 def test_resnet_equals_torchvision(depth):
     torch.manual_seed(0)
     theirs = randomise_statistics(getattr(torchvision.models, f"resnet{depth}")(weights=None))
-    ours = ResNet(
+    ours = without_data(
+        ResNet,
         depth=depth,
         out_features=ALL[1:],
         norm="BN",
         stride_in_1x1=False,
         res2_out_channels=64 if depth < 50 else 256,
-    ).eval()
+    )
     state = {our_name(k): v for k, v in theirs.state_dict().items() if not k.startswith("fc.")}
-    ours.load_state_dict(state)
-    x = torch.randn(2, 3, 64, 64)
+    ours.load_state_dict(state, assign=True)
+    x = torch.randn(1, 3, 64, 64)
     with torch.no_grad():
-        outputs = ours(x)
+        outputs = ours.eval()(x)
         y = theirs.maxpool(theirs.relu(theirs.bn1(theirs.conv1(x))))
         for stage in range(1, 5):
             y = getattr(theirs, f"layer{stage}")(y)
             assert torch.allclose(outputs[f"res{stage + 1}"], y, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("norm", ["BN", "FrozenBN"])
-def test_mobilenet_equals_torchvision(norm):
+def test_mobilenet_equals_torchvision():
     torch.manual_seed(0)
     theirs = randomise_statistics(torchvision.models.mobilenet_v2(weights=None))
-    ours = MobileNetV2(out_features=ALL, norm=norm).eval()
+    ours = without_data(MobileNetV2, out_features=ALL, norm="BN")
     state = {k: v for k, v in theirs.state_dict().items() if k in ours.state_dict()}
-    ours.load_state_dict(state)
+    ours.load_state_dict(state, assign=True)
     x = torch.randn(1, 3, 64, 64)
     with torch.no_grad():
-        outputs, y, last = ours(x), x, {1: "stem", 3: "res2", 6: "res3", 13: "res4", 17: "res5"}
+        outputs, y = ours.eval()(x), x
+        last = dict(zip([1, 3, 6, 13, 17], ALL, strict=True))
         for index, block in enumerate(theirs.features[:18]):
             y = block(y)
             if index in last:
@@ -392,7 +394,7 @@ def identity_fpn(maps, **kwargs):
 def test_top_down_by_hand(fuse_type):
     """res5 = [1, 3]; res4 = 10 and res3 = 100 everywhere.
 
-    sum: p5 = [1, 3]; p4 = 10 + [1 1 3 3] = [11 11 13 13]; p3 = 100 + [11 .. 13 ..] = [111 .. 113 ..].
+    sum: p5 = [1 3]; p4 = 10 + [1 1 3 3] = [11 11 13 13]; p3 = 100 + p4 = [111 .. 113 ..].
     avg: p4 = half the sum = [5.5 5.5 6.5 6.5]; p3 = (100 + p4) / 2 = [52.75 .. 53.25 ..].
     """
     maps = [

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+
 from cvpods.structures import Boxes, BoxMode, matched_boxlist_iou, pairwise_ioa, pairwise_iou
 from cvpods.structures.boxes import (
     box_cxcywh_to_xyxy,
@@ -233,7 +234,7 @@ def test_pairwise_shapes(n, m):
 
 
 def test_pairwise_ioa_hand_case():
-    """Over the area of the second: (0, 0, 2, 2) covers half of (1, 0, 3, 2), all of (0, 0, 1, 1)."""
+    """(0, 0, 2, 2) covers half of (1, 0, 3, 2) and all of (0, 0, 1, 1)."""
     gt, boxes = Boxes([[0, 0, 2, 2], [0, 0, 4, 4]]), Boxes([[1, 0, 3, 2], [0, 0, 1, 1]])
     assert pairwise_ioa(gt, boxes).tolist() == [[0.5, 1], [1, 1]]
     assert pairwise_ioa(gt, boxes, torch.tensor([-1, 3])).tolist() == [[0.5, 1], [0, 0]]

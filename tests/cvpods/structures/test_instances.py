@@ -5,6 +5,7 @@ import pickle
 
 import pytest
 import torch
+
 from cvpods.structures import Boxes, Instances
 
 

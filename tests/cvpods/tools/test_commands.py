@@ -115,6 +115,15 @@ def test_pods_test_chooses_weights(experiment, run_command):
     expected = "[['bbox', 'AP', 99.0, 0.1]]"
     missed = run_command(["pods_test", "TEST.EXPECTED_RESULTS", expected], experiment, status=1)
     assert "expected 99.0" in missed.stderr
+    both = "('shapes_val', 'shapes_train')"
+    run_command(["pods_test", "DATASETS.TEST", both], experiment)
+    for name, images in (("shapes_val", 8), ("shapes_train", 24)):
+        folder = experiment / "output/inference" / name
+        found = json.loads((folder / "coco_instances_results.json").read_text())
+        assert len({detection["image_id"] for detection in found}) <= images
+        assert f"# {name}" in (folder / "results.md").read_text()
+    results = json.loads((experiment / "output/inference/results.json").read_text())
+    assert set(results) == {"shapes_val", "shapes_train"}
 
 
 @pytest.mark.slow
@@ -141,6 +150,22 @@ def test_bad_input_is_one_clear_message(experiment, run_command, options, messag
 def test_outside_an_experiment(tmp_path, run_command):
     result = run_command(["pods_train"], tmp_path, status=1)
     assert "is no experiment" in result.stderr and "--dir" in result.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("workers", ["0", "1"])
+def test_a_missing_image_is_named(experiment, run_command, shapes_root, tmp_path, workers):
+    """Also when a worker of the data loader finds it missing."""
+    copy = tmp_path / "data" / "shapes"
+    (copy / "train").mkdir(parents=True)
+    (copy / "val").symlink_to(shapes_root / "shapes/val")
+    (copy / "annotations").symlink_to(shapes_root / "shapes/annotations")
+    options = ["DATALOADER.NUM_WORKERS", workers]
+    result = run_command(
+        ["pods_train", *options], experiment, status=1, CVPODS_DATASETS=str(copy.parent)
+    )
+    assert "error: Image" in result.stderr and "does not exist" in result.stderr
+    assert "Traceback" not in result.stderr
 
 
 @pytest.mark.slow

@@ -1,0 +1,87 @@
+"""Matcher: labels by intervals of the best IoU."""
+
+import pytest
+import torch
+
+from cvpods.modeling.matcher import Matcher
+
+THRESHOLDS, LABELS = (0.4, 0.5), (0, -1, 1)
+QUALITY = torch.tensor(
+    [
+        [0.9, 0.10, 0.45, 0.4, 0.50, 0.0],
+        [0.2, 0.35, 0.30, 0.1, 0.30, 0.0],
+    ]
+)
+
+
+def test_hand_case():
+    """Two ground truths, six predictions; best IoU of each and where it falls.
+
+    prediction   0     1     2     3     4     5
+    best IoU     0.9   0.35  0.45  0.4   0.5   0
+    of           0     1     0     0     0     0
+    interval     >=.5  <.4   .4-.5 .4-.5 >=.5  <.4
+    label        1     0     -1    -1    1     0      a threshold belongs to the interval above it
+    """
+    matches, labels = Matcher(THRESHOLDS, LABELS)(QUALITY)
+    assert matches.tolist() == [0, 1, 0, 0, 0, 0] and matches.dtype == torch.int64
+    assert labels.tolist() == [1, 0, -1, -1, 1, 0] and labels.dtype == torch.int8
+
+
+def test_low_quality_matches():
+    """The second ground truth's best is prediction 1, with 0.35: an object although below 0.4."""
+    matches, labels = Matcher(THRESHOLDS, LABELS, allow_low_quality_matches=True)(QUALITY)
+    assert matches.tolist() == [0, 1, 0, 0, 0, 0] and labels.tolist() == [1, 1, -1, -1, 1, 0]
+
+
+def test_low_quality_match_keeps_its_own_best():
+    """Ground truth 1 likes prediction 0 best (0.2), which itself likes ground truth 0 (0.3)."""
+    quality = torch.tensor([[0.3, 0.6], [0.2, 0.1]])
+    matches, labels = Matcher(THRESHOLDS, LABELS, allow_low_quality_matches=True)(quality)
+    assert matches.tolist() == [0, 0] and labels.tolist() == [1, 1]
+
+
+def test_all_ties_are_low_quality_matches():
+    quality = torch.tensor([[0.2, 0.1, 0.2]])
+    _, labels = Matcher(THRESHOLDS, LABELS, allow_low_quality_matches=True)(quality)
+    assert labels.tolist() == [1, 0, 1]
+
+
+def test_ground_truth_that_overlaps_nothing_claims_nothing():
+    """A box without area has IoU 0 with every anchor: not one of them is an object for it."""
+    quality = torch.tensor([[0.6, 0.1, 0.0], [0.0, 0.0, 0.0]])
+    _, labels = Matcher(THRESHOLDS, LABELS, allow_low_quality_matches=True)(quality)
+    assert labels.tolist() == [1, 0, 0]
+
+
+@pytest.mark.parametrize("kind", [list, tuple])
+def test_lists_and_tuples(kind):
+    _, labels = Matcher(kind(THRESHOLDS), kind(LABELS))(QUALITY)
+    assert labels.tolist() == [1, 0, -1, -1, 1, 0]
+
+
+def test_one_threshold():
+    _, labels = Matcher([0.5], [0, 1])(QUALITY)
+    assert labels.tolist() == [1, 0, 0, 0, 1, 0]
+
+
+@pytest.mark.parametrize("low_quality", [True, False])
+@pytest.mark.parametrize(("gt", "predictions"), [(0, 3), (2, 0), (0, 0)])
+def test_empty(gt, predictions, low_quality):
+    """Without ground truth every prediction has the first label."""
+    matches, labels = Matcher(THRESHOLDS, (-1, 0, 1), low_quality)(torch.zeros(gt, predictions))
+    assert matches.tolist() == [0] * predictions and labels.tolist() == [-1] * predictions
+    assert matches.dtype == torch.int64 and labels.dtype == torch.int8
+
+
+@pytest.mark.parametrize(
+    ("thresholds", "labels", "message"),
+    [
+        ([0.4, 0.5], [0, 1], "one label more"),
+        ([0.5, 0.4], [0, -1, 1], "increasing"),
+        ([0.5], [0, 2], "-1, 0 or 1"),
+    ],
+)
+def test_errors(thresholds, labels, message):
+    with pytest.raises(ValueError, match=message):
+        Matcher(thresholds, labels)
