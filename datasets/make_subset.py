@@ -1,10 +1,11 @@
-"""Cut a handful of images out of a COCO-format data set, for trials such as overfitting.
+r"""Cut a handful of images out of a COCO-format data set, for trials such as overfitting.
 
-    python datasets/make_subset.py coco/annotations/instances_val2017.json coco/val2017 --count 6
+    python datasets/make_subset.py coco/annotations/instances_val2017.json coco/val2017 \
+        --count 4 --min-size 32
 
 writes datasets/subset/annotations/instances_train.json (all categories, the annotations of the
 chosen images) and copies the images to datasets/subset/train. Chosen are the first images, by id,
-that have boxes.
+that have boxes, all of them at least --min-size pixels wide and high.
 """
 
 from __future__ import annotations
@@ -16,18 +17,23 @@ import sys
 from pathlib import Path
 
 
-def make_subset(json_file: Path, image_root: Path, output: Path, count: int) -> int:
+def make_subset(
+    json_file: Path, image_root: Path, output: Path, count: int, min_size: float = 0
+) -> int:
     """Write the subset; returns how many boxes it has.
 
     Raises:
-        ValueError: fewer than `count` images with boxes.
+        ValueError: fewer than `count` such images.
     """
     content = json.loads(json_file.read_text())
-    with_boxes = {a["image_id"] for a in content["annotations"] if not a.get("iscrowd")}
+    least: dict[int, float] = {}  # the least side of an image's boxes
+    for a in content["annotations"]:
+        side = 0 if a.get("iscrowd") else min(a["bbox"][2:])
+        least[a["image_id"]] = min(side, least.get(a["image_id"], side))
     images = sorted(content["images"], key=lambda image: image["id"])
-    chosen = [image for image in images if image["id"] in with_boxes][:count]
+    chosen = [image for image in images if least.get(image["id"], 0) > min_size][:count]
     if len(chosen) < count:
-        raise ValueError(f"{json_file} has only {len(chosen)} images with boxes, not {count}")
+        raise ValueError(f"{json_file} has only {len(chosen)} such images, not {count}")
     ids = {image["id"] for image in chosen}
     annotations = [a for a in content["annotations"] if a["image_id"] in ids]
     (output / "train").mkdir(parents=True, exist_ok=True)
@@ -44,12 +50,15 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("json_file", type=Path, help="COCO-format annotations")
     parser.add_argument("image_root", type=Path, help="folder of their images")
-    parser.add_argument("--count", type=int, default=6, help="images (%(default)s)")
+    parser.add_argument("--count", type=int, default=4, help="images (%(default)s)")
+    parser.add_argument(
+        "--min-size", type=float, default=0, help="least side of every box, pixels (%(default)s)"
+    )
     default = Path(__file__).resolve().parent / "subset"
     parser.add_argument("--output", type=Path, default=default, help="folder (%(default)s)")
     args = parser.parse_args()
     try:
-        boxes = make_subset(args.json_file, args.image_root, args.output, args.count)
+        boxes = make_subset(args.json_file, args.image_root, args.output, args.count, args.min_size)
     except (OSError, ValueError, KeyError) as error:
         print(f"{parser.prog}: error: {error}", file=sys.stderr)
         return 2

@@ -15,9 +15,9 @@ from torch import Tensor
 from cvpods.utils.errors import CheckpointError
 
 try:
-    from numpy._core import multiarray
+    from numpy._core import multiarray, numeric
 except ImportError:  # numpy < 2
-    from numpy.core import multiarray
+    from numpy.core import multiarray, numeric
 
 
 def _encode(text: str, encoding: str) -> bytes:
@@ -36,6 +36,9 @@ _ADMITTED: dict[tuple[str, str], Any] = {
     ("numpy.core.multiarray", "scalar"): multiarray.scalar,
     ("numpy._core.multiarray", "_reconstruct"): multiarray._reconstruct,
     ("numpy._core.multiarray", "scalar"): multiarray.scalar,
+    # Pickle protocol 5.
+    ("numpy.core.numeric", "_frombuffer"): numeric._frombuffer,
+    ("numpy._core.numeric", "_frombuffer"): numeric._frombuffer,
 }
 
 
@@ -63,10 +66,13 @@ def load_caffe2_pickle(path: Path) -> dict[str, Tensor]:
         ) from error
     if not isinstance(content, dict):
         raise CheckpointError(f"{path} holds a {type(content).__name__}, not named arrays.")
-    if "model" in content and "__author__" in content:
-        return _tensors(content["model"])
-    blobs = content.get("blobs", content)
-    kept = {name: blob for name, blob in blobs.items() if not name.endswith("_momentum")}
+    converted = "model" in content and "__author__" in content
+    named = content["model"] if converted else content.get("blobs", content)
+    if not isinstance(named, dict) or not all(isinstance(name, str) for name in named):
+        raise CheckpointError(f"{path} holds no arrays by name.")
+    if converted:
+        return _tensors(named)
+    kept = {name: blob for name, blob in named.items() if not name.endswith("_momentum")}
     return _tensors({rename_caffe2(name): blob for name, blob in kept.items()})
 
 

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import os
-import pickle
 import urllib.error
-import zipfile
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
@@ -80,7 +78,7 @@ def load_file(path: str | Path) -> dict[str, Any]:
         return {"model": load_caffe2_pickle(local)}
     try:
         content = torch.load(local, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, zipfile.BadZipFile) as error:
+    except Exception as error:  # damaged pickles raise anything: KeyError, IndexError, struct.error
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         size = local.stat().st_size
         raise CheckpointError(
@@ -89,4 +87,8 @@ def load_file(path: str | Path) -> dict[str, Any]:
         ) from error
     if not isinstance(content, dict):
         raise CheckpointError(f"{local} holds a {type(content).__name__}, not named tensors.")
-    return content if "model" in content else {"model": content}
+    content = content if "model" in content else {"model": content}
+    if not isinstance(content["model"], dict):
+        kind = type(content["model"]).__name__
+        raise CheckpointError(f"{local} holds a {kind} as 'model', not named tensors.")
+    return content

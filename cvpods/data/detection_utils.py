@@ -40,7 +40,13 @@ def read_image(file_name: str | Path, format: str | None = "BGR") -> np.ndarray:
             image = image.convert("L" if format == "L" else "RGB")
     except FileNotFoundError:
         raise DataError(f"Image {file_name} does not exist.") from None
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
+    except (
+        UnidentifiedImageError,
+        Image.DecompressionBombError,
+        OSError,
+        SyntaxError,
+        ValueError,
+    ) as error:
         raise DataError(f"Image {file_name} cannot be read: {error}") from error
     raw = image.tobytes("raw", format or "RGB")
     return np.frombuffer(bytearray(raw), dtype=np.uint8).reshape(image.height, image.width, -1)

@@ -38,11 +38,13 @@ def evaluate_boxes(
         AP of each class, and COCO's summary as text. Without detections, every AP is 0.
     """
     categories = sorted(ground_truth["categories"], key=lambda c: c["id"])
-    coco_gt = COCO({"info": {}, **ground_truth})
-    coco_dt = coco_gt.loadRes(detections) if detections else COCO(_without_boxes(ground_truth))
+    annotations = [_complete(a) for a in ground_truth["annotations"]]
+    coco_gt = COCO({"info": {}, **ground_truth, "annotations": annotations})
+    copies = [dict(detection) for detection in detections]
+    coco_dt = coco_gt.loadRes(copies) if copies else COCO(_without_boxes(ground_truth))
     printed = io.StringIO()
-    evaluation = COCOeval_faster(coco_gt, coco_dt, "bbox", print_function=printed.write)
-    evaluation.params.maxDets = [1, 10, max_detections]
+    evaluation = _COCOeval(coco_gt, coco_dt, "bbox", print_function=printed.write)
+    evaluation.params.maxDets = [1, min(10, max_detections), max_detections]
     evaluation.params.catIds = [c["id"] for c in categories]
     evaluation.evaluate()
     evaluation.accumulate()
@@ -65,6 +67,22 @@ def evaluate_boxes(
     lines = printed.getvalue().replace(" Average", "\n Average").splitlines()
     summary = "\n".join([line for line in lines if "Average" in line][:12])
     return dict(zip(METRICS, values, strict=True)), per_class, summary
+
+
+class _COCOeval(COCOeval_faster):
+    """Ignores what the ground truth marks "ignore", which COCO's code overwrites by "iscrowd"."""
+
+    def _prepare(self) -> None:
+        marked = [a for a in self.cocoGt.dataset["annotations"] if a.get("ignore")]
+        super()._prepare()
+        for annotation in marked:
+            annotation["ignore"] = 1
+
+
+def _complete(annotation: dict[str, Any]) -> dict[str, Any]:
+    """A copy with "area" and "iscrowd", which COCODataset does not ask for."""
+    _, _, width, height = annotation["bbox"]
+    return {"area": width * height, "iscrowd": 0, **annotation}
 
 
 def _without_boxes(ground_truth: dict[str, Any]) -> dict[str, Any]:

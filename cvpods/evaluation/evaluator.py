@@ -36,13 +36,14 @@ class DatasetEvaluator:
 @contextmanager
 def inference_mode(model: nn.Module) -> Any:
     """No gradients, evaluation mode; the former mode returns afterwards."""
-    training = model.training
+    modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:
         with torch.inference_mode():
             yield
     finally:
-        model.train(training)
+        for module, training in modes:
+            module.training = training
 
 
 def inference_on_dataset(

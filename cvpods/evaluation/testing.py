@@ -45,12 +45,13 @@ def verify_results(expected: Sequence[Sequence], results: Mapping[str, Any]) -> 
         try:
             task, metric, value, tolerance = entry
             actual = results[task][metric]
+            missed = not math.isfinite(actual) or abs(actual - value) > tolerance
         except (ValueError, TypeError, KeyError):
             raise ConfigError(
                 f"TEST.EXPECTED_RESULTS entry {entry!r} must be [task, metric, value, tolerance] "
                 f"with one of {list(flatten_results_dict(results))}."
             ) from None
-        if not math.isfinite(actual) or abs(actual - value) > tolerance:
+        if missed:
             logger.error(f"{task}/{metric} is {actual:.3f}, expected {value} +- {tolerance}.")
             passed = False
     return passed

@@ -31,6 +31,17 @@ def warmup_factor_at(method: str, iteration: int, warmup_iters: int, factor: flo
     raise ConfigError(f"WARMUP_METHOD must be 'constant', 'linear' or 'burnin', got {method!r}.")
 
 
+_SCHEDULE = {
+    "milestones",
+    "gamma",
+    "max_iters",
+    "base_lrs",
+    "warmup_iters",
+    "warmup_factor",
+    "warmup_method",
+}
+
+
 class WarmupLR(LRScheduler):
     """Base: lr(t) = base * warm-up(t) * decay(t).
 
@@ -65,9 +76,9 @@ class WarmupLR(LRScheduler):
         return [base_lr * factor for base_lr in self.base_lrs]
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        for key in ("milestones", "gamma", "max_iters", "base_lrs", "warmup_iters"):
+        for key in sorted(_SCHEDULE):
             saved, wanted = state_dict.get(key), vars(self).get(key)
-            if saved is not None and wanted is not None and saved != wanted:
+            if saved != wanted:
                 logger.warning(
                     f"The resumed schedule keeps {key} {saved}; the config says {wanted}."
                 )

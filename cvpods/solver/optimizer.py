@@ -90,7 +90,8 @@ def clip_gradients(parameters: Any, *, clip_type: str, clip_value: float, norm_t
     """
     parameters = [p for p in parameters if p.grad is not None]
     if clip_type == "value":
-        nn.utils.clip_grad_value_(parameters, clip_value)
+        for parameter in parameters:
+            parameter.grad.clamp_(-clip_value, clip_value)
     elif clip_type == "norm":
         for parameter in parameters:
             nn.utils.clip_grad_norm_(parameter, clip_value, norm_type)

@@ -39,9 +39,7 @@ def make_parser(description: str) -> argparse.ArgumentParser:
     parser.add_argument(
         "--dist-url", metavar="tcp://HOST:PORT", help="address of machine 0; needed for M > 1"
     )
-    parser.add_argument(
-        "opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="config overrides"
-    )
+    parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="config overrides")
     return parser
 
 

@@ -68,7 +68,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--output", help="picture (OUTPUT_DIR/inference/detections.png)")
     parser.add_argument("--count", type=int, default=8, help="images (%(default)s)")
     parser.add_argument("--score", type=float, default=0.4, help="least score (%(default)s)")
-    args = parser.parse_args(argv)
+    args = parser.parse_intermixed_args(argv)
     with reporting_errors():
         draw(args)
 

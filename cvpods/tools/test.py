@@ -69,7 +69,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         "--start-iter", type=int, help="evaluate checkpoints from this iteration on"
     )
     parser.add_argument("--end-iter", type=int, help="evaluate checkpoints up to this iteration")
-    if not run_tool(parser.parse_args(argv), test):
+    if not run_tool(parser.parse_intermixed_args(argv), test):
         sys.exit(1)
 
 

@@ -29,7 +29,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--resume", action="store_true", help="go on from OUTPUT_DIR/last_checkpoint"
     )
-    run_tool(parser.parse_args(argv), train)
+    run_tool(parser.parse_intermixed_args(argv), train)
 
 
 if __name__ == "__main__":

@@ -121,6 +121,7 @@ class ConcatDataset(Dataset):
         return int(self.ends[-1])
 
     def __getitem__(self, index: int) -> dict[str, Any]:
+        index += len(self) if index < 0 else 0
         which = int(np.searchsorted(self.ends, index, side="right"))
         return self.datasets[which][index - (int(self.ends[which - 1]) if which else 0)]
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections import defaultdict
+from collections import Counter, defaultdict
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +43,10 @@ def load_coco_json(path: Path) -> dict[str, Any]:
             missing = [k for k in keys if not isinstance(record, dict) or k not in record]
             if missing:
                 raise DataError(f"{path}: {section} entry {record!r:.120} lacks {missing}.")
+        twice = [i for i, n in Counter(r["id"] for r in records).items() if n > 1]
+        known_flaw = section == "annotations" and "minival" in path.name  # COCO 2014's
+        if twice and section != "categories" and not known_flaw:
+            raise DataError(f"{path}: {section} ids must be unique; {twice[:5]} are not.")
     return content
 
 
@@ -122,7 +126,10 @@ class COCODataset(BaseDataset):
 
     def coco_ground_truth(self) -> dict[str, Any] | None:
         content = load_coco_json(Path(self.meta["json_file"]))
-        return content if "annotations" in content else None
+        if "annotations" not in content:
+            return None
+        kept = [a for a in content["annotations"] if _has_area(a["bbox"])]
+        return {**content, "annotations": kept}
 
 
 def _has_area(bbox: Any) -> bool:

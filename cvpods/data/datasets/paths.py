@@ -50,6 +50,7 @@ _VOC: dict[str, Any] = {
         for split in ("train", "val", "trainval", "test")
     },
 }
+_OWN = "registered by register_coco_instances"
 PATH_ROUTES.register(_COCO, "COCO")
 PATH_ROUTES.register(_VOC, "VOC")
 
@@ -60,11 +61,10 @@ def register_coco_instances(name: str, json_file: str | Path, image_root: str | 
     Relative paths are looked for in the current folder, then under the data roots, see `resolve`.
     Registering a name again replaces its paths.
     """
-    key = name.upper()
-    if key not in PATH_ROUTES:
+    if _OWN not in PATH_ROUTES:
         route = {"dataset_type": "COCODataset", "evaluator_type": {"coco": "coco"}, "coco": {}}
-        PATH_ROUTES.register(route, key)
-    PATH_ROUTES.get(key)["coco"] = {name: (str(image_root), str(json_file))}
+        PATH_ROUTES.register(route, _OWN)
+    PATH_ROUTES.get(_OWN)["coco"][name] = (str(image_root), str(json_file))
 
 
 def find_route(name: str) -> dict[str, Any]:
@@ -73,9 +73,9 @@ def find_route(name: str) -> dict[str, Any]:
     Raises:
         DataError: no route knows the name.
     """
-    token = name.split("_")[0].upper()
-    key = name.upper() if name.upper() in PATH_ROUTES else token
-    known = [n for _, route in PATH_ROUTES for task in route["evaluator_type"] for n in route[task]]
+    own = _OWN in PATH_ROUTES and name in _names(PATH_ROUTES.get(_OWN))
+    key = _OWN if own else name.split("_")[0].upper()
+    known = [n for _, route in PATH_ROUTES for n in _names(route)]
     if key not in PATH_ROUTES or name not in _names(PATH_ROUTES.get(key)):
         raise DataError(
             f"Unknown data set {name!r}.{did_you_mean(name, known)} Known: {', '.join(known)}. "

@@ -23,6 +23,9 @@ class BatchPlan:
     def make(cls, total: int, per_device: int, world_size: int) -> BatchPlan:
         """Divide `total` images over `world_size` processes, at most `per_device` at once each.
 
+        One pass may hold one image more where, otherwise, some process would have a step without
+        an image (16 images, 3 processes, 1 at once: 6, 5 and 5 images in 5 steps).
+
         Raises:
             ConfigError: a number below 1, or fewer images than processes.
         """

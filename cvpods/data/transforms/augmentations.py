@@ -87,7 +87,10 @@ class ResizeLongestEdge(TransformGen):
 
     def get_transform(self, img: np.ndarray, annotations: Annotations | None = None) -> Transform:
         h, w = img.shape[:2]
-        scale = _draw_size(self.long_edge_length, self.sample_style) / max(h, w)
+        size = _draw_size(self.long_edge_length, self.sample_style)
+        if size == 0:
+            return NoOpTransform()
+        scale = size / max(h, w)
         new_h, new_w = (max(int(side * scale + 0.5), 1) for side in (h, w))
         return ResizeTransform(h, w, new_h, new_w)
 
@@ -152,7 +155,7 @@ class RandomCrop(TransformGen):
         if self.strict_mode and annotations:
             x, y, w, h = _xywh(annotations[np.random.randint(len(annotations))])
             center = np.array([y + h / 2, x + w / 2])
-            low = np.clip(np.ceil(center - crop).astype(int), low, high)
+            low = np.clip(np.floor(center - crop).astype(int) + 1, low, high)
             high = np.clip(np.floor(center).astype(int), low, high)
         y0, x0 = np.random.randint(low, high + 1)
         return CropTransform(int(x0), int(y0), int(crop[1]), int(crop[0]))
@@ -286,6 +289,10 @@ class RandomList(OrderList):
 
     def __init__(self, transforms: Sequence[TransformGen], num_layers: int = 1) -> None:
         super().__init__(transforms)
+        if not 0 <= num_layers <= len(self.transforms):
+            raise ConfigError(
+                f"RandomList: cannot draw num_layers {num_layers} of {len(self.transforms)}."
+            )
         self.num_layers = num_layers
 
     def __call__(self, img: np.ndarray, annotations: Annotations | None = None, **kwargs: Any):

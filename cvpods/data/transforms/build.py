@@ -26,18 +26,20 @@ def build_transform_gens(pipelines: Sequence[Sequence], image_format: str = "BGR
 
 
 def _build(step: Sequence, image_format: str) -> Any:
-    if isinstance(step, (str, Mapping)) or len(step) != 2:
+    if isinstance(step, (str, Mapping)) or len(step) != 2 or not isinstance(step[0], str):
         raise ConfigError(f"A step of INPUT.AUG is a (name, arguments) pair; got {step!r}.")
     name, arguments = step
     if name.startswith("Torch_"):
         return TorchTransformGen(arguments)
     cls = TRANSFORMS.get(name)
+    if not isinstance(arguments, Mapping):
+        raise ConfigError(f"{name} takes a dict of arguments, got {arguments!r}.")
     arguments = dict(arguments)
-    if "List" in name:
+    if "transforms" in arguments:
         arguments["transforms"] = build_transform_gens(arguments["transforms"], image_format)
     if "image_format" in inspect.signature(cls.__init__).parameters:
         arguments.setdefault("image_format", image_format)
     try:
         return cls(**arguments)
-    except TypeError as error:
+    except (TypeError, ValueError) as error:
         raise ConfigError(f"{name}{tuple(step)[1:]} cannot be built: {error}") from error

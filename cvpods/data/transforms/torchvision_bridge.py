@@ -28,7 +28,6 @@ class TorchTransformGen(TransformGen):
 
     def __init__(self, tfm: Callable[..., Any]) -> None:
         self.transform = tfm
-        self._sanitize = v2.SanitizeBoundingBoxes(min_size=1e-3, min_area=1e-6)
 
     def __call__(
         self, img: np.ndarray, annotations: Annotations | None = None, **kwargs: Any
@@ -43,13 +42,15 @@ class TorchTransformGen(TransformGen):
             ),
             "labels": torch.arange(len(boxes)),
         }
-        sample = self._sanitize(self.transform(sample))
+        sample = self.transform(sample)
         image = np.ascontiguousarray(sample["image"].permute(1, 2, 0).numpy())
         if annotations is None:
             return image, None
-        kept = zip(sample["labels"].tolist(), sample["boxes"].tolist(), strict=True)
+        boxes = v2.functional.clamp_bounding_boxes(sample["boxes"]).tolist()
         return image, [
-            {**annotations[i], "bbox": box, "bbox_mode": BoxMode.XYXY_ABS} for i, box in kept
+            {**annotations[i], "bbox": box, "bbox_mode": BoxMode.XYXY_ABS}
+            for i, box in zip(sample["labels"].tolist(), boxes, strict=True)
+            if box[0] < box[2] and box[1] < box[3]
         ]
 
 

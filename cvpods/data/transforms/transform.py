@@ -39,12 +39,13 @@ class Transform:
 
     def apply_annotations(self, annotations: Annotations) -> Annotations:
         """Transform the boxes; bbox_mode becomes XYXY_ABS."""
+        transformed = []
         for annotation in annotations:
             mode = annotation.get("bbox_mode", BoxMode.XYXY_ABS)
             box = BoxMode.convert(list(annotation["bbox"]), mode, BoxMode.XYXY_ABS)
-            annotation["bbox"] = self.apply_box(np.array([box]))[0].tolist()
-            annotation["bbox_mode"] = BoxMode.XYXY_ABS
-        return annotations
+            box = self.apply_box(np.array([box]))[0].tolist()
+            transformed.append({**annotation, "bbox": box, "bbox_mode": BoxMode.XYXY_ABS})
+        return transformed
 
     def __call__(
         self, img: np.ndarray, annotations: Annotations | None = None, **kwargs: Any

@@ -260,6 +260,14 @@ def test_ids_that_occur_twice_are_refused(tmp_path, section):
         load(tmp_path, content(images, boxes))
 
 
+def test_ids_that_occur_twice_in_minival(tmp_path):
+    """The published files of COCO 2014's minival have this flaw; they must load."""
+    boxes = [box(1, 1), box(1, 1)]
+    write(tmp_path, content([image(1)], boxes), "instances_minival2014")
+    dataset = COCODataset(config(), "instances_minival2014")
+    assert len(dataset[0]["instances"]) == 2
+
+
 # -- samples ---------------------------------------------------------------------------------------
 
 
