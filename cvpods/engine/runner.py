@@ -28,6 +28,7 @@ from cvpods.evaluation import (
     inference_on_dataset,
     print_csv_format,
     verify_results,
+    without_nan,
 )
 from cvpods.solver import build_lr_scheduler, build_optimizer, clip_gradients
 from cvpods.utils import comm
@@ -321,7 +322,7 @@ class DefaultRunner(RunnerBase):
             return {}
         final = next(iter(results.values())) if len(results) == 1 else results
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / "results.json").write_text(json.dumps(final, indent=1) + "\n")
+        (folder / "results.json").write_text(json.dumps(without_nan(final), indent=1) + "\n")
         return final
 
 

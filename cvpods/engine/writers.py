@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import datetime
 import json
-import math
 from pathlib import Path
 
 import torch
@@ -12,6 +11,7 @@ from loguru import logger
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
+from cvpods.evaluation import without_nan
 from cvpods.utils.events import EventStorage, get_event_storage
 from cvpods.utils.logger import is_terminal
 
@@ -81,14 +81,14 @@ class JSONWriter:
 
     def write(self) -> None:
         storage = get_event_storage()
-        record: dict[str, float | None] = {"iteration": storage.iter}
+        record: dict[str, float] = {"iteration": storage.iter}
         for name, (value, iteration) in storage.latest().items():
             if iteration < storage.iter:  # of an earlier evaluation, already written
                 continue
             if "loss" in name:
                 value = storage.history(name).median(self.window_size)
-            record[name] = value if math.isfinite(value) else None  # json has no NaN
-        self.file.write(json.dumps(record, sort_keys=True) + "\n")
+            record[name] = value
+        self.file.write(json.dumps(without_nan(record), sort_keys=True) + "\n")
         self.file.flush()
 
     def step(self) -> None:

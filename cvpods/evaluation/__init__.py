@@ -1,7 +1,12 @@
 from cvpods.evaluation.coco_evaluation import COCOEvaluator, evaluate_boxes
 from cvpods.evaluation.evaluator import DatasetEvaluator, inference_mode, inference_on_dataset
 from cvpods.evaluation.registry import EVALUATOR
-from cvpods.evaluation.testing import flatten_results_dict, print_csv_format, verify_results
+from cvpods.evaluation.testing import (
+    flatten_results_dict,
+    print_csv_format,
+    verify_results,
+    without_nan,
+)
 
 __all__ = [
     "EVALUATOR",
@@ -13,4 +18,5 @@ __all__ = [
     "inference_on_dataset",
     "print_csv_format",
     "verify_results",
+    "without_nan",
 ]

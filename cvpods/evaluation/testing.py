@@ -32,6 +32,13 @@ def flatten_results_dict(results: Mapping[str, Any], prefix: str = "") -> dict[s
     return flat
 
 
+def without_nan(results: Any) -> Any:
+    """A copy of nested results with None for NaN and infinity, which json does not have."""
+    if isinstance(results, Mapping):
+        return {key: without_nan(value) for key, value in results.items()}
+    return None if isinstance(results, float) and not math.isfinite(results) else results
+
+
 def verify_results(expected: Sequence[Sequence], results: Mapping[str, Any]) -> bool:
     """Hold results against TEST.EXPECTED_RESULTS: [[task, metric, value, tolerance], ...].
 
