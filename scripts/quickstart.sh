@@ -46,7 +46,8 @@ step "install into .venv (once; several minutes, PyTorch is large)" ensure_envir
 step "make the shapes data set" "$VENV/bin/python" datasets/make_shapes.py
 step "train $EXPERIMENT" train
 step "evaluate" evaluate
-step "draw detections beside ground truth" in_experiment pods_draw --output "$PICTURE" OUTPUT_DIR "$OUTPUT"
+step "draw detections beside ground truth" \
+    in_experiment pods_draw --score 0.5 --output "$PICTURE" OUTPUT_DIR "$OUTPUT"
 
 "$VENV/bin/python" - "$OUTPUT/inference/results.json" "$PICTURE" <<'PY'
 import json, sys

@@ -39,6 +39,14 @@ class ConfigDict(dict):
 
     # -- dict with attributes ------------------------------------------------------------------
 
+    def __getattribute__(self, key: str) -> Any:
+        # An entry wins over the class attribute that it came from; methods stay bound.
+        if dict.__contains__(self, key) and not hasattr(ConfigDict, key):
+            value = dict.__getitem__(self, key)
+            if getattr(type(self), key, None) is not value:
+                return value
+        return super().__getattribute__(key)
+
     def __setitem__(self, key: str, value: Any) -> None:
         super().__setitem__(key, EasyDict(value) if isinstance(value, Mapping) else value)
 
@@ -115,7 +123,7 @@ class ConfigDict(dict):
             parent[leaf] = copy.deepcopy(_checked(name, node, value))
 
     def _nearest_key(self, name: str) -> str:
-        known = list(_leaves(self))
+        known, name = list(_leaves(self)), name.upper()
         last = name.rpartition(".")[2]
         same_leaf = [key for key in known if key.rpartition(".")[2] == last]
         near = difflib.get_close_matches(name, same_leaf or known, n=1, cutoff=0.5)
@@ -130,12 +138,16 @@ class ConfigDict(dict):
         Raises:
             ConfigError: an odd number of words, an unknown key, a value of the wrong type.
         """
-        if len(opts) % 2:
-            hint = [word for word in opts if "=" in str(word)]
-            hint_text = f" Write {hint[0].replace('=', ' ', 1)!r}, without '='." if hint else ""
+        joined = [word for word in opts[::2] if "=" in str(word)]
+        if len(opts) % 2 or joined:
+            hint_text = f" Write {joined[0].replace('=', ' ', 1)!r}, without '='." if joined else ""
             raise ConfigError(f"Overrides are KEY VALUE pairs; got {' '.join(opts)!r}.{hint_text}")
+        now = _leaves(self)
         self.override(
-            {key: _parse(value) for key, value in zip(opts[::2], opts[1::2], strict=True)}
+            {
+                key: _parse(value, now.get(key))
+                for key, value in zip(opts[::2], opts[1::2], strict=True)
+            }
         )
 
     # -- reading -------------------------------------------------------------------------------
@@ -217,13 +229,15 @@ def _subkeys(group: Mapping) -> str:
     return f"Its keys: {', '.join(group)}."
 
 
-def _parse(text: Any) -> Any:
+def _parse(text: Any, old: Any = None) -> Any:
+    """A typed word as a Python literal; a number meant for a string stays as it was typed."""
     if not isinstance(text, str):
         return text
     try:
-        return ast.literal_eval(text)
+        value = ast.literal_eval(text)
     except (ValueError, SyntaxError, MemoryError, RecursionError):
         return text
+    return text if isinstance(old, str) and type(value) in (int, float) else value
 
 
 _BOOLEANS = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}

@@ -63,15 +63,16 @@ def _migrate_input(group: dict, current: Mapping) -> None:
 
 def _migrate_solver(group: dict) -> None:
     for target, keys in _SOLVER_KEYS.items():
-        moved = {new: group.pop(old) for old, new in keys.items() if old in group}
-        if moved:
+        found = [old for old in keys if old in group]
+        if found:
+            moved = {keys[old]: group.pop(old) for old in found}
             group[target] = {**group.get(target, {}), **moved}
-            _warn(f"SOLVER.{'/'.join(moved)} moved to SOLVER.{target}.")
+            _warn(f"SOLVER.{'/'.join(found)} moved to SOLVER.{target}.")
 
 
 def _migrate_fp16(group: dict) -> None:
     fp16 = group.pop("FP16", None)
-    if fp16 is not None and fp16.get("ENABLED"):
+    if fp16.get("ENABLED") if isinstance(fp16, Mapping) else fp16:
         group["AMP"] = {**group.get("AMP", {}), "ENABLED": True, "DTYPE": "fp16"}
         _warn("TRAINER.FP16 moved to TRAINER.AMP: NVIDIA apex gave way to torch.amp.")
 

@@ -1,5 +1,3 @@
-from torchvision.ops import nms
-
 from cvpods.layers.batch_norm import (
     BatchNorm2d,
     FrozenBatchNorm2d,
@@ -7,7 +5,13 @@ from cvpods.layers.batch_norm import (
     get_activation,
     get_norm,
 )
-from cvpods.layers.nms import batched_nms, batched_softnms, cluster_nms, generalized_batched_nms
+from cvpods.layers.nms import (
+    batched_nms,
+    batched_softnms,
+    cluster_nms,
+    generalized_batched_nms,
+    nms,
+)
 from cvpods.layers.shape_spec import ShapeSpec
 from cvpods.layers.wrappers import Conv2d, cat
 

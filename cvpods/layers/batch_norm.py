@@ -9,6 +9,8 @@ from torch import Tensor, nn
 from torch.nn import BatchNorm2d
 from torch.nn import functional as F
 
+from cvpods.utils.errors import ConfigError
+
 # cvpods' name; torch's layer computes the same statistics over all ranks.
 NaiveSyncBatchNorm = nn.SyncBatchNorm
 
@@ -44,13 +46,13 @@ class FrozenBatchNorm2d(nn.Module):
         self, state_dict: dict, prefix: str, local_metadata: dict, *args: object
     ) -> None:
         version = local_metadata.get("version", None)
-        if version is None or version < 2:  # affine-only files of Caffe2
+        variance = f"{prefix}running_var"
+        if version is not None and version < 3 and variance in state_dict:
+            state_dict[variance] = state_dict[variance] - self.eps  # eps was added on saving
+        if (version is None or version < 2) and f"{prefix}weight" in state_dict:
+            # affine-only files of Caffe2
             state_dict.setdefault(f"{prefix}running_mean", torch.zeros_like(self.running_mean))
-            state_dict.setdefault(
-                f"{prefix}running_var", torch.ones_like(self.running_var) - self.eps
-            )
-        if version is not None and version < 3:  # those added eps when they were saved
-            state_dict[f"{prefix}running_var"] = state_dict[f"{prefix}running_var"] - self.eps
+            state_dict.setdefault(variance, torch.ones_like(self.running_var) - self.eps)
         super()._load_from_state_dict(state_dict, prefix, local_metadata, *args)
 
     def __repr__(self) -> str:
@@ -60,7 +62,7 @@ class FrozenBatchNorm2d(nn.Module):
     def convert_frozen_batchnorm(cls, module: nn.Module) -> nn.Module:
         """Return `module` with every BatchNorm2d and SyncBatchNorm replaced by a frozen one."""
         if isinstance(module, (nn.BatchNorm2d, nn.SyncBatchNorm)):
-            frozen = cls(module.num_features, module.eps)
+            frozen = cls(module.num_features, module.eps).to(module.running_mean.device)
             with torch.no_grad():
                 if module.affine:
                     frozen.weight.copy_(module.weight)
@@ -88,7 +90,7 @@ def get_norm(norm: str | Callable[[int], nn.Module] | None, out_channels: int) -
         return None
     if isinstance(norm, str):
         if norm not in _NORMS:
-            raise ValueError(f"Unknown norm {norm!r}; there are {', '.join(_NORMS)} and ''.")
+            raise ConfigError(f"Unknown norm {norm!r}; there are {', '.join(_NORMS)} and ''.")
         norm = _NORMS[norm]
     return norm(out_channels)
 
@@ -100,5 +102,5 @@ def get_activation(activation: dict | None) -> nn.Module | None:
     classes = {"ReLU": nn.ReLU, "ReLU6": nn.ReLU6}
     name = activation["NAME"]
     if name not in classes:
-        raise ValueError(f"Unknown activation {name!r}; there are {', '.join(classes)}.")
+        raise ConfigError(f"Unknown activation {name!r}; there are {', '.join(classes)}.")
     return classes[name](inplace=activation.get("INPLACE", True))

@@ -5,6 +5,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 from torchvision import ops
+from torchvision.ops import nms
+
+from cvpods.utils.errors import ConfigError
+
+__all__ = ["batched_nms", "batched_softnms", "cluster_nms", "generalized_batched_nms", "nms"]
+
+NMS_TYPES = ("normal", "softnms-linear", "softnms-gaussian", "cluster")
 
 
 def batched_nms(boxes: Tensor, scores: Tensor, idxs: Tensor, iou_threshold: float) -> Tensor:
@@ -44,7 +51,7 @@ def batched_softnms(
         while len(rest) > 1:
             best = scores[rest].argmax()
             top, rest = rest[best], torch.cat([rest[:best], rest[best + 1 :]])
-            iou = ops.box_iou(boxes[top][None], boxes[rest])[0]
+            iou = ops.box_iou(boxes[top][None], boxes[rest])[0].nan_to_num(0.0)
             if soft_mode == "linear":
                 decay = torch.where(iou >= iou_threshold, 1 - iou, 1.0)
             else:
@@ -89,7 +96,4 @@ def generalized_batched_nms(
         return batched_softnms(boxes, scores, idxs, iou_threshold, score_threshold, mode)
     if nms_type == "cluster":
         return cluster_nms(boxes, scores, idxs, iou_threshold)
-    raise ValueError(
-        f"Unknown MODEL.NMS_TYPE {nms_type!r}; there are 'normal', 'softnms-linear', "
-        "'softnms-gaussian' and 'cluster'."
-    )
+    raise ConfigError(f"Unknown MODEL.NMS_TYPE {nms_type!r}; there are {', '.join(NMS_TYPES)}.")

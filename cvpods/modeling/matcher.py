@@ -7,6 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from cvpods.utils.errors import ConfigError
+
 
 class Matcher:
     """Labels every prediction by its best IoU with a ground truth.
@@ -25,11 +27,11 @@ class Matcher:
         allow_low_quality_matches: bool = False,
     ) -> None:
         if len(labels) != len(thresholds) + 1 or list(thresholds) != sorted(thresholds):
-            raise ValueError(
+            raise ConfigError(
                 f"Matcher needs increasing thresholds, one label more; got {thresholds}, {labels}."
             )
         if not set(labels) <= {-1, 0, 1}:
-            raise ValueError(f"Matcher labels are -1, 0 or 1; got {labels}.")
+            raise ConfigError(f"Matcher labels are -1, 0 or 1; got {labels}.")
         self.thresholds = list(thresholds)
         self.labels = list(labels)
         self.allow_low_quality_matches = allow_low_quality_matches
@@ -48,7 +50,8 @@ class Matcher:
         bounds = quality.new_tensor(self.thresholds)
         intervals = torch.bucketize(quality, bounds, right=True)
         labels = torch.tensor(self.labels, dtype=torch.int8, device=quality.device)[intervals]
-        if self.allow_low_quality_matches:
+        if self.allow_low_quality_matches and num_predictions:
             best_of_gt = match_quality_matrix.amax(dim=1, keepdim=True)
-            labels[(match_quality_matrix == best_of_gt).any(dim=0)] = 1
+            is_best = (match_quality_matrix == best_of_gt) & (best_of_gt > 0)
+            labels[is_best.any(dim=0)] = 1
         return matches, labels

@@ -57,6 +57,6 @@ class ImageList:
         batch = tensors[0].new_full(
             (len(tensors), *tensors[0].shape[:-2], height, width), pad_value
         )
-        for padded, image in zip(batch, tensors, strict=True):
-            padded[..., : image.shape[-2], : image.shape[-1]].copy_(image)
+        for index, image in enumerate(tensors):
+            batch[index, ..., : image.shape[-2], : image.shape[-1]].copy_(image)
         return ImageList(batch, sizes)

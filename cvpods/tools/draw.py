@@ -29,7 +29,8 @@ def draw(args: argparse.Namespace) -> Path:
     if not results.is_file():
         raise DataError(f"{results} does not exist; run pods_test first.")
     found: dict[Any, list[dict]] = defaultdict(list)
-    for detection in json.loads(results.read_text()):
+    # The best last, so that its label lies on top.
+    for detection in sorted(json.loads(results.read_text()), key=lambda d: d["score"]):
         if detection["score"] >= args.score:
             found[detection["image_id"]].append(detection)
     samples = dataset.datasets[0].dataset_dicts

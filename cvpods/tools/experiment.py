@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import sys
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -39,6 +40,8 @@ def load_experiment(folder: str | Path) -> tuple[Any, Callable[[Any], Any]]:
     for name in ("config", "net"):
         sys.modules.pop(name, None)
     importlib.invalidate_caches()
+    # Python hides these outside __main__; here they tell the user which keys to write anew.
+    warnings.filterwarnings("default", r"(SOLVER|INPUT|TRAINER)\.", DeprecationWarning)
     config_module, net_module = importlib.import_module("config"), importlib.import_module("net")
     for module, name in ((config_module, "config"), (net_module, "build_model")):
         if not hasattr(module, name):

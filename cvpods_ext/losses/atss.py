@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torchvision.ops import generalized_box_iou_loss
 
-from cvpods.modeling.losses import at_least_float32, sigmoid_focal_loss_jit
+from cvpods.modeling.losses import at_least_float32, one_hot, sigmoid_focal_loss_jit
 from cvpods.modeling.meta_arch.fcos import centerness_of
 
 
@@ -79,8 +79,8 @@ def atss_loss(
     num_classes = cls_logits.shape[-1]
     valid = targets.classes >= 0
     positive = valid & (targets.classes < num_classes)
-    one_hot = F.one_hot(targets.classes.clamp(min=0), num_classes + 1)[..., :-1]
-    cls = sigmoid_focal_loss_jit(cls_logits, one_hot, alpha, gamma)
+    wanted = one_hot(targets.classes, num_classes)
+    cls = sigmoid_focal_loss_jit(cls_logits, wanted, alpha, gamma)
     # Others compare their target with itself: loss and gradient 0, and no indexing of unknown size.
     boxes = torch.where(positive[..., None], at_least_float32(boxes), targets.boxes)
     box = generalized_box_iou_loss(boxes, targets.boxes, reduction="none")

@@ -44,12 +44,7 @@ class FPN(Backbone):
         self.top_block = top_block
         self.fuse_scale = 1.0 if fuse_type == "sum" else 0.5
         shapes = bottom_up.output_shape()
-        missing = [name for name in in_features if name not in shapes]
-        if missing or not in_features:
-            raise ConfigError(
-                f"MODEL.FPN.IN_FEATURES {list(in_features)} must name features of the backbone, "
-                f"which are {list(shapes)} (MODEL.RESNETS.OUT_FEATURES)."
-            )
+        _check_features(in_features, shapes)
         self.levels = [_level(shapes[name].stride) for name in in_features]
         if self.levels != list(range(self.levels[0], self.levels[0] + len(self.levels))):
             raise ConfigError(f"Strides of {list(in_features)} must double from one to the next.")
@@ -88,6 +83,14 @@ class FPN(Backbone):
             first = self.levels[-1] + 1
             outputs.update({f"p{first + i}": feature for i, feature in enumerate(extra)})
         return {name: outputs[name] for name in self._out_features}
+
+
+def _check_features(in_features: Sequence[str], shapes: dict[str, ShapeSpec]) -> None:
+    if not in_features or set(in_features) - set(shapes):
+        raise ConfigError(
+            f"MODEL.FPN.IN_FEATURES {list(in_features)} must name features of the backbone, "
+            f"which are {list(shapes)} (MODEL.RESNETS.OUT_FEATURES)."
+        )
 
 
 def _level(stride: int) -> int:
@@ -143,6 +146,7 @@ def build_p3_p7_pyramid(cfg: Any, bottom_up: Backbone) -> FPN:
     fpn = cfg.MODEL.FPN
     source = fpn.BLOCK_IN_FEATURES
     shapes = bottom_up.output_shape()
+    _check_features(fpn.IN_FEATURES, shapes)
     pyramid_top = f"p{_level(shapes[fpn.IN_FEATURES[-1]].stride)}"
     if source == pyramid_top:
         in_channels = fpn.OUT_CHANNELS

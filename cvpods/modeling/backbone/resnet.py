@@ -180,6 +180,8 @@ class ResNet(Backbone):
     ) -> None:
         super().__init__()
         _check(depth, out_features, num_groups, res2_out_channels, num_classes)
+        if depth < 50 and res5_dilation != 1:
+            raise ConfigError(f"ResNet-{depth} has no MODEL.RESNETS.RES5_DILATION {res5_dilation}.")
         activation = activation or {"NAME": "ReLU", "INPLACE": True}
         self.stem = BasicStem(
             in_channels, stem_out_channels, norm, activation=activation, deep=deep_stem

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 from torchvision import ops
 
-
-def at_least_float32(tensor: Tensor) -> Tensor:
-    """bfloat16 and float16 as float32; float32 and float64 as they are."""
-    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
+from cvpods.modeling.losses.common import at_least_float32, reduce_loss
 
 
 def sigmoid_focal_loss_jit(
@@ -28,7 +24,10 @@ def sigmoid_focal_loss_jit(
         reduction: "none", "mean" or "sum".
     """
     inputs = at_least_float32(inputs)
-    return ops.sigmoid_focal_loss(inputs, targets.to(inputs.dtype), alpha, gamma, reduction)
+    loss = ops.sigmoid_focal_loss(
+        inputs, targets.to(inputs.dtype), -1 if alpha < 0 else alpha, gamma
+    )
+    return reduce_loss(loss, None, reduction)
 
 
 sigmoid_focal_loss = sigmoid_focal_loss_jit

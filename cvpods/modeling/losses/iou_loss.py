@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from cvpods.modeling.losses.common import at_least_float32, reduce_loss
+
 
 def iou_loss(
     inputs: Tensor,
@@ -26,6 +28,7 @@ def iou_loss(
         smooth: add 1 to intersection and union.
         reduction: "none", "mean" or "sum".
     """
+    inputs, targets = at_least_float32(inputs), at_least_float32(targets)
     if box_mode == "ltrb":
         sign = inputs.new_tensor([-1, -1, 1, 1])
         inputs, targets = inputs * sign, targets * sign
@@ -51,18 +54,4 @@ def iou_loss(
         loss = 1 - (ious - (outer - union) / outer.clamp(min=eps))
     else:
         raise ValueError(f"loss_type must be 'iou', 'linear_iou' or 'giou', got {loss_type!r}.")
-    return _reduce(loss, weight, reduction)
-
-
-def _reduce(loss: Tensor, weight: Tensor | None, reduction: str) -> Tensor:
-    if weight is not None:
-        loss = loss * weight
-    if reduction == "mean":
-        if weight is None:
-            return loss.sum() / max(loss.numel(), 1)
-        return loss.sum() / weight.sum().clamp(min=torch.finfo(torch.float32).eps)
-    if reduction == "sum":
-        return loss.sum()
-    if reduction == "none":
-        return loss
-    raise ValueError(f"reduction must be 'none', 'mean' or 'sum', got {reduction!r}.")
+    return reduce_loss(loss, weight, reduction)

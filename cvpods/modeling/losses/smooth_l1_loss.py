@@ -5,6 +5,8 @@ from __future__ import annotations
 from torch import Tensor
 from torch.nn import functional as F
 
+from cvpods.modeling.losses.common import at_least_float32, reduce_loss
+
 
 def smooth_l1_loss(
     input: Tensor,
@@ -19,8 +21,10 @@ def smooth_l1_loss(
         input, target: the same shape.
         reduction: "none", "mean" or "sum"; `size_average` divides the result by len(input).
     """
+    input, target = at_least_float32(input), at_least_float32(target)
     if beta < 1e-5:
-        loss = F.l1_loss(input, target, reduction=reduction)
+        loss = F.l1_loss(input, target, reduction="none")
     else:
-        loss = F.smooth_l1_loss(input, target, reduction=reduction, beta=beta)
+        loss = F.smooth_l1_loss(input, target, reduction="none", beta=beta)
+    loss = reduce_loss(loss, None, reduction)
     return loss / max(len(input), 1) if size_average else loss

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from cvpods.layers import generalized_batched_nms
+from cvpods.layers.nms import NMS_TYPES, generalized_batched_nms
 from cvpods.modeling.backbone import Backbone
 from cvpods.modeling.postprocessing import detector_postprocess
 from cvpods.structures import Boxes, ImageList, Instances
@@ -63,6 +63,8 @@ class DenseDetector(nn.Module):
         self.nms_threshold = nms_threshold
         self.nms_type = nms_type
         self.max_detections_per_image = max_detections
+        if nms_type not in NMS_TYPES:
+            raise ConfigError(f"MODEL.NMS_TYPE must be one of {NMS_TYPES}, got {nms_type!r}.")
         if len(pixel_mean) != len(pixel_std):
             raise ConfigError(
                 f"PIXEL_MEAN {pixel_mean} and PIXEL_STD {pixel_std} differ in length."
@@ -171,11 +173,13 @@ class DenseDetector(nn.Module):
         priors: list[Tensor],
         image_size: tuple[int, int],
     ) -> Instances:
-        """One image: candidates of each level, then NMS over all of them."""
+        """One image: candidates of each level, clipped, then NMS over all of them."""
         found = [self._candidates(out, priors[i], i) for i, out in enumerate(levels)]
         boxes, scores, classes = (torch.cat(parts) for parts in zip(*found, strict=True))
         candidates = Boxes(boxes)
         candidates.clip(image_size)
+        inside = candidates.nonempty()  # what lies in the padding must not take a place
+        candidates, scores, classes = candidates[inside], scores[inside], classes[inside]
         keep = generalized_batched_nms(
             candidates.tensor, scores, classes, self.nms_threshold, nms_type=self.nms_type
         )[: self.max_detections_per_image]
@@ -189,7 +193,11 @@ class DenseDetector(nn.Module):
     def _candidates(
         self, outputs: dict[str, Tensor], priors: Tensor, level: int
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Boxes (J, 4), scores (J,) and classes (J,) of the best candidates of one level."""
+        """Boxes (J, 4), scores (J,) and classes (J,) of the best candidates of one level.
+
+        Differs from cvpods: the threshold comes before the cap, which is topk_candidates on every
+        level, not the number of locations where that is less.
+        """
         filtering, ranking = self.candidate_scores(outputs)
         passed = (filtering > self.score_threshold).flatten().nonzero().flatten()
         scores, best = ranking.flatten()[passed].topk(min(self.topk_candidates, len(passed)))

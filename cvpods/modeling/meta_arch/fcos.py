@@ -14,11 +14,12 @@ from cvpods.layers import ShapeSpec
 from cvpods.modeling.anchor_generator import PointGrid, ShiftGenerator
 from cvpods.modeling.backbone import Backbone, build_retinanet_resnet_fpn_backbone
 from cvpods.modeling.box_regression import Shift2BoxTransform
-from cvpods.modeling.losses import iou_loss, sigmoid_focal_loss_jit
+from cvpods.modeling.losses import iou_loss, one_hot, sigmoid_focal_loss_jit
 from cvpods.modeling.meta_arch.dense_detector import DenseDetector, permute_to_N_HWA_K
 from cvpods.modeling.meta_arch.dense_head import DenseHead, Scale
 from cvpods.structures import Instances
 from cvpods.utils import comm
+from cvpods.utils.errors import ConfigError
 
 __all__ = [
     "FCOS",
@@ -32,6 +33,9 @@ __all__ = [
 
 # exp() of a distance stays below 100,000 pixels, so that areas stay finite in float32.
 MAX_LOG_DISTANCE = math.log(1e5)
+
+
+IOU_LOSS_TYPES = ("iou", "linear_iou", "giou")
 
 
 def centerness_of(ltrb: Tensor) -> Tensor:
@@ -84,6 +88,10 @@ class FCOSDetector(DenseDetector):
         self.center_sampling_radius = center_sampling_radius
         self.norm_reg_targets = norm_reg_targets
         self.shift2box_transform = Shift2BoxTransform(bbox_reg_weights)
+        if iou_loss_type not in IOU_LOSS_TYPES:
+            raise ConfigError(
+                f"MODEL.FCOS.IOU_LOSS_TYPE must be one of {IOU_LOSS_TYPES}, got {iou_loss_type!r}."
+            )
         self.iou_loss_type = iou_loss_type
         self.focal_alpha = focal_alpha
         self.focal_gamma = focal_gamma
@@ -167,9 +175,9 @@ class FCOSDetector(DenseDetector):
         counts = comm.all_reduce(torch.stack([positive.sum().float(), centerness.sum()]), "mean")
         num_positives, sum_centerness = counts.clamp(min=1)
 
-        one_hot = F.one_hot(gt_classes, self.num_classes + 1)[..., :-1]
+        wanted = one_hot(gt_classes, self.num_classes)
         cls = sigmoid_focal_loss_jit(
-            predictions["cls_logits"], one_hot, self.focal_alpha, self.focal_gamma
+            predictions["cls_logits"], wanted, self.focal_alpha, self.focal_gamma
         )
         # Negatives compare a unit box with itself: loss and gradient 0 without indexing.
         distances = self.distances(predictions["box_deltas"], strides)

@@ -7,13 +7,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from cvpods.layers import ShapeSpec
 from cvpods.modeling.anchor_generator import AnchorGrid, DefaultAnchorGenerator
 from cvpods.modeling.backbone import Backbone, build_retinanet_resnet_fpn_backbone
 from cvpods.modeling.box_regression import Box2BoxTransform
-from cvpods.modeling.losses import sigmoid_focal_loss_jit, smooth_l1_loss
+from cvpods.modeling.losses import one_hot, sigmoid_focal_loss_jit, smooth_l1_loss
 from cvpods.modeling.matcher import Matcher
 from cvpods.modeling.meta_arch.dense_detector import DenseDetector, permute_to_N_HWA_K
 from cvpods.modeling.meta_arch.dense_head import DenseHead
@@ -123,15 +122,16 @@ class RetinaNetDetector(DenseDetector):
         foreground = valid & (gt_classes < self.num_classes)
         count = comm.all_reduce(foreground.sum().float(), "mean")
         self.loss_normalizer.lerp_(count.clamp(min=1), 1 - self.loss_normalizer_momentum)
+        normalizer = self.loss_normalizer.clone()  # the buffer changes before a late backward
 
-        one_hot = F.one_hot(gt_classes.clamp(min=0), self.num_classes + 1)[..., :-1]
+        wanted = one_hot(gt_classes, self.num_classes)
         cls = sigmoid_focal_loss_jit(
-            predictions["cls_logits"], one_hot, self.focal_alpha, self.focal_gamma
+            predictions["cls_logits"], wanted, self.focal_alpha, self.focal_gamma
         )
         box = smooth_l1_loss(predictions["box_deltas"], gt_deltas, self.smooth_l1_beta)
         return {
-            "loss_cls": (cls * valid[..., None]).sum() / self.loss_normalizer,
-            "loss_box_reg": (box * foreground[..., None]).sum() / self.loss_normalizer,
+            "loss_cls": (cls * valid[..., None]).sum() / normalizer,
+            "loss_box_reg": (box * foreground[..., None]).sum() / normalizer,
         }
 
     @torch.no_grad()

@@ -250,6 +250,18 @@ class DenseDetectorTests:
         assert found.scores.dtype == found.pred_boxes.tensor.dtype == torch.float32
         assert len(found) > 0
 
+    def test_losses_are_computed_outside_autocast(self, monkeypatch):
+        model, seen = self.make().train(), []
+        losses = model.losses
+        monkeypatch.setattr(
+            model,
+            "losses",
+            lambda *a: seen.append(torch.is_autocast_enabled("cpu")) or losses(*a),
+        )
+        with torch.autocast("cpu", dtype=torch.bfloat16), torch.no_grad():
+            model(make_inputs(FIRST))
+        assert seen == [False]
+
     @pytest.mark.parametrize(
         ("dtype", "value"),
         [
