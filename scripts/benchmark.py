@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import ctypes
+import gc
 import io
-import multiprocessing
-import resource
 import statistics
 import time
 from collections.abc import Callable
@@ -45,21 +45,21 @@ def seconds(work: Callable[[], object], repeats: int) -> float:
     return statistics.median(times)
 
 
-def _measure_peak(work: Callable[[], object], queue: multiprocessing.Queue) -> None:
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    work()
-    queue.put((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
+def _memory_kib(field: str) -> int:
+    """VmRSS (resident now) or VmHWM (its peak) of this process; Linux."""
+    status = Path("/proc/self/status").read_text()
+    return int(status.split(f"{field}:")[1].split()[0])
 
 
 def peak_mib(work: Callable[[], object]) -> float:
-    """Growth of the peak resident memory by `work`, in MiB, in a process of its own."""
-    context = multiprocessing.get_context("fork")
-    queue = context.Queue()
-    process = context.Process(target=_measure_peak, args=(work, queue))
-    process.start()
-    result = queue.get()
-    process.join()
-    return result
+    """Growth of the resident memory at its peak during `work`, in MiB."""
+    work()  # libraries' own buffers
+    gc.collect()
+    ctypes.CDLL("libc.so.6").malloc_trim(0)  # give back what is free
+    Path("/proc/self/clear_refs").write_text("5")  # resets the peak
+    before = _memory_kib("VmRSS")
+    work()
+    return (_memory_kib("VmHWM") - before) / 1024
 
 
 # -- data pipeline ---------------------------------------------------------------------------------

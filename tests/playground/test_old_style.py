@@ -23,7 +23,7 @@ _config_dict = dict(
     MODEL=dict(
         WEIGHTS="",
         RESNETS=dict(DEPTH=18, RES2_OUT_CHANNELS=64, NORM="BN"),
-        FPN=dict(OUT_CHANNELS=32),
+        FPN=dict(OUT_CHANNELS=64),
         BACKBONE=dict(FREEZE_AT=0),
         FCOS=dict(
             NUM_CLASSES=6,

@@ -94,7 +94,8 @@ def test_two_processes_evaluate_every_image_once(experiment, run_command):
     run_command(["pods_train", "SOLVER.LR_SCHEDULER.MAX_ITER", "1"], experiment)
     results = {}
     for count in ("0", "2"):
-        run_command(["pods_test", "--num-gpus", count], experiment)
+        options = ["MODEL.ATSS.SCORE_THRESH_TEST", "0.0"]
+        run_command(["pods_test", "--num-gpus", count, *options], experiment)
         path = experiment / "output/inference/coco_instances_results.json"
         results[count] = json.loads(path.read_text())
     assert len(results["0"]) > 0
