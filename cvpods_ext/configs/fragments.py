@@ -44,6 +44,14 @@ MOBILENETV2: Fragment = {
     "INPUT.FORMAT": "RGB",
 }
 
+# A pyramid P3-P6 without res5, for small images (method ATSS).
+P3_P6_ON_RES4: Fragment = {
+    "MODEL.RESNETS.OUT_FEATURES": ["res3", "res4"],
+    "MODEL.FPN.IN_FEATURES": ["res3", "res4"],
+    "MODEL.FPN.BLOCK_IN_FEATURES": "p4",
+    "MODEL.ATSS.IN_FEATURES": ["p3", "p4", "p5", "p6"],
+}
+
 # No pretrained weights: train every layer, with batch norms that learn.
 FROM_SCRATCH: Fragment = {
     "MODEL.WEIGHTS": "",
@@ -66,6 +74,27 @@ def schedule(iterations: int, steps: Sequence[int]) -> Fragment:
 SCHEDULE_1X = schedule(90_000, (60_000, 80_000))
 SCHEDULE_1_5X = schedule(135_000, (90_000, 120_000))
 SCHEDULE_2X = schedule(180_000, (120_000, 160_000))
+
+
+def adamw_cosine(
+    iterations: int, *, lr: float, batch: int, warmup: int = 50, weight_decay: float = 0.05
+) -> Fragment:
+    """For small trials: AdamW, linear warm-up, cosine to 0; one process handles the whole batch."""
+    return {
+        "SOLVER.OPTIMIZER.NAME": "AdamW",
+        "SOLVER.OPTIMIZER.BASE_LR": lr,
+        "SOLVER.OPTIMIZER.BIAS_LR_FACTOR": 1.0,
+        "SOLVER.OPTIMIZER.WEIGHT_DECAY": weight_decay,
+        "SOLVER.LR_SCHEDULER.NAME": "WarmupCosineLR",
+        "SOLVER.LR_SCHEDULER.MAX_ITER": iterations,
+        "SOLVER.LR_SCHEDULER.WARMUP_ITERS": warmup,
+        "SOLVER.LR_SCHEDULER.WARMUP_METHOD": "linear",
+        "SOLVER.IMS_PER_BATCH": batch,
+        "SOLVER.IMS_PER_DEVICE": batch,
+        "SOLVER.CHECKPOINT_PERIOD": 100,
+        "SEED": 0,
+    }
+
 
 # -- scales ----------------------------------------------------------------------------------------
 

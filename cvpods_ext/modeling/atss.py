@@ -11,7 +11,7 @@ from torch import Tensor
 from cvpods.modeling.anchor_generator import AnchorGrid
 from cvpods.modeling.backbone import Backbone
 from cvpods.modeling.box_regression import Box2BoxTransform
-from cvpods.modeling.meta_arch import DenseDetector, DenseHead
+from cvpods.modeling.meta_arch import DenseDetector, DenseHead, shared_arguments
 from cvpods.structures import Instances
 from cvpods.utils import comm
 from cvpods_ext.assigners.atss import atss_assign
@@ -74,20 +74,12 @@ class ATSS(DenseDetector):
                 offset=atss.ANCHOR_OFFSET,
                 persistent=False,
             ),
-            in_features=atss.IN_FEATURES,
-            num_classes=atss.NUM_CLASSES,
-            pixel_mean=cfg.MODEL.PIXEL_MEAN,
-            pixel_std=cfg.MODEL.PIXEL_STD,
             topk=atss.TOPK,
             bbox_reg_weights=atss.BBOX_REG_WEIGHTS,
             reg_weight=atss.REG_WEIGHT,
             focal_alpha=atss.FOCAL_LOSS_ALPHA,
             focal_gamma=atss.FOCAL_LOSS_GAMMA,
-            score_threshold=atss.SCORE_THRESH_TEST,
-            topk_candidates=atss.TOPK_CANDIDATES_TEST,
-            nms_threshold=atss.NMS_THRESH_TEST,
-            nms_type=cfg.MODEL.NMS_TYPE,
-            max_detections=cfg.TEST.DETECTIONS_PER_IMAGE,
+            **shared_arguments(cfg, atss),
         )
 
     def priors(self, features: Sequence[Tensor]) -> list[Tensor]:

@@ -9,7 +9,7 @@ Differs   3 classes, 384-pixel images, narrow pyramid and towers, AdamW with a c
 
 from cvpods.data import register_coco_instances
 from cvpods_ext.configs import ATSSConfig, compose
-from cvpods_ext.configs.fragments import MOBILENETV2, data, test_scale, train_scales
+from cvpods_ext.configs.fragments import MOBILENETV2, adamw_cosine, data, test_scale, train_scales
 
 for split in ("train", "val", "test"):
     register_coco_instances(
@@ -21,27 +21,13 @@ SMALL = {
     "MODEL.ATSS.NUM_CONVS": 2,
     "TRAINER.CHANNELS_LAST": True,
 }
-FINE_TUNE = {
-    "SOLVER.OPTIMIZER.NAME": "AdamW",
-    "SOLVER.OPTIMIZER.BASE_LR": 1e-3,
-    "SOLVER.OPTIMIZER.BIAS_LR_FACTOR": 1.0,
-    "SOLVER.OPTIMIZER.WEIGHT_DECAY": 0.05,
-    "SOLVER.LR_SCHEDULER.NAME": "WarmupCosineLR",
-    "SOLVER.LR_SCHEDULER.MAX_ITER": 300,
-    "SOLVER.LR_SCHEDULER.WARMUP_ITERS": 50,
-    "SOLVER.LR_SCHEDULER.WARMUP_METHOD": "linear",
-    "SOLVER.IMS_PER_BATCH": 8,
-    "SOLVER.IMS_PER_DEVICE": 8,
-    "SOLVER.CHECKPOINT_PERIOD": 100,
-    "SEED": 0,
-}
 
 config = compose(
     ATSSConfig,
     data("bccd_train", "bccd_test", num_classes=3, method="ATSS"),
     MOBILENETV2,
     SMALL,
-    FINE_TUNE,
+    adamw_cosine(300, lr=1e-3, batch=8),
     train_scales([320, 352, 384, 416, 448], 640),
     test_scale(384, 640),
     experiment=__file__,

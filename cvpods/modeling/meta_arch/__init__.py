@@ -1,4 +1,4 @@
-from cvpods.modeling.meta_arch.dense_detector import DenseDetector
+from cvpods.modeling.meta_arch.dense_detector import DenseDetector, shared_arguments
 from cvpods.modeling.meta_arch.dense_head import DenseHead
 from cvpods.modeling.meta_arch.fcos import FCOS, FCOSDetector
 from cvpods.modeling.meta_arch.retinanet import RetinaNet, RetinaNetDetector
@@ -10,4 +10,5 @@ __all__ = [
     "FCOSDetector",
     "RetinaNet",
     "RetinaNetDetector",
+    "shared_arguments",
 ]

@@ -206,6 +206,21 @@ class DenseDetector(nn.Module):
         return boxes, scores, classes
 
 
+def shared_arguments(cfg: Any, method: Any) -> dict[str, Any]:
+    """DenseDetector's plain arguments, read from the config and from its group of the method."""
+    return {
+        "in_features": method.IN_FEATURES,
+        "num_classes": method.NUM_CLASSES,
+        "pixel_mean": cfg.MODEL.PIXEL_MEAN,
+        "pixel_std": cfg.MODEL.PIXEL_STD,
+        "score_threshold": method.SCORE_THRESH_TEST,
+        "topk_candidates": method.TOPK_CANDIDATES_TEST,
+        "nms_threshold": method.NMS_THRESH_TEST,
+        "nms_type": cfg.MODEL.NMS_TYPE,
+        "max_detections": cfg.TEST.DETECTIONS_PER_IMAGE,
+    }
+
+
 def permute_to_N_HWA_K(tensor: Tensor, K: int) -> Tensor:  # noqa: N802, N803 - cvpods' name
     """(N, A * K, H, W) -> (N, H * W * A, K)."""
     if tensor.dim() != 4:

@@ -15,7 +15,11 @@ from cvpods.modeling.anchor_generator import PointGrid, ShiftGenerator
 from cvpods.modeling.backbone import Backbone, build_retinanet_resnet_fpn_backbone
 from cvpods.modeling.box_regression import Shift2BoxTransform
 from cvpods.modeling.losses import iou_loss, one_hot, sigmoid_focal_loss_jit
-from cvpods.modeling.meta_arch.dense_detector import DenseDetector, permute_to_N_HWA_K
+from cvpods.modeling.meta_arch.dense_detector import (
+    DenseDetector,
+    permute_to_N_HWA_K,
+    shared_arguments,
+)
 from cvpods.modeling.meta_arch.dense_head import DenseHead, Scale
 from cvpods.structures import Instances
 from cvpods.utils import comm
@@ -118,15 +122,7 @@ class FCOSDetector(DenseDetector):
             "backbone": backbone,
             "head": head,
             "point_generator": point_generator,
-            "in_features": fcos.IN_FEATURES,
-            "num_classes": fcos.NUM_CLASSES,
-            "pixel_mean": cfg.MODEL.PIXEL_MEAN,
-            "pixel_std": cfg.MODEL.PIXEL_STD,
-            "score_threshold": fcos.SCORE_THRESH_TEST,
-            "topk_candidates": fcos.TOPK_CANDIDATES_TEST,
-            "nms_threshold": fcos.NMS_THRESH_TEST,
-            "nms_type": cfg.MODEL.NMS_TYPE,
-            "max_detections": cfg.TEST.DETECTIONS_PER_IMAGE,
+            **shared_arguments(cfg, fcos),
             "size_ranges": fcos.OBJECT_SIZES_OF_INTEREST,
             "center_sampling_radius": fcos.CENTER_SAMPLING_RADIUS,
             "norm_reg_targets": fcos.NORM_REG_TARGETS,

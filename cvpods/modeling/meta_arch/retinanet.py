@@ -14,7 +14,11 @@ from cvpods.modeling.backbone import Backbone, build_retinanet_resnet_fpn_backbo
 from cvpods.modeling.box_regression import Box2BoxTransform
 from cvpods.modeling.losses import one_hot, sigmoid_focal_loss_jit, smooth_l1_loss
 from cvpods.modeling.matcher import Matcher
-from cvpods.modeling.meta_arch.dense_detector import DenseDetector, permute_to_N_HWA_K
+from cvpods.modeling.meta_arch.dense_detector import (
+    DenseDetector,
+    permute_to_N_HWA_K,
+    shared_arguments,
+)
 from cvpods.modeling.meta_arch.dense_head import DenseHead
 from cvpods.structures import Boxes, Instances, pairwise_iou
 from cvpods.utils import comm
@@ -84,15 +88,7 @@ class RetinaNetDetector(DenseDetector):
             "backbone": backbone,
             "head": head,
             "anchor_generator": anchor_generator,
-            "in_features": retinanet.IN_FEATURES,
-            "num_classes": retinanet.NUM_CLASSES,
-            "pixel_mean": cfg.MODEL.PIXEL_MEAN,
-            "pixel_std": cfg.MODEL.PIXEL_STD,
-            "score_threshold": retinanet.SCORE_THRESH_TEST,
-            "topk_candidates": retinanet.TOPK_CANDIDATES_TEST,
-            "nms_threshold": retinanet.NMS_THRESH_TEST,
-            "nms_type": cfg.MODEL.NMS_TYPE,
-            "max_detections": cfg.TEST.DETECTIONS_PER_IMAGE,
+            **shared_arguments(cfg, retinanet),
             "iou_thresholds": retinanet.IOU_THRESHOLDS,
             "iou_labels": retinanet.IOU_LABELS,
             "bbox_reg_weights": retinanet.BBOX_REG_WEIGHTS,
