@@ -616,6 +616,8 @@ def test_torch_transform_that_removes_boxes(then):
         def transform(self, inpt, params):
             return v2.functional.crop(inpt, 0, 0, 24, 16)
 
+        _transform = transform  # its name before torchvision 0.20
+
     corners = [(2, 2, 6, 6), (20, 2, 30, 6), (10, 2, 24, 6)]
     boxes = [annotation(box, tag=tag) for box, tag in zip(corners, "abc", strict=True)]
     image, annotations = TorchTransformGen(v2.Compose([LeftHalf(), then]))(noise(), boxes)
