@@ -1,0 +1,17 @@
+"""Boxes (x1, y1, x2, y2) in plain Python numbers."""
+
+from __future__ import annotations
+
+Box = tuple[float, float, float, float]
+
+
+def area(box: Box) -> float:
+    return (box[2] - box[0]) * (box[3] - box[1])
+
+
+def iou(a: Box, b: Box) -> float:
+    width = min(a[2], b[2]) - max(a[0], b[0])
+    height = min(a[3], b[3]) - max(a[1], b[1])
+    if width <= 0 or height <= 0:
+        return 0.0
+    return width * height / (area(a) + area(b) - width * height)
