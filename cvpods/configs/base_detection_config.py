@@ -44,6 +44,8 @@ _config_dict = {
             "FUSE_TYPE": "sum",
             # What P6 is computed from: "p5" (FCOS family) or "res5" (RetinaNet).
             "BLOCK_IN_FEATURES": "p5",
+            # P7 = conv(relu(P6)); mmdetection's RetinaNet goes without the relu.
+            "RELU_BEFORE_P7": True,
         },
         "ANCHOR_GENERATOR": {
             # Per level, or one list for all levels: sides in pixels.
@@ -53,6 +55,9 @@ _config_dict = {
             "ANGLES": [[-90, 0, 90]],
             # Centre of the first anchor, in strides: 0.0 at the corner, 0.5 mid-cell.
             "OFFSET": 0.0,
+            # Round the sides of a stride-sized window of each ratio first, as the first Faster
+            # R-CNN and maskrcnn-benchmark do.
+            "ROUNDED": False,
         },
         # "normal", "softnms-linear", "softnms-gaussian"; None is for models that have no NMS.
         "NMS_TYPE": "normal",

@@ -44,6 +44,22 @@ def make_cell_anchors(sizes: Sequence[float], aspect_ratios: Sequence[float]) ->
     return torch.tensor(anchors, dtype=torch.float32)
 
 
+def make_rounded_cell_anchors(
+    sizes: Sequence[float], aspect_ratios: Sequence[float], stride: int
+) -> Tensor:
+    """As make_cell_anchors, but as in Faster R-CNN's first code: the sides of a stride x stride
+    window of every ratio are rounded to whole pixels, then scaled to the size.
+    """
+    anchors = []
+    for size in sizes:
+        for ratio in aspect_ratios:
+            width = round(math.sqrt(stride**2 / ratio))
+            height = round(width * ratio)
+            half_width, half_height = width * size / stride / 2, height * size / stride / 2
+            anchors.append([-half_width, -half_height, half_width, half_height])
+    return torch.tensor(anchors, dtype=torch.float32)
+
+
 class BufferList(nn.Module):
     """Buffers named "0", "1", ..."""
 
@@ -71,6 +87,7 @@ class AnchorGrid(nn.Module):
         strides: per level.
         offset: centre of the first anchor, in strides.
         persistent: keep the cell anchors in the state dict, as cvpods' RetinaNet does.
+        rounded: see make_rounded_cell_anchors.
     """
 
     box_dim = 4
@@ -83,6 +100,7 @@ class AnchorGrid(nn.Module):
         strides: Sequence[int],
         offset: float = 0.0,
         persistent: bool = True,
+        rounded: bool = False,
     ) -> None:
         super().__init__()
         if not 0.0 <= offset < 1.0:
@@ -91,7 +109,10 @@ class AnchorGrid(nn.Module):
         self.offset = offset
         sizes = _per_level("SIZES", sizes, len(strides))
         aspect_ratios = _per_level("ASPECT_RATIOS", aspect_ratios, len(strides))
-        cells = [make_cell_anchors(s, r) for s, r in zip(sizes, aspect_ratios, strict=True)]
+        cells = [
+            make_rounded_cell_anchors(s, r, stride) if rounded else make_cell_anchors(s, r)
+            for s, r, stride in zip(sizes, aspect_ratios, strides, strict=True)
+        ]
         self.cell_anchors = BufferList(cells, persistent=persistent)
 
     @property
@@ -150,6 +171,7 @@ class DefaultAnchorGenerator(AnchorGrid):
             aspect_ratios=generator.ASPECT_RATIOS,
             strides=[shape.stride for shape in input_shape],
             offset=generator.OFFSET,
+            rounded=generator.get("ROUNDED", False),
         )
 
     def forward(self, features: Sequence[Tensor]) -> list[list[Boxes]]:

@@ -33,11 +33,16 @@ class Box2BoxTransform:
         self.add_ctr_clamp = add_ctr_clamp
         self.ctr_clamp = ctr_clamp
 
-    def get_deltas(self, src_boxes: Tensor, target_boxes: Tensor) -> Tensor:
-        """Deltas (..., 4) that turn `src_boxes` (..., 4) into `target_boxes` (..., 4)."""
+    def get_deltas(self, src_boxes: Tensor, target_boxes: Tensor, strict: bool = True) -> Tensor:
+        """Deltas (..., 4) that turn `src_boxes` (..., 4) into `target_boxes` (..., 4).
+
+        With `strict`, source boxes without width are an AssertionError; the check waits for the
+        device.
+        """
         src_size = src_boxes[..., 2:] - src_boxes[..., :2]
         target_size = target_boxes[..., 2:] - target_boxes[..., :2]
-        assert (src_size[..., 0] > 0).all(), "Input boxes to Box2BoxTransform are not valid!"
+        if strict:
+            assert (src_size[..., 0] > 0).all(), "Input boxes to Box2BoxTransform are not valid!"
         shift = (target_boxes[..., :2] + target_boxes[..., 2:] - src_boxes[..., :2]) / 2
         shift = (shift - src_boxes[..., 2:] / 2) / src_size
         deltas = torch.cat([shift, torch.log(target_size / src_size)], dim=-1)

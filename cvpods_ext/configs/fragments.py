@@ -38,19 +38,50 @@ RES50: Fragment = {
     "MODEL.WEIGHTS": "detectron2://ImageNetPretrained/MSRA/R-50.pkl",
     "MODEL.RESNETS.DEPTH": 50,
 }
+RES101: Fragment = {
+    "MODEL.WEIGHTS": "detectron2://ImageNetPretrained/MSRA/R-101.pkl",
+    "MODEL.RESNETS.DEPTH": 101,
+}
+
+
+def resnext101(groups: int, width: int) -> Fragment:
+    """ResNeXt-101 `groups` x `width`d, converted from the weights of its authors."""
+    name = f"ImageNetPretrained/20171220/X-101-{groups}x{width}d.pkl"
+    return {
+        "MODEL.WEIGHTS": f"https://dl.fbaipublicfiles.com/detectron/{name}",
+        "MODEL.RESNETS.DEPTH": 101,
+        "MODEL.RESNETS.NUM_GROUPS": groups,
+        "MODEL.RESNETS.WIDTH_PER_GROUP": width,
+        "MODEL.RESNETS.STRIDE_IN_1X1": False,
+    }
+
+
+RESX101_32X8D = resnext101(32, 8)
+RESX101_64X4D = resnext101(64, 4)
 MOBILENETV2: Fragment = {
     "MODEL.PIXEL_MEAN": [123.675, 116.28, 103.53],
     "MODEL.PIXEL_STD": [58.395, 57.12, 57.375],
     "INPUT.FORMAT": "RGB",
 }
 
-# A pyramid P3-P6 without res5, for small images (method ATSS).
-P3_P6_ON_RES4: Fragment = {
-    "MODEL.RESNETS.OUT_FEATURES": ["res3", "res4"],
-    "MODEL.FPN.IN_FEATURES": ["res3", "res4"],
-    "MODEL.FPN.BLOCK_IN_FEATURES": "p4",
-    "MODEL.ATSS.IN_FEATURES": ["p3", "p4", "p5", "p6"],
-}
+
+def small_p3_p6(method: str) -> Fragment:
+    """For small images: a narrow pyramid P3-P6 without res5, two narrow convolutions a tower."""
+    return {
+        "MODEL.RESNETS.OUT_FEATURES": ["res3", "res4"],
+        "MODEL.FPN.IN_FEATURES": ["res3", "res4"],
+        "MODEL.FPN.BLOCK_IN_FEATURES": "p4",
+        "MODEL.FPN.OUT_CHANNELS": 64,
+        f"MODEL.{method}.IN_FEATURES": ["p3", "p4", "p5", "p6"],
+        f"MODEL.{method}.NUM_CONVS": 2,
+    }
+
+
+def octave_anchors(sizes: Sequence[float]) -> Fragment:
+    """Per level, anchors of a size x 2^0, 2^(1/3), 2^(2/3)."""
+    scales = (1.0, 2 ** (1 / 3), 2 ** (2 / 3))
+    return {"MODEL.ANCHOR_GENERATOR.SIZES": [[size * scale for scale in scales] for size in sizes]}
+
 
 # No pretrained weights: train every layer, with batch norms that learn.
 FROM_SCRATCH: Fragment = {
@@ -118,5 +149,8 @@ def test_scale(short_edge: int, max_size: int) -> Fragment:
 
 
 SCALE_800: Fragment = {**train_scales([800], 1333), **test_scale(800, 1333)}
+# FreeAnchor's "ms" and "ms2": steps of 32.
+MS_640_800: Fragment = {**train_scales(range(640, 801, 32), 1333), **test_scale(800, 1333)}
+MS_480_960: Fragment = {**train_scales(range(480, 961, 32), 1333), **test_scale(800, 1333)}
 # A random whole number in [640, 800].
 SCALE_640_800: Fragment = {**train_scales([640, 800], 1333, "range"), **test_scale(800, 1333)}

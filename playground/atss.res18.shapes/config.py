@@ -11,10 +11,10 @@ from cvpods.data import register_coco_instances
 from cvpods_ext.configs import ATSSConfig, compose
 from cvpods_ext.configs.fragments import (
     FROM_SCRATCH,
-    P3_P6_ON_RES4,
     RES18,
     adamw_cosine,
     data,
+    small_p3_p6,
     test_scale,
     train_scales,
 )
@@ -24,19 +24,13 @@ for split in ("train", "val"):
         f"shapes_{split}", f"shapes/annotations/instances_{split}.json", f"shapes/{split}"
     )
 
-SMALL = {
-    "MODEL.FPN.OUT_CHANNELS": 64,
-    "MODEL.ATSS.NUM_CONVS": 2,
-    "MODEL.ATSS.ANCHOR_SCALE": 4,
-}
-
 config = compose(
     ATSSConfig,
     data("shapes_train", "shapes_val", num_classes=6, method="ATSS"),
     RES18,
     FROM_SCRATCH,
-    P3_P6_ON_RES4,
-    SMALL,
+    small_p3_p6("ATSS"),
+    {"MODEL.ATSS.ANCHOR_SCALE": 4},
     adamw_cosine(500, lr=1.5e-3, batch=8),
     train_scales([160], 256),
     test_scale(160, 256),

@@ -11,10 +11,10 @@ from cvpods.data import register_coco_instances
 from cvpods_ext.configs import ATSSConfig, compose
 from cvpods_ext.configs.fragments import (
     FROM_SCRATCH,
-    P3_P6_ON_RES4,
     RES18,
     adamw_cosine,
     data,
+    small_p3_p6,
     test_scale,
 )
 
@@ -23,8 +23,6 @@ register_coco_instances("subset_train", "subset/annotations/instances_train.json
 OVERFIT = {
     "INPUT.AUG.TRAIN_PIPELINES": test_scale(224, 336)["INPUT.AUG.TEST_PIPELINES"],
     "MODEL.RESNETS.NORM": "GN",
-    "MODEL.FPN.OUT_CHANNELS": 64,
-    "MODEL.ATSS.NUM_CONVS": 2,
     "MODEL.ATSS.ANCHOR_SCALE": 4,
 }
 
@@ -33,7 +31,7 @@ config = compose(
     data("subset_train", "subset_train", num_classes=80, method="ATSS"),
     RES18,
     FROM_SCRATCH,
-    P3_P6_ON_RES4,
+    small_p3_p6("ATSS"),
     test_scale(224, 336),
     OVERFIT,
     adamw_cosine(250, lr=1e-3, batch=4, warmup=20, weight_decay=0.0),

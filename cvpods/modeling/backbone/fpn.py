@@ -124,13 +124,20 @@ class LastLevelMaxPool(nn.Module):
 
 
 class LastLevelP6P7(nn.Module):
-    """P6 = 3x3 / 2 convolution of `in_feature` ("p5" or "res5"), P7 = the same of relu(P6)."""
+    """P6 = 3x3 / 2 convolution of `in_feature` ("p5" or "res5"), P7 = the same of relu(P6).
+
+    Args:
+        relu: False leaves the relu out.
+    """
 
     num_levels = 2
 
-    def __init__(self, in_channels: int, out_channels: int, in_feature: str = "res5") -> None:
+    def __init__(
+        self, in_channels: int, out_channels: int, in_feature: str = "res5", relu: bool = True
+    ) -> None:
         super().__init__()
         self.in_feature = in_feature
+        self.relu = relu
         self.p6 = nn.Conv2d(in_channels, out_channels, 3, 2, 1)
         self.p7 = nn.Conv2d(out_channels, out_channels, 3, 2, 1)
         c2_xavier_fill(self.p6)
@@ -138,7 +145,7 @@ class LastLevelP6P7(nn.Module):
 
     def forward(self, x: Tensor) -> list[Tensor]:
         p6 = self.p6(x)
-        return [p6, self.p7(F.relu(p6))]
+        return [p6, self.p7(F.relu(p6) if self.relu else p6)]
 
 
 def build_p3_p7_pyramid(cfg: Any, bottom_up: Backbone) -> FPN:
@@ -162,7 +169,7 @@ def build_p3_p7_pyramid(cfg: Any, bottom_up: Backbone) -> FPN:
         fpn.IN_FEATURES,
         fpn.OUT_CHANNELS,
         norm=fpn.NORM,
-        top_block=LastLevelP6P7(in_channels, fpn.OUT_CHANNELS, source),
+        top_block=LastLevelP6P7(in_channels, fpn.OUT_CHANNELS, source, fpn.RELU_BEFORE_P7),
         fuse_type=fpn.FUSE_TYPE,
     )
 
