@@ -9,8 +9,10 @@ from typing import Any
 from urllib.parse import urlparse
 
 import torch
+import torchvision
 
 from cvpods.checkpoint.caffe2 import load_caffe2_pickle
+from cvpods.checkpoint.torchvision_names import from_torchvision_names
 from cvpods.utils.errors import CheckpointError
 
 DETECTRON2_ROOT = "https://dl.fbaipublicfiles.com/detectron2/"
@@ -25,7 +27,8 @@ def cache_dir() -> Path:
 def find_file(path: str | Path) -> Path:
     """The local file of a path or address; downloads addresses once.
 
-    Known addresses: http(s)://..., detectron2://... (detectron2's public weights).
+    Known addresses: http(s)://..., detectron2://... (detectron2's public weights), and
+    torchvision://resnet50 (the first ImageNet weights of a torchvision model).
 
     Raises:
         CheckpointError: no such file, unknown kind of address, or the download failed.
@@ -35,16 +38,29 @@ def find_file(path: str | Path) -> Path:
         scheme, _, rest = text.partition("://")
         if scheme == "detectron2":
             text = DETECTRON2_ROOT + rest
+        elif scheme == "torchvision":
+            text = _torchvision_url(rest)
         elif scheme not in ("http", "https"):
             raise CheckpointError(
                 f"MODEL.WEIGHTS {path}: unknown kind of address {scheme}://. Use a path, "
-                "http(s):// or detectron2://."
+                "http(s)://, detectron2:// or torchvision://."
             )
         return _download(text, str(path))
     local = Path(text).expanduser()
     if not local.is_file():
         raise CheckpointError(f"Weights file {local} does not exist.")
     return local
+
+
+def _torchvision_url(name: str) -> str:
+    try:
+        return torchvision.models.get_model_weights(name).IMAGENET1K_V1.url
+    except (ValueError, AttributeError) as error:
+        known = [m for m in torchvision.models.list_models(torchvision.models) if "res" in m]
+        raise CheckpointError(
+            f"MODEL.WEIGHTS torchvision://{name}: torchvision has no ImageNet weights of that "
+            f"name; it has {', '.join(known)} and others."
+        ) from error
 
 
 def _download(url: str, asked: str) -> Path:
@@ -68,7 +84,8 @@ def load_file(path: str | Path) -> dict[str, Any]:
     """Read a checkpoint: .pkl of arrays, else torch.load with weights_only.
 
     Returns:
-        The file's dict; one that is a bare state dict becomes {"model": state dict}.
+        The file's dict; one that is a bare state dict, or holds it as "state_dict", becomes
+        {"model": state dict}. Names of a torchvision ResNet become ours.
 
     Raises:
         CheckpointError: the file is missing, damaged, or holds more than tensors and plain values.
@@ -87,8 +104,10 @@ def load_file(path: str | Path) -> dict[str, Any]:
         ) from error
     if not isinstance(content, dict):
         raise CheckpointError(f"{local} holds a {type(content).__name__}, not named tensors.")
-    content = content if "model" in content else {"model": content}
+    if "model" not in content:
+        content = {"model": content.get("state_dict", content)}
     if not isinstance(content["model"], dict):
         kind = type(content["model"]).__name__
         raise CheckpointError(f"{local} holds a {kind} as 'model', not named tensors.")
+    content["model"] = from_torchvision_names(content["model"])
     return content

@@ -140,13 +140,17 @@ _config_dict = {
         # Accepted for old experiments; keypoints are not evaluated.
         "KEYPOINT_OKS_SIGMAS": [],
         "DETECTIONS_PER_IMAGE": 100,
-        # Test-time augmentation: accepted for old experiments, refused when enabled.
+        # Test-time augmentation, see cvpods/modeling/test_time_augmentation.py.
         "AUG": {
             "ENABLED": False,
+            # Short edges, each with the long edge kept within MAX_SIZE.
             "MIN_SIZES": (400, 500, 600, 700, 800, 900, 1000, 1100, 1200),
             "MAX_SIZE": 4000,
+            # Each scale once more, mirrored.
             "FLIP": True,
+            # Further scales as pairs (short edge, cap of the long edge).
             "EXTRA_SIZES": (),
+            # Accepted for old experiments, refused when switched on.
             "SCALE_FILTER": False,
             "SCALE_RANGES": (),
         },

@@ -21,7 +21,7 @@ _config_dict = {
             # ResNeXt: 32 x 8d is NUM_GROUPS 32, WIDTH_PER_GROUP 8.
             "NUM_GROUPS": 1,
             "WIDTH_PER_GROUP": 64,
-            # "FrozenBN", "BN", "SyncBN" or "GN".
+            # "FrozenBN", "EvalBN" (fixed statistics, learned affine), "BN", "SyncBN" or "GN".
             "NORM": "FrozenBN",
             "ACTIVATION": {"NAME": "ReLU", "INPLACE": True},
             # Start the last norm of every block at 0, so that a block starts as the identity.

@@ -25,11 +25,14 @@ from cvpods.engine.scaling import plan_batches, resolve_epochs
 from cvpods.engine.writers import CommonMetricPrinter, JSONWriter, TensorboardXWriter
 from cvpods.evaluation import (
     EVALUATOR,
+    NMSRecallEvaluator,
     inference_on_dataset,
     print_csv_format,
     verify_results,
     without_nan,
 )
+from cvpods.modeling.both_sides_of_nms import BothSidesOfNMS
+from cvpods.modeling.test_time_augmentation import TestTimeAugmentation
 from cvpods.solver import build_lr_scheduler, build_optimizer, clip_gradients
 from cvpods.utils import comm
 from cvpods.utils.env import get_rng_state, seed_all_rng, set_rng_state
@@ -298,8 +301,18 @@ class DefaultRunner(RunnerBase):
         return self.results
 
     @classmethod
-    def test(cls, cfg: Any, model: nn.Module, output_folder: str | Path | None = None) -> Any:
-        """Evaluate `model` on each data set of cfg.DATASETS.TEST.
+    def test(
+        cls,
+        cfg: Any,
+        model: nn.Module,
+        output_folder: str | Path | None = None,
+        *,
+        nms_recall: bool = False,
+    ) -> Any:
+        """Evaluate `model` on each data set of cfg.DATASETS.TEST, augmented as TEST.AUG says.
+
+        Args:
+            nms_recall: compute NMS recall instead of what the data sets' own evaluators do.
 
         Returns:
             On rank 0 {task: {metric: value}} for one data set, {name: {task: ...}} for several;
@@ -307,6 +320,10 @@ class DefaultRunner(RunnerBase):
         """
         if not cfg.DATASETS.TEST:
             raise ConfigError("DATASETS.TEST names no data set to evaluate on.")
+        if nms_recall:
+            model = BothSidesOfNMS(model)
+        elif cfg.TEST.AUG.ENABLED:
+            model = TestTimeAugmentation.from_config(cfg, model)
         folder = Path(output_folder or Path(cfg.OUTPUT_DIR) / "inference")
         results: dict[str, Any] = OrderedDict()
         device = next(model.parameters()).device.type
@@ -314,13 +331,19 @@ class DefaultRunner(RunnerBase):
             loader = cls.build_test_loader(cfg, name)
             check_num_classes(model, loader.dataset.meta, name)
             own = folder if len(cfg.DATASETS.TEST) == 1 else folder / name
-            evaluator = cls.build_evaluator(cfg, name, loader.dataset, own)
+            if nms_recall:
+                truth = loader.dataset.datasets[0].coco_ground_truth()
+                evaluator = NMSRecallEvaluator(name, truth, own)
+            else:
+                evaluator = cls.build_evaluator(cfg, name, loader.dataset, own)
             results[name] = inference_on_dataset(model, loader, evaluator, autocast(cfg, device))
             if comm.is_main_process():
                 print_csv_format(name, results[name])
         if not comm.is_main_process():
             return {}
         final = next(iter(results.values())) if len(results) == 1 else results
+        if nms_recall:
+            return final
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "results.json").write_text(json.dumps(without_nan(final), indent=1) + "\n")
         return final

@@ -75,17 +75,28 @@ class FrozenBatchNorm2d(nn.Module):
         return module
 
 
+class EvalBatchNorm2d(BatchNorm2d):
+    """Batch normalisation with fixed statistics and a learned affine map: mmdetection's norm_eval.
+
+    Differs from FrozenBatchNorm2d in that weight and bias train.
+    """
+
+    def train(self, mode: bool = True) -> EvalBatchNorm2d:
+        return super().train(False)
+
+
 _NORMS: dict[str, Callable[[int], nn.Module]] = {
     "BN": BatchNorm2d,
     "SyncBN": nn.SyncBatchNorm,
     "nnSyncBN": nn.SyncBatchNorm,
     "FrozenBN": FrozenBatchNorm2d,
+    "EvalBN": EvalBatchNorm2d,
     "GN": lambda channels: nn.GroupNorm(32, channels),
 }
 
 
 def get_norm(norm: str | Callable[[int], nn.Module] | None, out_channels: int) -> nn.Module | None:
-    """Build a norm by name: "", "BN", "SyncBN", "FrozenBN", "GN", or a callable; "" is None."""
+    """Build a norm by name (see _NORMS), or by a callable of the channels; "" is None."""
     if not norm:
         return None
     if isinstance(norm, str):

@@ -56,6 +56,9 @@ def test(args: argparse.Namespace) -> bool:
         Checkpointer(model, config.OUTPUT_DIR).load(path, strict=True, use_ema=True)
         folder = Path(config.OUTPUT_DIR) / "inference"
         folder = folder / Path(path).stem if len(weights) > 1 else folder
+        if args.nms_recall:
+            runner.test(config, model, folder, nms_recall=True)
+            continue
         results = runner.test(config, model, folder)
         if comm.is_main_process():
             passed &= verify_results(config.TEST.EXPECTED_RESULTS, results)
@@ -69,6 +72,11 @@ def main(argv: Sequence[str] | None = None) -> None:
         "--start-iter", type=int, help="evaluate checkpoints from this iteration on"
     )
     parser.add_argument("--end-iter", type=int, help="evaluate checkpoints up to this iteration")
+    parser.add_argument(
+        "--nms-recall",
+        action="store_true",
+        help="of the objects found before NMS, how many are found after it (instead of AP)",
+    )
     if not run_tool(parser.parse_intermixed_args(argv), test):
         sys.exit(1)
 

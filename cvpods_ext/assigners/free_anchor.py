@@ -1,7 +1,7 @@
 """Who may answer for which box in FreeAnchor (arXiv:1909.02466): bags, and objects found.
 
-Tables of boxes x anchors are made in slices, so that memory does not grow with their product. Inside
-a slice the work is whole-tensor arithmetic; nothing here waits for the device.
+Tables of boxes x anchors are made in slices, so that memory does not grow with their product.
+Inside a slice the work is whole-tensor arithmetic; nothing here waits for the device.
 """
 
 from __future__ import annotations

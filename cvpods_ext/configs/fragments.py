@@ -8,7 +8,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from cvpods.configs import BaseConfig
+from cvpods.configs.config_dict import flatten
+
 Fragment = dict[str, Any]
+
+
+def like(config: type[BaseConfig], *groups: str) -> Fragment:
+    """The values that another method's class gives to the keys under `groups` ("SOLVER")."""
+    prefixes = tuple(f"{group}." for group in groups)
+    return {k: v for k, v in flatten(config()) if k in groups or k.startswith(prefixes)}
+
 
 # -- data ------------------------------------------------------------------------------------------
 
@@ -56,6 +66,11 @@ def resnext101(groups: int, width: int) -> Fragment:
     }
 
 
+RESX101_32X4D = resnext101(32, 4)
+# Those that mmdetection starts its ResNeXt-101-32x4d from.
+MMLAB_X101_32X4D = (
+    "https://download.openmmlab.com/pretrain/third_party/resnext101_32x4d-a5af3160.pth"
+)
 RESX101_32X8D = resnext101(32, 8)
 RESX101_64X4D = resnext101(64, 4)
 MOBILENETV2: Fragment = {
@@ -81,6 +96,35 @@ def octave_anchors(sizes: Sequence[float]) -> Fragment:
     """Per level, anchors of a size x 2^0, 2^(1/3), 2^(2/3)."""
     scales = (1.0, 2 ** (1 / 3), 2 ** (2 / 3))
     return {"MODEL.ANCHOR_GENERATOR.SIZES": [[size * scale for scale in scales] for size in sizes]}
+
+
+def mmdetection(method: str, weights: str = "torchvision://resnet50") -> Fragment:
+    """What mmdetection's RetinaNet family does otherwise: torchvision-like weights in RGB, batch
+    norms whose affine maps learn, exact anchors from the corner, P6 from C5 without a relu before
+    P7, one learning rate and decay for all parameters, gradients clipped to a norm of 35.
+    """
+    return {
+        "MODEL.WEIGHTS": weights,
+        "MODEL.PIXEL_MEAN": [123.675, 116.28, 103.53],
+        "MODEL.PIXEL_STD": [58.395, 57.12, 57.375],
+        "INPUT.FORMAT": "RGB",
+        "MODEL.RESNETS.NORM": "EvalBN",
+        "MODEL.RESNETS.STRIDE_IN_1X1": False,
+        "MODEL.FPN.BLOCK_IN_FEATURES": "res5",
+        "MODEL.FPN.RELU_BEFORE_P7": False,
+        "MODEL.ANCHOR_GENERATOR.OFFSET": 0.0,
+        "MODEL.ANCHOR_GENERATOR.ROUNDED": False,
+        f"MODEL.{method}.PRIOR_PROB": 0.01,
+        "SOLVER.LR_SCHEDULER.WARMUP_METHOD": "linear",
+        "SOLVER.LR_SCHEDULER.WARMUP_FACTOR": 0.001,
+        "SOLVER.LR_SCHEDULER.WARMUP_ITERS": 500,
+        "SOLVER.OPTIMIZER.BIAS_LR_FACTOR": 1.0,
+        "SOLVER.OPTIMIZER.WEIGHT_DECAY_NORM": 1e-4,
+        "SOLVER.OPTIMIZER.WEIGHT_DECAY_BIAS": None,
+        "SOLVER.CLIP_GRADIENTS.ENABLED": True,
+        "SOLVER.CLIP_GRADIENTS.CLIP_TYPE": "full_model",
+        "SOLVER.CLIP_GRADIENTS.CLIP_VALUE": 35.0,
+    }
 
 
 # No pretrained weights: train every layer, with batch norms that learn.
@@ -154,3 +198,17 @@ MS_640_800: Fragment = {**train_scales(range(640, 801, 32), 1333), **test_scale(
 MS_480_960: Fragment = {**train_scales(range(480, 961, 32), 1333), **test_scale(800, 1333)}
 # A random whole number in [640, 800].
 SCALE_640_800: Fragment = {**train_scales([640, 800], 1333, "range"), **test_scale(800, 1333)}
+
+# FreeAnchor's multi-scale test, once TEST.AUG.ENABLED is True: six scales of the loaded image.
+FREE_ANCHOR_TTA: Fragment = {
+    "TEST.AUG.MIN_SIZES": (),
+    "TEST.AUG.EXTRA_SIZES": (
+        (480, 800),
+        (640, 1067),
+        (800, 1333),
+        (960, 1600),
+        (1120, 1867),
+        (1280, 2133),
+    ),
+    "TEST.AUG.FLIP": False,
+}

@@ -119,8 +119,10 @@ def negative_log_mean_max(log_x: Tensor) -> Tensor:
 class _NegativeLogMeanMax(torch.autograd.Function):
     """The gradient is written out: autograd would subtract numbers of size 1 / (1 - x) there.
 
-    With shares s_j = x_j w_j / sum(x w) and v_j = w_j / sum(w), and c_j = (1 - x_j) w_j (1, but
-    less where 1 - x is kept above 1e-12):  d(-log MeanMax) / d log x_j = -s_j (1 - c_j + v_j sum c).
+    With shares s_j = x_j w_j / sum(x w) and v_j = w_j / sum(w), and c_j = (1 - x_j) w_j, which is 1
+    but less where 1 - x is kept above 1e-12:
+
+        d(-log MeanMax) / d log x_j = -s_j (1 - c_j + v_j sum c)
     """
 
     @staticmethod

@@ -1,6 +1,6 @@
 """ATSS, ResNet-50-FPN, single scale 800, 1x.
 
-Paper     arXiv:1912.02424, model table, R-50 1x: 39.3 AP (minival)
+Paper     arXiv:1912.02424, model table, R-50 1x: 39.3 AP (minival), 39.3 (test-dev)
 Expected  39.3 +- 0.3 AP on COCO val2017, 16 images an iteration (not measured here)
 Run       pods_train --num-gpus 8
 Differs   (base experiment of this method)

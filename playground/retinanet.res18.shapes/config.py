@@ -1,4 +1,4 @@
-"""RetinaNet, ResNet-18-FPN, the embedded shapes data set, from scratch: the quick start.
+"""RetinaNet, ResNet-18-FPN, the embedded shapes data set, from scratch.
 
 Paper     none; a small network on small synthetic images, to try things out on a CPU
 Expected  AP >= 50 on the held-out images, in under 10 minutes on 2 CPU cores

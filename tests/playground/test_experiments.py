@@ -23,10 +23,19 @@ from cvpods.tools.experiment import load_experiment
 ROOT = Path(__file__).resolve().parents[2]
 EXPECT = ROOT / "tests" / "expect"
 FOLDERS = sorted(path.parent for path in (ROOT / "playground").rglob("config.py"))
-NUM_EXPERIMENTS = 4
+NUM_EXPERIMENTS = 19
 
-METHODS = {"atss": "ATSS"}
-DEPTHS = {"res18": 18, "res50": 50, "res101": 101}
+METHODS = {"atss": "ATSS", "free_anchor": "FREE_ANCHOR", "retinanet": "RETINANET"}
+# (depth, groups, width of a group)
+BACKBONES = {
+    "res18": (18, 1, 64),
+    "res50": (50, 1, 64),
+    "res101": (101, 1, 64),
+    "resx101_32x4d": (101, 32, 4),
+    "resx101_32x8d": (101, 32, 8),
+    "resx101_64x4d": (101, 64, 4),
+}
+SCALES = {"ms": tuple(range(640, 801, 32)), "ms2": tuple(range(480, 961, 32))}
 ITERATIONS = {"1x": 90_000, "1_5x": 135_000, "2x": 180_000}
 
 
@@ -64,15 +73,32 @@ def test_name_says_what_the_config_says(folder):
     config, _ = load_experiment(folder)
     method, *tokens = folder.name.split(".")
     assert METHODS[method] in config.MODEL
+    resnets, solver = config.MODEL.RESNETS, config.SOLVER
     for token in tokens:
-        if token in DEPTHS:
-            assert config.MODEL.RESNETS.DEPTH == DEPTHS[token]
+        if token in BACKBONES:
+            actual = (resnets.DEPTH, resnets.NUM_GROUPS, resnets.WIDTH_PER_GROUP)
+            assert actual == BACKBONES[token]
         elif token in ITERATIONS:
-            assert config.SOLVER.LR_SCHEDULER.MAX_ITER == ITERATIONS[token]
+            assert solver.LR_SCHEDULER.MAX_ITER == ITERATIONS[token]
+            assert solver.IMS_PER_BATCH == 16
+        elif token in SCALES:
+            assert short_edges(config) == SCALES[token]
+        elif token == "mmdet":
+            assert config.INPUT.FORMAT == "RGB"
+            assert solver.CLIP_GRADIENTS.CLIP_VALUE == 35
         elif token == "mobilenetv2":
-            assert config.MODEL.RESNETS.DEPTH is None
+            assert resnets.DEPTH is None
         else:  # a data set
             assert config.DATASETS.TRAIN[0].startswith(token)
+    if "coco_2017_train" in config.DATASETS.TRAIN and not set(tokens) & set(SCALES):
+        assert short_edges(config) == (800,)
+
+
+def short_edges(config) -> tuple[int, ...]:
+    (name, arguments), _ = config.INPUT.AUG.TRAIN_PIPELINES
+    assert name == "ResizeShortestEdge"
+    assert (arguments["max_size"], arguments["sample_style"]) == (1333, "choice")
+    return tuple(arguments["short_edge_length"])
 
 
 def test_files_are_short_and_documented(folder):

@@ -23,6 +23,7 @@ from cvpods.data.transforms.transform import (
 )
 from cvpods.structures import BoxMode
 from cvpods.utils.errors import ConfigError
+from cvpods.utils.sizes import shortest_edge_size
 
 
 def _draw_size(sizes: tuple[int, ...], style: str) -> int:
@@ -67,9 +68,7 @@ class ResizeShortestEdge(TransformGen):
         size = _draw_size(self.short_edge_length, self.sample_style)
         if size == 0:
             return NoOpTransform()
-        scale = min(size / min(h, w), self.max_size / max(h, w))
-        new_h, new_w = (max(int(side * scale + 0.5), 1) for side in (h, w))
-        return ResizeTransform(h, w, new_h, new_w)
+        return ResizeTransform(h, w, *shortest_edge_size(h, w, size, self.max_size))
 
 
 @TRANSFORMS.register()

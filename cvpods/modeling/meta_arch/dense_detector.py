@@ -116,25 +116,31 @@ class DenseDetector(nn.Module):
             {loss name: scalar}, or [{"instances": Instances(pred_boxes, scores, pred_classes)}].
         """
         images = self.preprocess_image(batched_inputs)
-        features = self.backbone(images.tensor)
-        features = [features[name] for name in self.in_features]
-        outputs = self.head(features)
-        priors = self.priors(features)
-        with torch.autocast(self.device.type, enabled=False):
-            predictions = {name: self._flatten(name, maps) for name, maps in outputs.items()}
-            if self.training:
+        predictions, priors = self.network(images.tensor)
+        if self.training:
+            with torch.autocast(self.device.type, enabled=False):
                 return self.losses(predictions, priors, self.targets(batched_inputs))
-            results = self.inference(predictions, priors, images.image_sizes)
+        results = self.inference(predictions, priors, images.image_sizes)
         return [
-            {"instances": detector_postprocess(result, *_output_size(inputs, result))}
+            {"instances": detector_postprocess(result, *output_size(inputs))}
             for result, inputs in zip(results, batched_inputs, strict=True)
         ]
 
+    def network(self, images: Tensor) -> tuple[dict[str, Tensor], list[Tensor]]:
+        """Normalised images (N, C, H, W) -> outputs (N, R, channels) in float32, and priors."""
+        features = self.backbone(images)
+        features = [features[name] for name in self.in_features]
+        outputs = self.head(features)
+        return {k: self._flatten(k, maps) for k, maps in outputs.items()}, self.priors(features)
+
     def preprocess_image(self, batched_inputs: Sequence[dict[str, Any]]) -> ImageList:
-        """Move images to the device as they are, normalise there, pad to one size with zeros."""
-        images = [inputs["image"].to(self.device, non_blocking=True) for inputs in batched_inputs]
-        images = [(image - self.pixel_mean) / self.pixel_std for image in images]
+        """Normalised images, padded to one size with zeros."""
+        images = [self.normalize(inputs["image"]) for inputs in batched_inputs]
         return ImageList.from_tensors(images, self.backbone.size_divisibility)
+
+    def normalize(self, image: Tensor) -> Tensor:
+        """Move an image (C, H, W) to the device as it is, and normalise it there."""
+        return (image.to(self.device, non_blocking=True) - self.pixel_mean) / self.pixel_std
 
     def targets(self, batched_inputs: Sequence[dict[str, Any]]) -> list[Instances]:
         """The ground truth of each image, on the device."""
@@ -148,7 +154,6 @@ class DenseDetector(nn.Module):
         channels = self.output_channels[name] or self.num_classes
         return torch.cat([permute_to_N_HWA_K(m, channels).float() for m in maps], dim=1)
 
-    @torch.no_grad()
     def inference(
         self,
         predictions: dict[str, Tensor],
@@ -156,51 +161,63 @@ class DenseDetector(nn.Module):
         image_sizes: Sequence[tuple[int, int]],
     ) -> list[Instances]:
         """Detections of every image, in pixels of the padded input."""
-        sizes = [len(level) for level in priors]
-        by_level = {name: values.split(sizes, dim=1) for name, values in predictions.items()}
-        return [
-            self._detect(
-                [{n: v[level][i] for n, v in by_level.items()} for level in range(len(priors))],
-                priors,
-                image_size,
-            )
-            for i, image_size in enumerate(image_sizes)
-        ]
+        found = self.candidates(predictions, priors, image_sizes, self.topk_candidates)
+        return [self.suppress(one)[: self.max_detections_per_image] for one in found]
 
-    def _detect(
+    @torch.no_grad()
+    def candidates(
         self,
-        levels: Sequence[dict[str, Tensor]],
+        predictions: dict[str, Tensor],
         priors: list[Tensor],
-        image_size: tuple[int, int],
-    ) -> Instances:
-        """One image: candidates of each level, clipped, then NMS over all of them."""
-        found = [self._candidates(out, priors[i], i) for i, out in enumerate(levels)]
-        boxes, scores, classes = (torch.cat(parts) for parts in zip(*found, strict=True))
-        candidates = Boxes(boxes)
-        candidates.clip(image_size)
-        inside = candidates.nonempty()  # what lies in the padding must not take a place
-        candidates, scores, classes = candidates[inside], scores[inside], classes[inside]
-        keep = generalized_batched_nms(
-            candidates.tensor, scores, classes, self.nms_threshold, nms_type=self.nms_type
-        )[: self.max_detections_per_image]
-        return Instances(
-            tuple(image_size),
-            pred_boxes=candidates[keep],
-            scores=scores[keep],
-            pred_classes=classes[keep],
-        )
+        image_sizes: Sequence[tuple[int, int]],
+        per_level: int | None,
+    ) -> list[Instances]:
+        """What passes the score threshold in every image, clipped to it, before NMS.
 
-    def _candidates(
-        self, outputs: dict[str, Tensor], priors: Tensor, level: int
+        Args:
+            per_level: cap on the candidates of a level; None for all.
+        """
+        sizes = [len(level) for level in priors]
+        levels = {name: values.split(sizes, dim=1) for name, values in predictions.items()}
+        results = []
+        with torch.autocast(self.device.type, enabled=False):
+            for i, image_size in enumerate(image_sizes):
+                found = [
+                    self._level_candidates({n: v[k][i] for n, v in levels.items()}, p, k, per_level)
+                    for k, p in enumerate(priors)
+                ]
+                boxes, scores, classes = (torch.cat(parts) for parts in zip(*found, strict=True))
+                boxes = Boxes(boxes)
+                boxes.clip(image_size)
+                one = Instances(
+                    tuple(image_size), pred_boxes=boxes, scores=scores, pred_classes=classes
+                )
+                results.append(one[boxes.nonempty()])  # what lies in the padding takes no place
+        return results
+
+    def suppress(self, candidates: Instances) -> Instances:
+        """NMS as configured, best first; no cap."""
+        # Soft NMS lowers scores in place.
+        boxes, scores = candidates.pred_boxes.tensor, candidates.scores.clone()
+        keep = generalized_batched_nms(
+            boxes, scores, candidates.pred_classes, self.nms_threshold, nms_type=self.nms_type
+        )
+        kept = candidates[keep]
+        kept.scores = scores[keep]
+        return kept
+
+    def _level_candidates(
+        self, outputs: dict[str, Tensor], priors: Tensor, level: int, cap: int | None
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Boxes (J, 4), scores (J,) and classes (J,) of the best candidates of one level.
 
-        Differs from cvpods: the threshold comes before the cap, which is topk_candidates on every
-        level, not the number of locations where that is less.
+        Differs from cvpods: the threshold comes before the cap, which is the same on every level,
+        not the number of locations where that is less.
         """
         filtering, ranking = self.candidate_scores(outputs)
         passed = (filtering > self.score_threshold).flatten().nonzero().flatten()
-        scores, best = ranking.flatten()[passed].topk(min(self.topk_candidates, len(passed)))
+        count = len(passed) if cap is None else min(cap, len(passed))
+        scores, best = ranking.flatten()[passed].topk(count)
         location, classes = passed[best] // self.num_classes, passed[best] % self.num_classes
         boxes = self.decode(outputs["box_deltas"][location], priors[location], level)
         return boxes, scores, classes
@@ -229,6 +246,7 @@ def permute_to_N_HWA_K(tensor: Tensor, K: int) -> Tensor:  # noqa: N802, N803 - 
     return tensor.permute(0, 2, 3, 1).reshape(n, height * width * (channels // K), K)
 
 
-def _output_size(inputs: dict[str, Any], result: Instances) -> tuple[int, int]:
-    height, width = result.image_size
+def output_size(inputs: dict[str, Any]) -> tuple[int, int]:
+    """(height, width) that an input's detections are scaled to: as it says, else its own."""
+    height, width = inputs["image"].shape[-2:]
     return inputs.get("height", height), inputs.get("width", width)

@@ -1,0 +1,32 @@
+"""torchvision's names of ResNet and ResNeXt weights, in this project's words."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+_RULES = (
+    (r"^conv1\.", "stem.conv1."),
+    (r"^bn1\.", "stem.conv1.norm."),
+    (r"^layer([1-4])\.", lambda match: f"res{int(match[1]) + 1}."),
+    (r"\.bn([123])\.", r".conv\1.norm."),
+    (r"\.downsample\.0\.", ".shortcut."),
+    (r"\.downsample\.1\.", ".shortcut.norm."),
+)
+
+
+def from_torchvision_names(weights: Mapping[str, Any]) -> dict[str, Any]:
+    """Rename a torchvision ResNet's state dict; anything else comes back as it is.
+
+    layer1.0.bn2.weight -> res2.0.conv2.norm.weight. Its classifier (fc) and its counters of batches
+    have no place in a backbone and keep their names.
+    """
+    if not {"conv1.weight", "bn1.weight", "layer1.0.conv1.weight"} <= set(weights):
+        return dict(weights)
+    renamed = {}
+    for key, value in weights.items():
+        for pattern, replacement in _RULES:
+            key = re.sub(pattern, replacement, key)
+        renamed[key] = value
+    return renamed

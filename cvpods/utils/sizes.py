@@ -1,0 +1,13 @@
+"""Sizes of images."""
+
+from __future__ import annotations
+
+
+def shortest_edge_size(
+    height: int, width: int, short_edge: float, max_size: float
+) -> tuple[int, int]:
+    """(height, width) with the short edge scaled to `short_edge`, less where the long edge would
+    exceed `max_size`; rounded half up, at least 1.
+    """
+    scale = min(short_edge / min(height, width), max_size / max(height, width))
+    return max(int(height * scale + 0.5), 1), max(int(width * scale + 0.5), 1)

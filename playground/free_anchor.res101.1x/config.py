@@ -1,0 +1,12 @@
+"""FreeAnchor, ResNet-101-FPN, single scale 800, 1x.
+
+Paper     arXiv:1909.02466, release of 10/2019, R-101 1x: 40.5 AP (minival), 40.9 (test-dev)
+Expected  40.5 +- 0.3 AP on COCO val2017, 16 images an iteration (not measured here)
+Run       pods_train --num-gpus 8
+Differs   backbone
+"""
+
+from cvpods_ext.configs import FreeAnchorConfig, compose
+from cvpods_ext.configs.fragments import COCO_2017, RES101, SCALE_800, SCHEDULE_1X
+
+config = compose(FreeAnchorConfig, COCO_2017, RES101, SCALE_800, SCHEDULE_1X, experiment=__file__)

@@ -1,0 +1,21 @@
+"""FreeAnchor, ResNet-50-FPN, single scale 800, 1x, mmdetection's recipe.
+
+Paper     arXiv:1909.02466; mmdetection's R-50: 38.7 AP (minival); test-dev not published
+Expected  38.7 +- 0.3 AP on COCO val2017, 16 images an iteration (not measured here)
+Run       pods_train --num-gpus 8
+Differs   weights, colours, batch norms, anchors, P6 and P7, prior, warm-up, decay, gradient clip;
+          12 epochs there (drops after 8 and 11), 90k iterations here
+"""
+
+from cvpods_ext.configs import FreeAnchorConfig, compose
+from cvpods_ext.configs.fragments import COCO_2017, RES50, SCALE_800, SCHEDULE_1X, mmdetection
+
+config = compose(
+    FreeAnchorConfig,
+    COCO_2017,
+    RES50,
+    SCALE_800,
+    SCHEDULE_1X,
+    mmdetection("FREE_ANCHOR"),
+    experiment=__file__,
+)
