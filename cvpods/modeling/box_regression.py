@@ -45,8 +45,8 @@ class Box2BoxTransform:
             assert (src_size[..., 0] > 0).all(), "Input boxes to Box2BoxTransform are not valid!"
         shift = (target_boxes[..., :2] + target_boxes[..., 2:] - src_boxes[..., :2]) / 2
         shift = (shift - src_boxes[..., 2:] / 2) / src_size
-        deltas = torch.cat([shift, torch.log(target_size / src_size)], dim=-1)
-        return deltas * deltas.new_tensor(self.weights)
+        deltas = (*shift.unbind(-1), *torch.log(target_size / src_size).unbind(-1))
+        return torch.stack([d * w for d, w in zip(deltas, self.weights, strict=True)], dim=-1)
 
     def apply_deltas(self, deltas: Tensor, boxes: Tensor, strict: bool = True) -> Tensor:
         """Boxes (..., C * 4) from deltas (..., C * 4) to `boxes` (..., 4), C >= 1.
@@ -58,11 +58,11 @@ class Box2BoxTransform:
         size = (boxes[..., 2:] - boxes[..., :2])[..., None, :]
         center = boxes[..., None, :2] + size / 2
         grouped = deltas.unflatten(-1, (-1, 4)).to(boxes.dtype)
-        grouped = grouped / grouped.new_tensor(self.weights)
-        shift = grouped[..., :2] * size
+        dx, dy, dw, dh = (d / w for d, w in zip(grouped.unbind(-1), self.weights, strict=True))
+        shift = torch.stack([dx, dy], dim=-1) * size
         if self.add_ctr_clamp:
             shift = shift.clamp(min=-self.ctr_clamp, max=self.ctr_clamp)
-        half = grouped[..., 2:].clamp(max=self.scale_clamp).exp() * size / 2
+        half = torch.stack([dw, dh], dim=-1).clamp(max=self.scale_clamp).exp() * size / 2
         center = center + shift
         return torch.cat([center - half, center + half], dim=-1).flatten(-2)
 
