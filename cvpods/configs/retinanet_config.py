@@ -21,6 +21,8 @@ _config_dict = {
             "IN_FEATURES": ["p3", "p4", "p5", "p6", "p7"],
             # 3x3 convolutions in each tower.
             "NUM_CONVS": 4,
+            # Norm of the towers: "" or "GN".
+            "NORM": "",
             # IoU below the first: background; above the second: object; between: ignored.
             "IOU_THRESHOLDS": [0.4, 0.5],
             "IOU_LABELS": [0, -1, 1],

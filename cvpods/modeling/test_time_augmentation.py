@@ -50,7 +50,7 @@ class TestTimeAugmentation(nn.Module):
     def from_config(cls, cfg: Any, detector: DenseDetector) -> TestTimeAugmentation:
         """Scales of cfg.TEST.AUG: each of MIN_SIZES with MAX_SIZE, then the pairs EXTRA_SIZES."""
         aug = cfg.TEST.AUG
-        if not all(len(pair) == 2 for pair in aug.EXTRA_SIZES):
+        if not all(isinstance(p, (list, tuple)) and len(p) == 2 for p in aug.EXTRA_SIZES):
             raise ConfigError(
                 f"TEST.AUG.EXTRA_SIZES holds pairs (short edge, long edge); got {aug.EXTRA_SIZES}."
             )

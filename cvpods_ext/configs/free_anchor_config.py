@@ -22,6 +22,8 @@ _config_dict = {
             "IN_FEATURES": ["p3", "p4", "p5", "p6", "p7"],
             # 3x3 convolutions in each tower.
             "NUM_CONVS": 4,
+            # Norm of the towers: "" or "GN".
+            "NORM": "",
             # Probability of "object" that the classifier starts from.
             "PRIOR_PROB": 0.02,
             # Weights of (dx, dy, dw, dh).

@@ -52,6 +52,7 @@ class FreeAnchor(DenseDetector):
                 num_classes=free_anchor.NUM_CLASSES,
                 num_anchors=anchor_generator.num_cell_anchors[0],
                 prior_prob=free_anchor.PRIOR_PROB,
+                norm=free_anchor.NORM,
             ),
             anchor_generator=anchor_generator,
             bbox_reg_weights=free_anchor.BBOX_REG_WEIGHTS,

@@ -32,6 +32,7 @@ config = compose(
     FROM_SCRATCH,
     small_p3_p6("FREE_ANCHOR"),
     octave_anchors([20, 40, 80, 160]),
+    {"MODEL.FREE_ANCHOR.NORM": "GN"},
     adamw_cosine(500, lr=1.5e-3, batch=8),
     train_scales([160], 256),
     test_scale(160, 256),

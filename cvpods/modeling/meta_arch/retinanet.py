@@ -83,6 +83,7 @@ class RetinaNetDetector(DenseDetector):
             num_classes=retinanet.NUM_CLASSES,
             num_anchors=anchor_generator.num_cell_anchors[0],
             prior_prob=retinanet.PRIOR_PROB,
+            norm=retinanet.get("NORM", ""),
         )
         return {
             "backbone": backbone,
