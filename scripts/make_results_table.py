@@ -8,6 +8,7 @@ Each row comes from a folder: its docstring (title, Paper, Measured) and its net
 from __future__ import annotations
 
 import re
+from itertools import zip_longest
 from pathlib import Path
 
 import torch
@@ -17,7 +18,7 @@ from cvpods.tools.experiment import load_experiment
 ROOT = Path(__file__).resolve().parents[1]
 BEGIN, END = "<!-- results: scripts/make_results_table.py -->", "<!-- end of results -->"
 HEADER = (
-    "| folder | what | AP of the paper: minival / test-dev | AP measured here | parameters |\n"
+    "| folder | what | published AP: minival / test-dev | AP measured here | parameters |\n"
     "| --- | --- | --- | --- | --- |\n"
 )
 
@@ -41,7 +42,7 @@ def paper_ap(text: str) -> str:
     test_dev = re.findall(r"([\d.]+) \(test-dev\)", text)
     if not minival:
         return "-"
-    results = [f"{a} / {b}" for a, b in zip(minival, test_dev or ["-"], strict=True)]
+    results = [f"{a} / {b}" for a, b in zip_longest(minival, test_dev, fillvalue="-")]
     return "; multi-scale test ".join(results)
 
 

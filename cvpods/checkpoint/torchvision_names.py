@@ -19,8 +19,7 @@ _RULES = (
 def from_torchvision_names(weights: Mapping[str, Any]) -> dict[str, Any]:
     """Rename a torchvision ResNet's state dict; anything else comes back as it is.
 
-    layer1.0.bn2.weight -> res2.0.conv2.norm.weight. Its classifier (fc) and its counters of batches
-    have no place in a backbone and keep their names.
+    layer1.0.bn2.weight -> res2.0.conv2.norm.weight. Its classifier (fc) keeps its name.
     """
     if not {"conv1.weight", "bn1.weight", "layer1.0.conv1.weight"} <= set(weights):
         return dict(weights)

@@ -11,6 +11,7 @@ import torch
 from loguru import logger
 
 from cvpods.configs.config_dict import flatten
+from cvpods.modeling.test_time_augmentation import augmentation_scales
 from cvpods.utils import comm
 from cvpods.utils.env import collect_env_info, seed_all_rng, select_device
 from cvpods.utils.errors import ConfigError
@@ -23,6 +24,8 @@ def default_setup(cfg: Any, args: Any) -> Any:
     A negative SEED is replaced by a drawn one, the same on all ranks.
     """
     refuse_unsupported(cfg)
+    if cfg.TEST.AUG.ENABLED:
+        augmentation_scales(cfg)
     output = Path(cfg.OUTPUT_DIR)
     try:
         output.mkdir(parents=True, exist_ok=True)

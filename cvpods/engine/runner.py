@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from pathlib import Path
@@ -31,7 +30,7 @@ from cvpods.evaluation import (
     verify_results,
     without_nan,
 )
-from cvpods.modeling.both_sides_of_nms import BothSidesOfNMS
+from cvpods.modeling.pre_and_post_nms import PreAndPostNMS
 from cvpods.modeling.test_time_augmentation import TestTimeAugmentation
 from cvpods.solver import build_lr_scheduler, build_optimizer, clip_gradients
 from cvpods.utils import comm
@@ -301,52 +300,66 @@ class DefaultRunner(RunnerBase):
         return self.results
 
     @classmethod
-    def test(
-        cls,
-        cfg: Any,
-        model: nn.Module,
-        output_folder: str | Path | None = None,
-        *,
-        nms_recall: bool = False,
-    ) -> Any:
+    def test(cls, cfg: Any, model: nn.Module, output_folder: str | Path | None = None) -> Any:
         """Evaluate `model` on each data set of cfg.DATASETS.TEST, augmented as TEST.AUG says.
 
         Args:
-            nms_recall: compute NMS recall instead of what the data sets' own evaluators do.
+            output_folder: default OUTPUT_DIR/inference, or inference_TTA with augmentation.
 
         Returns:
             On rank 0 {task: {metric: value}} for one data set, {name: {task: ...}} for several;
             {} elsewhere.
         """
-        if not cfg.DATASETS.TEST:
-            raise ConfigError("DATASETS.TEST names no data set to evaluate on.")
-        if nms_recall:
-            model = BothSidesOfNMS(model)
-        elif cfg.TEST.AUG.ENABLED:
+        if cfg.TEST.AUG.ENABLED:
             model = TestTimeAugmentation.from_config(cfg, model)
-        folder = Path(output_folder or Path(cfg.OUTPUT_DIR) / "inference")
-        results: dict[str, Any] = OrderedDict()
-        device = next(model.parameters()).device.type
-        for name in cfg.DATASETS.TEST:
+        folder = Path(output_folder or inference_folder(cfg))
+        results = cls._evaluate(cfg, model, folder, cls.build_evaluator)
+        if comm.is_main_process():
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / "results.json").write_text(json.dumps(without_nan(results), indent=1) + "\n")
+        return results
+
+    @classmethod
+    def test_nms_recall(
+        cls, cfg: Any, model: nn.Module, output_folder: str | Path | None = None
+    ) -> Any:
+        """NMS recall on each data set of cfg.DATASETS.TEST; arguments and results as of test()."""
+        if cfg.TEST.AUG.ENABLED:
+            raise ConfigError("NMS recall is of one scale; set TEST.AUG.ENABLED False.")
+
+        def build_evaluator(cfg: Any, name: str, dataset: Any, folder: Path) -> Any:
+            return NMSRecallEvaluator(name, dataset.datasets[0].coco_ground_truth(), folder)
+
+        folder = Path(output_folder or inference_folder(cfg))
+        return cls._evaluate(cfg, PreAndPostNMS(model), folder, build_evaluator)
+
+    @classmethod
+    def _evaluate(
+        cls, cfg: Any, model: nn.Module, folder: Path, build_evaluator: Callable[..., Any]
+    ) -> Any:
+        names = cfg.DATASETS.TEST
+        if not names:
+            raise ConfigError("DATASETS.TEST names no data set to evaluate on.")
+        prepared = []  # all of them, before hours go into the first
+        for name in names:
             loader = cls.build_test_loader(cfg, name)
             check_num_classes(model, loader.dataset.meta, name)
-            own = folder if len(cfg.DATASETS.TEST) == 1 else folder / name
-            if nms_recall:
-                truth = loader.dataset.datasets[0].coco_ground_truth()
-                evaluator = NMSRecallEvaluator(name, truth, own)
-            else:
-                evaluator = cls.build_evaluator(cfg, name, loader.dataset, own)
+            own = folder if len(names) == 1 else folder / name
+            prepared.append((name, loader, build_evaluator(cfg, name, loader.dataset, own)))
+        results: dict[str, Any] = {}
+        device = next(model.parameters()).device.type
+        for name, loader, evaluator in prepared:
             results[name] = inference_on_dataset(model, loader, evaluator, autocast(cfg, device))
             if comm.is_main_process():
                 print_csv_format(name, results[name])
         if not comm.is_main_process():
             return {}
-        final = next(iter(results.values())) if len(results) == 1 else results
-        if nms_recall:
-            return final
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / "results.json").write_text(json.dumps(without_nan(final), indent=1) + "\n")
-        return final
+        return results[names[0]] if len(names) == 1 else results
+
+
+def inference_folder(cfg: Any) -> Path:
+    """Where results go: those of test-time augmentation beside the plain ones."""
+    return Path(cfg.OUTPUT_DIR) / ("inference_TTA" if cfg.TEST.AUG.ENABLED else "inference")
 
 
 def autocast(cfg: Any, device_type: str) -> Any:

@@ -74,7 +74,7 @@ class NMSRecallEvaluator(DatasetEvaluator):
         self._found = {side: [0] * len(THRESHOLDS) for side in ("before", "after")}
 
     def process(self, inputs: Sequence[dict], outputs: Sequence[dict]) -> None:
-        """Count the objects of a batch; `outputs` as of BothSidesOfNMS."""
+        """Count the objects of a batch; `outputs` as of PreAndPostNMS."""
         limits = torch.tensor(THRESHOLDS)
         for sample, output in zip(inputs, outputs, strict=True):
             boxes = torch.tensor(self.boxes.get(sample["image_id"], []), dtype=torch.float32)

@@ -78,11 +78,14 @@ class FrozenBatchNorm2d(nn.Module):
 class EvalBatchNorm2d(BatchNorm2d):
     """Batch normalisation with fixed statistics and a learned affine map: mmdetection's norm_eval.
 
-    Differs from FrozenBatchNorm2d in that weight and bias train.
+    Differs from FrozenBatchNorm2d in that weight and bias train; from BatchNorm2d in that training
+    mode makes no difference.
     """
 
-    def train(self, mode: bool = True) -> EvalBatchNorm2d:
-        return super().train(False)
+    def forward(self, x: Tensor) -> Tensor:
+        return F.batch_norm(
+            x, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps
+        )
 
 
 _NORMS: dict[str, Callable[[int], nn.Module]] = {

@@ -16,12 +16,33 @@ from cvpods.utils.errors import ConfigError
 from cvpods.utils.sizes import shortest_edge_size
 
 
+def augmentation_scales(cfg: Any) -> list[tuple[float, float]]:
+    """cfg.TEST.AUG's (short edge, cap of the long edge): MIN_SIZES with MAX_SIZE, EXTRA_SIZES.
+
+    Raises:
+        ConfigError: there is none, or one is no pair of numbers above 0.
+    """
+    aug = cfg.TEST.AUG
+    scales = [*((size, aug.MAX_SIZE) for size in aug.MIN_SIZES), *aug.EXTRA_SIZES]
+    if not scales:
+        raise ConfigError("TEST.AUG names no scale: set MIN_SIZES or EXTRA_SIZES.")
+    for scale in scales:
+        is_pair = isinstance(scale, (list, tuple)) and len(scale) == 2
+        if not is_pair or not all(type(n) in (int, float) and n > 0 for n in scale):
+            raise ConfigError(
+                "TEST.AUG needs MIN_SIZES and MAX_SIZE above 0, and EXTRA_SIZES as pairs ((short "
+                f"edge, cap of the long edge), ...) above 0; got {scale!r}."
+            )
+    return [tuple(scale) for scale in scales]
+
+
 class TestTimeAugmentation(nn.Module):
     """A detector that looks at every image at several scales, plain and mirrored.
 
     FreeAnchor's protocol (its authors' release of 2019-10-27): the image as loaded, at the size of
     an ordinary test, is resampled to each scale; each pass gives the candidates of an ordinary test
     before NMS; all of them, in the frame of the last pass, go through one NMS and one cap.
+    Differs from cvpods, which augments the original image and merges by soft voting.
 
     Args:
         detector: its thresholds, caps and NMS are used as they are.
@@ -32,7 +53,7 @@ class TestTimeAugmentation(nn.Module):
     __test__ = False  # not a test, whatever its name begins with
 
     def __init__(
-        self, detector: DenseDetector, scales: Sequence[tuple[int, int]], flip: bool = False
+        self, detector: DenseDetector, scales: Sequence[tuple[float, float]], flip: bool = False
     ) -> None:
         super().__init__()
         if not isinstance(detector, DenseDetector):
@@ -40,22 +61,14 @@ class TestTimeAugmentation(nn.Module):
                 f"TEST.AUG works with detectors derived from DenseDetector, not with "
                 f"{type(detector).__name__}; set TEST.AUG.ENABLED False."
             )
-        if not scales:
-            raise ConfigError("TEST.AUG names no scale: set MIN_SIZES or EXTRA_SIZES.")
         self.detector = detector
         self.scales = list(scales)
         self.flip = flip
 
     @classmethod
     def from_config(cls, cfg: Any, detector: DenseDetector) -> TestTimeAugmentation:
-        """Scales of cfg.TEST.AUG: each of MIN_SIZES with MAX_SIZE, then the pairs EXTRA_SIZES."""
-        aug = cfg.TEST.AUG
-        if not all(isinstance(p, (list, tuple)) and len(p) == 2 for p in aug.EXTRA_SIZES):
-            raise ConfigError(
-                f"TEST.AUG.EXTRA_SIZES holds pairs (short edge, long edge); got {aug.EXTRA_SIZES}."
-            )
-        scales = [(size, aug.MAX_SIZE) for size in aug.MIN_SIZES]
-        return cls(detector, [*scales, *map(tuple, aug.EXTRA_SIZES)], flip=aug.FLIP)
+        """Scales and FLIP of cfg.TEST.AUG."""
+        return cls(detector, augmentation_scales(cfg), flip=cfg.TEST.AUG.FLIP)
 
     @property
     def num_classes(self) -> int:

@@ -12,7 +12,7 @@ from loguru import logger
 
 from cvpods.checkpoint import Checkpointer, iteration_of, list_checkpoints
 from cvpods.engine import RUNNERS, default_setup
-from cvpods.engine.runner import prepare_model
+from cvpods.engine.runner import inference_folder, prepare_model
 from cvpods.evaluation import verify_results
 from cvpods.tools.common import load_config, make_parser, run_tool
 from cvpods.utils import comm
@@ -54,10 +54,10 @@ def test(args: argparse.Namespace) -> bool:
     for path in weights:
         logger.info(f"Evaluating {path}")
         Checkpointer(model, config.OUTPUT_DIR).load(path, strict=True, use_ema=True)
-        folder = Path(config.OUTPUT_DIR) / "inference"
+        folder = inference_folder(config)
         folder = folder / Path(path).stem if len(weights) > 1 else folder
         if args.nms_recall:
-            runner.test(config, model, folder, nms_recall=True)
+            runner.test_nms_recall(config, model, folder)
             continue
         results = runner.test(config, model, folder)
         if comm.is_main_process():

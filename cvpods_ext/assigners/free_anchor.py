@@ -7,22 +7,28 @@ Inside a slice the work is whole-tensor arithmetic; nothing here waits for the d
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-# Elements of one slice: what fits the cache of a CPU core; on a GPU 64 MiB a table in float32.
+# Elements of one slice (float32: 2 and 64 MiB a table), but never less than one row.
 SLICE_ON_CPU = 2**19
 SLICE_ON_GPU = 2**24
+# Whole rows of anchors that are sorted together; slices of fewer do not use all cores.
+BAGS_AT_ONCE = 16
 # Neighbouring anchors that _top looks at together.
 GROUP = 64
 
 
-def slices(length: int, width: int, device: torch.device) -> Iterator[slice]:
-    """Cut `length` rows of `width` elements each into slices of a bounded number of elements."""
+def slices(length: int, width: int, device: torch.device, at_least: int = 1) -> Iterator[slice]:
+    """Cut `length` rows of `width` elements into slices of a bounded number of elements.
+
+    The bound is SLICE_ON_CPU or SLICE_ON_GPU elements, or `at_least` rows where those are more.
+    """
     bound = SLICE_ON_CPU if device.type == "cpu" else SLICE_ON_GPU
-    step = max(1, bound // max(1, width))
+    step = max(at_least, bound // max(1, width))
     return (slice(start, min(start + step, length)) for start in range(0, length, step))
 
 
@@ -69,7 +75,7 @@ def anchor_bags(anchors: Tensor, gt_boxes: Tensor, bag_size: int) -> Tensor:
     rows, columns = _rows(gt_boxes), _columns(anchors)
     columns = F.pad(columns, (0, -len(anchors) % GROUP))
     bags = [gt_boxes.new_zeros((0, size), dtype=torch.int64)]
-    for part in slices(len(gt_boxes), len(anchors), anchors.device):
+    for part in slices(len(gt_boxes), len(anchors), anchors.device, at_least=BAGS_AT_ONCE):
         iou = slice_iou(rows[:, part], columns)
         iou[:, len(anchors) :] = -1
         bags.append(_top(iou, size))
@@ -96,65 +102,69 @@ def _first_top(values: Tensor, size: int) -> Tensor:
     return (rank * values.shape[1] - position).topk(size, dim=1, sorted=False).indices
 
 
-class ObjectsFound:
-    """Which objects the predicted boxes of one image find already; no gradient flows through it.
+class Predictions(NamedTuple):
+    """The predicted boxes of an image and its objects, ready to be compared slice by slice.
 
-    P{j -> i} = clamp((IoU_ij - t1) / (t2_i - t1), 0, 1), IoU_ij of box i with predicted box j,
-    t2_i = max_j IoU_ij, and A_jc = max of P{j -> i} over the boxes i of class c.
+    boxes: (4, 1, R) columns of the predicted boxes; gt_boxes: (4, M, 1); gt_classes: (M,);
+    best_iou: (M, 1) t2.
+    """
+
+    boxes: Tensor
+    gt_boxes: Tensor
+    gt_classes: Tensor
+    best_iou: Tensor
+
+
+@torch.no_grad()
+def predictions_of(
+    boxes: Tensor, gt_boxes: Tensor, gt_classes: Tensor, *, iou_threshold: float = 0.6
+) -> Predictions:
+    """Find t2_i = max_j IoU_ij of every object i over the predicted boxes j.
+
+    t2 is kept so far above `iou_threshold` (t1) that their difference does not vanish.
 
     Args:
         boxes: (R, 4) xyxy predicted boxes, pixels.
         gt_boxes: (M, 4) xyxy, pixels; gt_classes: (M,) int64 in [0, K).
-        iou_threshold: t1; below it a predicted box finds nothing.
-        last_write: A_jc of the last box of class c with P > 0 instead of the maximum (cvpods).
     """
+    columns, rows = _columns(boxes), _rows(gt_boxes.to(boxes.dtype))
+    count = len(gt_boxes)
+    best = boxes.new_full((count, 1), iou_threshold + torch.finfo(boxes.dtype).eps)
+    if count:
+        for part in slices(len(boxes), count, boxes.device):
+            iou = slice_iou(rows, columns[:, :, part])
+            torch.maximum(best, iou.amax(dim=1, keepdim=True), out=best)
+    return Predictions(columns, rows, gt_classes, best)
 
-    @torch.no_grad()
-    def __init__(
-        self,
-        boxes: Tensor,
-        gt_boxes: Tensor,
-        gt_classes: Tensor,
-        num_classes: int,
-        iou_threshold: float = 0.6,
-        last_write: bool = False,
-    ) -> None:
-        self.boxes = _columns(boxes)
-        self.gt_boxes = _rows(gt_boxes.to(boxes.dtype))
-        self.gt_classes = gt_classes
-        self.num_classes = num_classes
-        self.iou_threshold = iou_threshold
-        self.last_write = last_write
-        self.best_iou = self._best_iou()
 
-    def __len__(self) -> int:
-        """M."""
-        return len(self.gt_classes)
+@torch.no_grad()
+def object_probability(
+    predictions: Predictions, part: slice, *, iou_threshold: float = 0.6
+) -> Tensor:
+    """P{j -> i} (M, r): how surely the predicted box of anchor j in `part` is object i.
 
-    def _best_iou(self) -> Tensor:
-        """t2 (M, 1); never so close to t1 that their difference vanishes."""
-        eps = torch.finfo(self.boxes.dtype).eps
-        best = self.boxes.new_full((len(self), 1), self.iou_threshold + eps)
-        if len(self):
-            for part in slices(self.boxes.shape[2], len(self), self.boxes.device):
-                iou = slice_iou(self.gt_boxes, self.boxes[:, :, part])
-                torch.maximum(best, iou.amax(dim=1, keepdim=True), out=best)
-        return best
+    The saturated linear function clamp((IoU_ij - t1) / (t2_i - t1), 0, 1), t1 = `iou_threshold`.
+    """
+    iou = slice_iou(predictions.gt_boxes, predictions.boxes[:, :, part])
+    return iou.sub_(iou_threshold).div_(predictions.best_iou - iou_threshold).clamp_(0, 1)
 
-    @torch.no_grad()
-    def per_box(self, part: slice) -> Tensor:
-        """P (M, r) of the anchors in `part`."""
-        iou = slice_iou(self.gt_boxes, self.boxes[:, :, part])
-        return iou.sub_(self.iou_threshold).div_(self.best_iou - self.iou_threshold).clamp_(0, 1)
 
-    @torch.no_grad()
-    def per_class(self, part: slice) -> Tensor:
-        """A (r, K) of the anchors in `part`."""
-        found = self.per_box(part)
-        table = found.new_zeros((self.num_classes, found.shape[1]))
-        rows = self.gt_classes[:, None].expand_as(found)
-        if not self.last_write:
-            return table.scatter_reduce_(0, rows, found, "amax").t()
-        order = torch.arange(1, len(self) + 1, device=found.device, dtype=found.dtype)[:, None]
-        last = table.scatter_reduce_(0, rows, order * (found > 0), "amax").long()
-        return torch.cat([found.new_zeros((1, found.shape[1])), found]).gather(0, last).t()
+@torch.no_grad()
+def class_probability(
+    probability: Tensor, gt_classes: Tensor, num_classes: int, *, last_write: bool = False
+) -> Tensor:
+    """A_jc (r, K): the maximum of P{j -> i} over the objects i of class c, 0 where there is none.
+
+    Args:
+        probability: (M, r) from object_probability.
+        gt_classes: (M,) int64 in [0, K).
+        last_write: take the last object of the class with P > 0 instead, as cvpods does.
+    """
+    count, width = probability.shape
+    rows = gt_classes[:, None].expand_as(probability)
+    table = probability.new_zeros((num_classes, width))
+    if not last_write:
+        return table.scatter_reduce_(0, rows, probability, "amax").t()
+    order = torch.arange(1, count + 1, device=table.device, dtype=table.dtype)[:, None]
+    last = table.scatter_reduce_(0, rows, order * (probability > 0), "amax").long()
+    return torch.cat([probability.new_zeros((1, width)), probability]).gather(0, last).t()

@@ -10,6 +10,7 @@ from typing import Any
 
 from cvpods.configs import BaseConfig
 from cvpods.configs.config_dict import flatten
+from cvpods_ext.configs.free_anchor_config import FreeAnchorConfig
 
 Fragment = dict[str, Any]
 
@@ -54,11 +55,10 @@ RES101: Fragment = {
 }
 
 
-def resnext101(groups: int, width: int) -> Fragment:
-    """ResNeXt-101 `groups` x `width`d, converted from the weights of its authors."""
-    name = f"ImageNetPretrained/20171220/X-101-{groups}x{width}d.pkl"
+def resnext101(groups: int, width: int, weights: str) -> Fragment:
+    """ResNeXt-101 `groups` x `width`d, starting from `weights`."""
     return {
-        "MODEL.WEIGHTS": f"https://dl.fbaipublicfiles.com/detectron/{name}",
+        "MODEL.WEIGHTS": weights,
         "MODEL.RESNETS.DEPTH": 101,
         "MODEL.RESNETS.NUM_GROUPS": groups,
         "MODEL.RESNETS.WIDTH_PER_GROUP": width,
@@ -66,13 +66,11 @@ def resnext101(groups: int, width: int) -> Fragment:
     }
 
 
-RESX101_32X4D = resnext101(32, 4)
-# Those that mmdetection starts its ResNeXt-101-32x4d from.
-MMLAB_X101_32X4D = (
-    "https://download.openmmlab.com/pretrain/third_party/resnext101_32x4d-a5af3160.pth"
-)
-RESX101_32X8D = resnext101(32, 8)
-RESX101_64X4D = resnext101(64, 4)
+_DETECTRON = "https://dl.fbaipublicfiles.com/detectron/ImageNetPretrained"
+_MMLAB = "https://download.openmmlab.com/pretrain/third_party"
+RESX101_32X4D = resnext101(32, 4, f"{_MMLAB}/resnext101_32x4d-a5af3160.pth")
+RESX101_32X8D = resnext101(32, 8, f"{_DETECTRON}/20171220/X-101-32x8d.pkl")
+RESX101_64X4D = resnext101(64, 4, f"{_DETECTRON}/FBResNeXt/X-101-64x4d.pkl")
 MOBILENETV2: Fragment = {
     "MODEL.PIXEL_MEAN": [123.675, 116.28, 103.53],
     "MODEL.PIXEL_STD": [58.395, 57.12, 57.375],
@@ -92,13 +90,23 @@ def small_p3_p6(method: str) -> Fragment:
     }
 
 
+def retinanet_like_free_anchor() -> Fragment:
+    """RetinaNet as FreeAnchor's baseline: the same solver, anchors, pyramid and box coder."""
+    groups = ("SOLVER", "MODEL.PIXEL_MEAN", "MODEL.FPN", "MODEL.ANCHOR_GENERATOR")
+    return {
+        **like(FreeAnchorConfig, *groups),
+        "MODEL.RETINANET.BBOX_REG_WEIGHTS": (10.0, 10.0, 5.0, 5.0),
+        "MODEL.RETINANET.SMOOTH_L1_LOSS_BETA": 0.11,
+    }
+
+
 def octave_anchors(sizes: Sequence[float]) -> Fragment:
     """Per level, anchors of a size x 2^0, 2^(1/3), 2^(2/3)."""
     scales = (1.0, 2 ** (1 / 3), 2 ** (2 / 3))
     return {"MODEL.ANCHOR_GENERATOR.SIZES": [[size * scale for scale in scales] for size in sizes]}
 
 
-def mmdetection(method: str, weights: str = "torchvision://resnet50") -> Fragment:
+def mmdetection(method: str, weights: str) -> Fragment:
     """What mmdetection's RetinaNet family does otherwise: torchvision-like weights in RGB, batch
     norms whose affine maps learn, exact anchors from the corner, P6 from C5 without a relu before
     P7, one learning rate and decay for all parameters, gradients clipped to a norm of 35.

@@ -11,7 +11,7 @@ n     = bag_size, N_gt = number of boxes
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -20,7 +20,13 @@ from torch.nn import functional as F
 
 from cvpods.modeling.box_regression import Box2BoxTransform
 from cvpods.modeling.losses import at_least_float32, smooth_l1_loss
-from cvpods_ext.assigners.free_anchor import ObjectsFound, anchor_bags, slices
+from cvpods_ext.assigners.free_anchor import (
+    anchor_bags,
+    class_probability,
+    object_probability,
+    predictions_of,
+    slices,
+)
 
 
 def free_anchor_loss(
@@ -41,8 +47,8 @@ def free_anchor_loss(
 ) -> dict[str, Tensor]:
     """Both losses of a batch, as at the top of this file.
 
-    Boxes without area are left out; an image without boxes is all negative. N_gt counts the boxes
-    of this batch on this device, as published, and is never below 1.
+    N_gt counts the boxes of this batch on this device, as published. Boxes without area are left
+    out; an image without boxes is all negative.
 
     Args:
         cls_logits: (N, R, K); box_deltas: (N, R, 4). Halves are computed in float32.
@@ -54,16 +60,18 @@ def free_anchor_loss(
         gamma: exponent of the focal loss.
         reg_weight, beta: of the box term in x_ij (smooth L1's beta).
         bbox_reg_weights: weights of (dx, dy, dw, dh).
-        last_write: see ObjectsFound.
+        last_write: see class_probability.
 
     Returns:
         {"loss_pos": (), "loss_neg": ()}.
 
     Raises:
-        ValueError: shapes that do not go together.
+        ValueError: shapes that do not go together, no image, or classes that are not int64.
 
     Differs from the published code: computed from logits, x_ij in the log domain, so that neither
-    p = 1 nor x_ij = 0 is a singularity; -log MeanMax has no ceiling of 100; t2 - t1 cannot vanish.
+    p = 1 nor x_ij = 0 is a singularity; -log MeanMax has no ceiling of 100; t2 exceeds t1 by the
+    machine's epsilon at least, not by 1e-12, which float32 cannot hold; boxes have their true width
+    (no "+ 1") in IoU and deltas, and do not count in N_gt without one.
     """
     _check_shapes(cls_logits, box_deltas, anchors, gt_boxes, gt_classes)
     num_images, num_anchors, num_classes = cls_logits.shape
@@ -72,10 +80,17 @@ def free_anchor_loss(
     coder = Box2BoxTransform(bbox_reg_weights)
 
     predicted = coder.apply_deltas(deltas.detach(), anchors, strict=False)
-    found = [
-        ObjectsFound(predicted[n], boxes, classes, num_classes, iou_threshold, last_write)
+    predictions = [
+        predictions_of(predicted[n], boxes, classes, iou_threshold=iou_threshold)
         for n, (boxes, classes) in enumerate(zip(gt_boxes, gt_classes, strict=True))
     ]
+
+    def found(n: int, part: slice) -> Tensor | None:
+        """A (r, K) of a slice of image n; None where it has no boxes."""
+        if len(gt_classes[n]) == 0:
+            return None
+        per_box = object_probability(predictions[n], part, iou_threshold=iou_threshold)
+        return class_probability(per_box, gt_classes[n], num_classes, last_write=last_write)
 
     # All boxes of the batch, (M, ...), and where their bags lie in (N * R): (M, B).
     boxes, classes = torch.cat(list(gt_boxes)).to(deltas.dtype), torch.cat(list(gt_classes))
@@ -83,8 +98,10 @@ def free_anchor_loss(
     bags = anchor_bags(anchors, boxes, bag_size)
     location = image[:, None] * num_anchors + bags
 
+    # Neither the logits nor the pairs of a slice are many.
+    widest = max(num_classes, *map(len, gt_classes))
     loss_neg, bag_logits = _NegativesAndBags.apply(
-        logits, location * num_classes + classes[:, None], found, gamma
+        logits, location * num_classes + classes[:, None], found, widest, gamma
     )
     wanted = coder.get_deltas(anchors[bags], boxes[:, None], strict=False).nan_to_num(0.0, 0.0, 0.0)
     box_error = smooth_l1_loss(deltas.flatten(0, 1)[location], wanted, beta).sum(dim=-1)
@@ -143,6 +160,10 @@ class _NegativeLogMeanMax(torch.autograd.Function):
         return -grad[:, None] * shares_x * (1 - covered + shares_w * covered.sum(1, keepdim=True))
 
 
+# (image, slice of its anchors) -> A (r, K), or None for an image without boxes.
+Found = Callable[[int, slice], Tensor | None]
+
+
 class _NegativesAndBags(torch.autograd.Function):
     """Sum of FL(p (1 - A)) over all logits, and the logits at the bags, read in one place.
 
@@ -152,11 +173,11 @@ class _NegativesAndBags(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, logits: Tensor, bags: Tensor, found: list[ObjectsFound], gamma: float
+        ctx: Any, logits: Tensor, bags: Tensor, found: Found, width: int, gamma: float
     ) -> tuple[Tensor, Tensor]:
         ctx.save_for_backward(logits, bags)
-        ctx.found, ctx.gamma = found, gamma
-        total, ctx.slope = _negatives(logits, found, gamma, with_slope=ctx.needs_input_grad[0])
+        ctx.arguments = found, width, gamma
+        total, ctx.slope = _negatives(logits, found, width, gamma, ctx.needs_input_grad[0])
         return total, logits.flatten()[bags]
 
     @staticmethod
@@ -165,24 +186,24 @@ class _NegativesAndBags(torch.autograd.Function):
         logits, bags = ctx.saved_tensors
         slope, ctx.slope = ctx.slope, None  # given away; computed anew for a retained graph
         if slope is None:
-            _, slope = _negatives(logits, ctx.found, ctx.gamma, with_slope=True)
+            found, width, gamma = ctx.arguments
+            _, slope = _negatives(logits, found, width, gamma, with_slope=True)
         slope.mul_(grad).flatten().index_add_(0, bags.flatten(), grad_bags.flatten())
-        return slope, None, None, None
+        return slope, None, None, None, None
 
 
 def _negatives(
-    logits: Tensor, found: Sequence[ObjectsFound], gamma: float, with_slope: bool
+    logits: Tensor, found: Found, width: int, gamma: float, with_slope: bool
 ) -> tuple[Tensor, Tensor | None]:
     """Sum of FL(x), x = p (1 - A), over logits (N, R, K), and its gradient (N, R, K)."""
     total = logits.new_zeros(())
     slope = torch.empty_like(logits, memory_format=torch.contiguous_format) if with_slope else None
-    for n, objects in enumerate(found):
-        # Neither the logits nor the pairs of a slice are many.
-        width = max(logits.shape[2], len(objects))
+    for n in range(len(logits)):
         for part in slices(logits.shape[1], width, logits.device):
             # 1 - p, kept from underflow; 1 - x = 1 - p + p A, never computed from x; then x.
             miss = logits[n, part].neg().sigmoid_().clamp_(min=torch.finfo(logits.dtype).tiny)
-            rest = miss.lerp(miss.new_ones(()), objects.per_class(part)) if len(objects) else miss
+            table = found(n, part)
+            rest = miss if table is None else miss.lerp(miss.new_ones(()), table)
             x = 1 - rest
             power, log_rest = x**gamma, rest.log()
             total -= torch.dot(power.flatten(), log_rest.flatten())
@@ -200,6 +221,8 @@ def _check_shapes(
     gt_classes: Sequence[Tensor],
 ) -> None:
     n, r = cls_logits.shape[:2]
+    if n == 0:
+        raise ValueError(f"There is no image: cls_logits {tuple(cls_logits.shape)}.")
     if box_deltas.shape != (n, r, 4) or anchors.shape != (r, 4):
         raise ValueError(
             f"cls_logits {tuple(cls_logits.shape)} need box_deltas ({n}, {r}, 4) and anchors "
@@ -211,6 +234,8 @@ def _check_shapes(
             f"{len(gt_classes)}."
         )
     for boxes, classes in zip(gt_boxes, gt_classes, strict=True):
+        if classes.dtype != torch.int64:
+            raise ValueError(f"gt_classes must be int64; got {classes.dtype}.")
         if boxes.shape != (len(classes), 4):
             raise ValueError(
                 f"{len(classes)} classes need boxes ({len(classes)}, 4); got {tuple(boxes.shape)}."

@@ -16,6 +16,6 @@ config = compose(
     RES101,
     SCALE_800,
     SCHEDULE_1X,
-    mmdetection("FREE_ANCHOR", "torchvision://resnet101"),
+    mmdetection("FREE_ANCHOR", weights="torchvision://resnet101"),
     experiment=__file__,
 )

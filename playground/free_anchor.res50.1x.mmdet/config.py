@@ -16,6 +16,6 @@ config = compose(
     RES50,
     SCALE_800,
     SCHEDULE_1X,
-    mmdetection("FREE_ANCHOR"),
+    mmdetection("FREE_ANCHOR", weights="torchvision://resnet50"),
     experiment=__file__,
 )

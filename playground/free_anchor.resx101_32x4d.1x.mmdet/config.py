@@ -10,7 +10,6 @@ Differs   weights, colours, batch norms, anchors, P6 and P7, prior, warm-up, dec
 from cvpods_ext.configs import FreeAnchorConfig, compose
 from cvpods_ext.configs.fragments import (
     COCO_2017,
-    MMLAB_X101_32X4D,
     RESX101_32X4D,
     SCALE_800,
     SCHEDULE_1X,
@@ -23,6 +22,6 @@ config = compose(
     RESX101_32X4D,
     SCALE_800,
     SCHEDULE_1X,
-    mmdetection("FREE_ANCHOR", MMLAB_X101_32X4D),
+    mmdetection("FREE_ANCHOR", weights=RESX101_32X4D["MODEL.WEIGHTS"]),
     experiment=__file__,
 )

@@ -16,6 +16,7 @@ from cvpods_ext.configs.fragments import (
     adamw_cosine,
     data,
     octave_anchors,
+    retinanet_like_free_anchor,
     small_p3_p6,
     test_scale,
     train_scales,
@@ -28,6 +29,7 @@ for split in ("train", "val"):
 
 config = compose(
     RetinaNetConfig,
+    retinanet_like_free_anchor(),
     data("shapes_train", "shapes_val", num_classes=6, method="RETINANET"),
     RES18,
     FROM_SCRATCH,

@@ -4,16 +4,23 @@ Paper     arXiv:1909.02466, NMS recall: RetinaNet 81.8, FreeAnchor 83.8 (recalle
 Expected  about 36 AP on COCO val2017, as other frameworks' 1x (not measured here)
 Run       pods_train --num-gpus 8
           pods_test --nms-recall          # here and in free_anchor.res50.1x: the comparison
-Differs   from free_anchor.res50.1x: assignment and loss; anchors, network, schedule are alike
+Differs   from free_anchor.res50.1x: assignment, loss (its normaliser is a moving average of the
+          number of objects), prior 0.01; anchors, box coder, network, schedule are alike
 """
 
 from cvpods.configs import RetinaNetConfig
-from cvpods_ext.configs import FreeAnchorConfig, compose
-from cvpods_ext.configs.fragments import COCO_2017, RES50, SCALE_800, SCHEDULE_1X, like
+from cvpods_ext.configs import compose
+from cvpods_ext.configs.fragments import (
+    COCO_2017,
+    RES50,
+    SCALE_800,
+    SCHEDULE_1X,
+    retinanet_like_free_anchor,
+)
 
 config = compose(
     RetinaNetConfig,
-    like(FreeAnchorConfig, "SOLVER", "MODEL.PIXEL_MEAN", "MODEL.FPN", "MODEL.ANCHOR_GENERATOR"),
+    retinanet_like_free_anchor(),
     COCO_2017,
     RES50,
     SCALE_800,

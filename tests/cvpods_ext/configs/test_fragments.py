@@ -39,7 +39,7 @@ def test_multi_scale_training_has_the_published_number_of_sizes(scales, expected
 
 
 def test_mmdetection_is_as_its_recipe_says():
-    config = compose(FreeAnchorConfig, f.RES50, f.SCHEDULE_1X, f.mmdetection("FREE_ANCHOR"))
+    config = compose(FreeAnchorConfig, f.RES50, f.SCHEDULE_1X, f.mmdetection("FREE_ANCHOR", ""))
     schedule, optimizer = config.SOLVER.LR_SCHEDULER, config.SOLVER.OPTIMIZER
     assert (schedule.WARMUP_METHOD, schedule.WARMUP_ITERS) == ("linear", 500)
     assert schedule.WARMUP_FACTOR == 1e-3

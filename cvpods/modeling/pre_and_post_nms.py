@@ -14,7 +14,7 @@ from cvpods.structures import Instances
 from cvpods.utils.errors import ConfigError
 
 
-class BothSidesOfNMS(nn.Module):
+class PreAndPostNMS(nn.Module):
     """A detector that returns all candidates above its score threshold, and what NMS leaves.
 
     No cap per level and none per image.
