@@ -90,14 +90,10 @@ def small_p3_p6(method: str) -> Fragment:
     }
 
 
-def retinanet_like_free_anchor() -> Fragment:
-    """RetinaNet as FreeAnchor's baseline: the same solver, anchors, pyramid and box coder."""
-    groups = ("SOLVER", "MODEL.PIXEL_MEAN", "MODEL.FPN", "MODEL.ANCHOR_GENERATOR")
-    return {
-        **like(FreeAnchorConfig, *groups),
-        "MODEL.RETINANET.BBOX_REG_WEIGHTS": (10.0, 10.0, 5.0, 5.0),
-        "MODEL.RETINANET.SMOOTH_L1_LOSS_BETA": 0.11,
-    }
+# RetinaNet as FreeAnchor's baseline: the same solver, pyramid and anchors.
+RETINANET_LIKE_FREE_ANCHOR: Fragment = like(
+    FreeAnchorConfig, "SOLVER", "MODEL.PIXEL_MEAN", "MODEL.FPN", "MODEL.ANCHOR_GENERATOR"
+)
 
 
 def octave_anchors(sizes: Sequence[float]) -> Fragment:
@@ -220,3 +216,33 @@ FREE_ANCHOR_TTA: Fragment = {
     ),
     "TEST.AUG.FLIP": False,
 }
+
+# -- trials ----------------------------------------------------------------------------------------
+
+
+def shapes_trial(method: str) -> Fragment:
+    """What trials on the shapes share, so that methods compare: data, network, budget."""
+    return {
+        **data("shapes_train", "shapes_val", num_classes=6, method=method),
+        **RES18,
+        **FROM_SCRATCH,
+        **small_p3_p6(method),
+        **adamw_cosine(500, lr=1.5e-3, batch=8),
+        **train_scales([160], 256),
+        **test_scale(160, 256),
+    }
+
+
+def overfit_trial(method: str) -> Fragment:
+    """Learn the images of the subset by heart: tested on what it was trained on, one size."""
+    resize = test_scale(224, 336)
+    return {
+        **data("subset_train", "subset_train", num_classes=80, method=method),
+        **RES18,
+        **FROM_SCRATCH,
+        "MODEL.RESNETS.NORM": "GN",
+        **small_p3_p6(method),
+        **adamw_cosine(250, lr=1e-3, batch=4, warmup=20, weight_decay=0.0),
+        **resize,
+        "INPUT.AUG.TRAIN_PIPELINES": resize["INPUT.AUG.TEST_PIPELINES"],
+    }

@@ -1,12 +1,15 @@
 """FreeAnchor's loss (arXiv:1909.02466): every box keeps a bag of anchors and learns which is best.
 
-loss_pos = alpha / N_gt  sum_i -log MeanMax_{j in bag i} x_ij
-loss_neg = (1 - alpha) / (n N_gt)  sum_{j,c} FL(p_jc (1 - A_jc)),   FL(x) = -x^gamma log(1 - x)
+For boxes i, anchors j and classes c:
 
-x_ij  = p_{j c_i} exp(-reg_weight SmoothL1(delta_j - encode(box i, anchor j)))
-p_jc  = sigmoid of the class logit
-A_jc  = how surely anchor j's predicted box is an object of class c (ObjectsFound)
-n     = bag_size, N_gt = number of boxes
+    loss_pos = alpha / max(1, N_gt)  sum_i -log MeanMax_{j in bag i} x_ij
+    loss_neg = (1 - alpha) / max(1, n N_gt)  sum_{j,c} FL(p_jc (1 - A_jc))
+    FL(x)    = -x^gamma log(1 - x)
+
+    x_ij  = p_{j c_i} exp(-reg_weight SmoothL1(delta_j - encode(box i, anchor j)))
+    p_jc  = sigmoid of the class logit
+    A_jc  = how surely anchor j's predicted box is an object of class c (class_probability)
+    n     = bag_size, N_gt = number of boxes
 """
 
 from __future__ import annotations

@@ -10,15 +10,7 @@ Differs   6 classes, 160-pixel images, a narrow pyramid P3-P6 on res3 and res4, 
 
 from cvpods.data import register_coco_instances
 from cvpods_ext.configs import ATSSConfig, compose
-from cvpods_ext.configs.fragments import (
-    FROM_SCRATCH,
-    RES18,
-    adamw_cosine,
-    data,
-    small_p3_p6,
-    test_scale,
-    train_scales,
-)
+from cvpods_ext.configs.fragments import shapes_trial
 
 for split in ("train", "val"):
     register_coco_instances(
@@ -27,13 +19,7 @@ for split in ("train", "val"):
 
 config = compose(
     ATSSConfig,
-    data("shapes_train", "shapes_val", num_classes=6, method="ATSS"),
-    RES18,
-    FROM_SCRATCH,
-    small_p3_p6("ATSS"),
+    shapes_trial("ATSS"),
     {"MODEL.ATSS.ANCHOR_SCALE": 4},
-    adamw_cosine(500, lr=1.5e-3, batch=8),
-    train_scales([160], 256),
-    test_scale(160, 256),
     experiment=__file__,
 )

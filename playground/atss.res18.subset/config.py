@@ -10,31 +10,13 @@ Differs   tested on its training images, one size, no flip, AdamW with a cosine 
 
 from cvpods.data import register_coco_instances
 from cvpods_ext.configs import ATSSConfig, compose
-from cvpods_ext.configs.fragments import (
-    FROM_SCRATCH,
-    RES18,
-    adamw_cosine,
-    data,
-    small_p3_p6,
-    test_scale,
-)
+from cvpods_ext.configs.fragments import overfit_trial
 
 register_coco_instances("subset_train", "subset/annotations/instances_train.json", "subset/train")
 
-OVERFIT = {
-    "INPUT.AUG.TRAIN_PIPELINES": test_scale(224, 336)["INPUT.AUG.TEST_PIPELINES"],
-    "MODEL.RESNETS.NORM": "GN",
-    "MODEL.ATSS.ANCHOR_SCALE": 4,
-}
-
 config = compose(
     ATSSConfig,
-    data("subset_train", "subset_train", num_classes=80, method="ATSS"),
-    RES18,
-    FROM_SCRATCH,
-    small_p3_p6("ATSS"),
-    test_scale(224, 336),
-    OVERFIT,
-    adamw_cosine(250, lr=1e-3, batch=4, warmup=20, weight_decay=0.0),
+    overfit_trial("ATSS"),
+    {"MODEL.ATSS.ANCHOR_SCALE": 4},
     experiment=__file__,
 )

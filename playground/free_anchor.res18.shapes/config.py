@@ -1,24 +1,16 @@
 """FreeAnchor, ResNet-18-FPN, the embedded shapes data set, from scratch.
 
 Paper     none; a small network on small synthetic images, to try things out on a CPU
-Expected  AP >= 50 on the held-out images, in under 10 minutes on 2 CPU cores
+Expected  AP about 49 on the held-out images, in about 10 minutes on 2 CPU cores
+Measured  47.7, 50.2, 49.8 (shapes, 150 held-out images; seeds 0, 1, 2)
 Run       python ../../datasets/make_shapes.py && pods_train
-Differs   6 classes, 160-pixel images, a narrow pyramid P3-P6 on res3 and res4, AdamW with a
-          cosine schedule
+Differs   6 classes, 160-pixel images, a narrow pyramid P3-P6 on res3 and res4, group norms in the
+          towers, AdamW with a cosine schedule
 """
 
 from cvpods.data import register_coco_instances
 from cvpods_ext.configs import FreeAnchorConfig, compose
-from cvpods_ext.configs.fragments import (
-    FROM_SCRATCH,
-    RES18,
-    adamw_cosine,
-    data,
-    octave_anchors,
-    small_p3_p6,
-    test_scale,
-    train_scales,
-)
+from cvpods_ext.configs.fragments import octave_anchors, shapes_trial
 
 for split in ("train", "val"):
     register_coco_instances(
@@ -27,14 +19,8 @@ for split in ("train", "val"):
 
 config = compose(
     FreeAnchorConfig,
-    data("shapes_train", "shapes_val", num_classes=6, method="FREE_ANCHOR"),
-    RES18,
-    FROM_SCRATCH,
-    small_p3_p6("FREE_ANCHOR"),
+    shapes_trial("FREE_ANCHOR"),
     octave_anchors([20, 40, 80, 160]),
     {"MODEL.FREE_ANCHOR.NORM": "GN"},
-    adamw_cosine(500, lr=1.5e-3, batch=8),
-    train_scales([160], 256),
-    test_scale(160, 256),
     experiment=__file__,
 )

@@ -4,8 +4,8 @@ Paper     arXiv:1909.02466, NMS recall: RetinaNet 81.8, FreeAnchor 83.8 (recalle
 Expected  about 36 AP on COCO val2017, as other frameworks' 1x (not measured here)
 Run       pods_train --num-gpus 8
           pods_test --nms-recall          # here and in free_anchor.res50.1x: the comparison
-Differs   from free_anchor.res50.1x: assignment, loss (its normaliser is a moving average of the
-          number of objects), prior 0.01; anchors, box coder, network, schedule are alike
+Differs   from free_anchor.res50.1x: assignment and loss, with cvpods' box coder (weights 1), prior
+          0.01 and normaliser (moving average of objects); anchors, network, schedule are alike
 """
 
 from cvpods.configs import RetinaNetConfig
@@ -13,14 +13,14 @@ from cvpods_ext.configs import compose
 from cvpods_ext.configs.fragments import (
     COCO_2017,
     RES50,
+    RETINANET_LIKE_FREE_ANCHOR,
     SCALE_800,
     SCHEDULE_1X,
-    retinanet_like_free_anchor,
 )
 
 config = compose(
     RetinaNetConfig,
-    retinanet_like_free_anchor(),
+    RETINANET_LIKE_FREE_ANCHOR,
     COCO_2017,
     RES50,
     SCALE_800,

@@ -153,7 +153,7 @@ def test_published_defaults():
     assert bags == (50, 0.6, False)
     assert (own.FOCAL_LOSS_ALPHA, own.FOCAL_LOSS_GAMMA, own.PRIOR_PROB) == (0.5, 2.0, 0.02)
     assert (own.REG_WEIGHT, own.SMOOTH_L1_LOSS_BETA) == (0.75, 0.11)
-    assert tuple(own.BBOX_REG_WEIGHTS) == (10, 10, 5, 5) and own.NUM_CONVS == 4
+    assert tuple(own.BBOX_REG_WEIGHTS) == (10, 10, 5, 5) and (own.NUM_CONVS, own.NORM) == (4, "")
     assert (own.SCORE_THRESH_TEST, own.NMS_THRESH_TEST, own.TOPK_CANDIDATES_TEST) == (
         0.05,
         0.5,
@@ -209,6 +209,9 @@ def test_config_values_reach_the_detector():
     assert (model.score_threshold, model.topk_candidates) == (0.25, 12)
     assert (model.nms_threshold, model.nms_type) == (0.35, "cluster")
     assert model.max_detections_per_image == 6
+    normed = build(tiny_config(NORM="GN"))
+    assert isinstance(normed.head.cls_subnet[1], nn.GroupNorm)
+    assert isinstance(normed.head.bbox_subnet[1], nn.GroupNorm)
 
 
 def test_training_lowers_the_loss():
