@@ -85,6 +85,12 @@ def test_slices_of_at_most_a_hundred_elements(length, width, expected, monkeypat
     assert [(s.start, s.stop) for s in slices(length, width, CPU)] == expected
 
 
+def test_slices_of_at_least_so_many_rows(monkeypatch):
+    monkeypatch.setattr(free_anchor, "SLICE_ON_CPU", 100)
+    assert [(s.start, s.stop) for s in slices(5, 50, CPU, at_least=3)] == [(0, 3), (3, 5)]
+    assert [(s.start, s.stop) for s in slices(5, 25, CPU, at_least=3)] == [(0, 4), (4, 5)]
+
+
 # -- bags ----------------------------------------------------------------------------------------
 
 

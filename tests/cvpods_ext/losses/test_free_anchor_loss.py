@@ -673,6 +673,7 @@ def test_slices_change_nothing(bound, last_write, monkeypatch):
     expected = free_anchor_loss(*given, **settings)
     expected_gradients = gradients(expected, given)
     monkeypatch.setattr(free_anchor, "SLICE_ON_CPU", bound)
+    monkeypatch.setattr(free_anchor, "BAGS_AT_ONCE", 1)
     actual = free_anchor_loss(*given, **settings)
     torch.testing.assert_close(actual, expected, rtol=1e-9, atol=0)
     torch.testing.assert_close(gradients(actual, given), expected_gradients, rtol=1e-9, atol=0)
@@ -890,3 +891,17 @@ def test_no_table_of_boxes_and_anchors(monkeypatch):
 def test_wrong_shapes(change, message):
     with pytest.raises(ValueError, match=message):
         free_anchor_loss(*scene(31)._replace(**change))
+
+
+def test_no_image():
+    nothing = Scene(torch.zeros(0, 40, 3), torch.zeros(0, 40, 4), torch.zeros(40, 4), [], [])
+    with pytest.raises(ValueError, match=r"no image: cls_logits \(0, 40, 3\)"):
+        free_anchor_loss(*nothing)
+
+
+@pytest.mark.parametrize("dtype", [torch.int32, torch.float32, torch.uint8])
+def test_classes_of_another_type(dtype):
+    given = scene(32)
+    classes = [given.classes[0], given.classes[1].to(dtype)]
+    with pytest.raises(ValueError, match=f"int64; got {dtype}"):
+        free_anchor_loss(*given._replace(classes=classes))
