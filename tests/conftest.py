@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from cvpods_ext.configs import fragments
+
 ROOT = Path(__file__).resolve().parents[1]
 SHARED = Path(os.environ.get("CVPODS_SHARED", ROOT.parent / "shared"))
 
@@ -74,6 +76,8 @@ TINY = {
     # GroupNorm has 32 groups, and wants two values in each, also in a map of one cell.
     "MODEL.FPN.OUT_CHANNELS": 64,
     "MODEL.ATSS.NUM_CONVS": 1,
+    **fragments.train_scales([64], 96),
+    **fragments.test_scale(64, 96),
     "SOLVER.IMS_PER_BATCH": 4,
     "SOLVER.IMS_PER_DEVICE": 2,
     "SOLVER.CHECKPOINT_PERIOD": 2,
@@ -90,10 +94,6 @@ def experiment(tmp_path: Path) -> Path:
     folder = tmp_path / "atss.tiny"
     folder.mkdir()
     source = (ROOT / "playground/atss.res18.shapes/config.py").read_text()
-    small = source.replace("train_scales([160], 256)", "train_scales([64], 96)").replace(
-        "test_scale(160, 256)", "test_scale(64, 96)"
-    )
-    assert small != source
-    (folder / "config.py").write_text(f"{small}\nconfig.override({TINY!r})\n")
+    (folder / "config.py").write_text(f"{source}\nconfig.override({TINY!r})\n")
     (folder / "net.py").write_text((ROOT / "playground/atss.res18.shapes/net.py").read_text())
     return folder
