@@ -140,6 +140,9 @@ _config_dict = {
         # Accepted for old experiments; keypoints are not evaluated.
         "KEYPOINT_OKS_SIGMAS": [],
         "DETECTIONS_PER_IMAGE": 100,
+        # Images that one process tests at once. Several are padded to one size, which changes
+        # results slightly, except with test-time augmentation.
+        "IMS_PER_DEVICE": 1,
         # Test-time augmentation, see cvpods/modeling/test_time_augmentation.py.
         "AUG": {
             "ENABLED": False,
@@ -150,9 +153,18 @@ _config_dict = {
             "FLIP": True,
             # Further scales as pairs (short edge, cap of the long edge).
             "EXTRA_SIZES": (),
-            # Accepted for old experiments, refused when switched on.
+            # Keep detections with low < sqrt(area) < high only, in pixels of the pass; a pair
+            # (low, high) for each scale, those of MIN_SIZES first.
             "SCALE_FILTER": False,
             "SCALE_RANGES": (),
+            # Start each pass from the original image; otherwise from that of an ordinary test.
+            "FROM_ORIGINAL": False,
+            # "soft-vote" or "vote": average detections that overlap; "nms": one NMS of all passes.
+            "MERGE": "soft-vote",
+            # IoU from which boxes vote together.
+            "VOTE_THRESH": 0.65,
+            # None: as TEST.DETECTIONS_PER_IMAGE.
+            "DETECTIONS_PER_IMAGE": None,
         },
         # Accepted for old experiments.
         "PRECISE_BN": {"ENABLED": False, "NUM_ITER": 200},

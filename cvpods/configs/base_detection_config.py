@@ -35,6 +35,12 @@ _config_dict = {
             "STEM_OUT_CHANNELS": 64,
             # Three 3x3 convolutions instead of one 7x7.
             "DEEP_STEM": False,
+            # Deformable 3x3 convolutions (conv2 of a block) in res2, res3, res4, res5.
+            "DEFORM_ON_PER_STAGE": [False, False, False, False],
+            # DCNv2: samples have factors too.
+            "DEFORM_MODULATED": False,
+            # Groups of channels with offsets of their own.
+            "DEFORM_NUM_GROUPS": 1,
         },
         "FPN": {
             "IN_FEATURES": [],

@@ -118,12 +118,19 @@ def build_train_loader(cfg: Any, plan: BatchPlan | None = None, start_iter: int 
 
 
 def build_test_loader(cfg: Any, dataset_name: str) -> DataLoader:
-    """A loader of this process's share of one test data set; each item is a list of one sample."""
-    transforms = build_transform_gens(cfg.INPUT.AUG.TEST_PIPELINES, cfg.INPUT.FORMAT)
+    """A loader of this process's share of one test data set, TEST.IMS_PER_DEVICE images at once.
+
+    Images are of the size of INPUT.AUG.TEST_PIPELINES; as they are where TEST.AUG wants that.
+    """
+    if cfg.TEST.IMS_PER_DEVICE < 1:
+        raise ConfigError(f"TEST.IMS_PER_DEVICE must be at least 1: {cfg.TEST.IMS_PER_DEVICE}.")
+    as_they_are = cfg.TEST.AUG.ENABLED and cfg.TEST.AUG.FROM_ORIGINAL
+    pipelines = [] if as_they_are else cfg.INPUT.AUG.TEST_PIPELINES
+    transforms = build_transform_gens(pipelines, cfg.INPUT.FORMAT)
     dataset = build_dataset(cfg, [dataset_name], transforms, is_train=False)
     return DataLoader(
         dataset,
-        batch_size=1,
+        batch_size=cfg.TEST.IMS_PER_DEVICE,
         sampler=InferenceSampler(len(dataset), comm.get_rank(), comm.get_world_size()),
         num_workers=cfg.DATALOADER.NUM_WORKERS,
         collate_fn=trivial_batch_collator,

@@ -11,7 +11,7 @@ import torch
 from loguru import logger
 
 from cvpods.configs.config_dict import flatten
-from cvpods.modeling.test_time_augmentation import augmentation_scales
+from cvpods.modeling.test_time_augmentation import augmentation_arguments
 from cvpods.utils import comm
 from cvpods.utils.env import collect_env_info, seed_all_rng, select_device
 from cvpods.utils.errors import ConfigError
@@ -25,7 +25,7 @@ def default_setup(cfg: Any, args: Any) -> Any:
     """
     refuse_unsupported(cfg)
     if cfg.TEST.AUG.ENABLED:
-        augmentation_scales(cfg)
+        augmentation_arguments(cfg)
     output = Path(cfg.OUTPUT_DIR)
     try:
         output.mkdir(parents=True, exist_ok=True)
@@ -48,7 +48,6 @@ _WITHOUT_EFFECT = {
     "MODEL.MASK_ON": False,
     "MODEL.KEYPOINT_ON": False,
     "DATALOADER.REPEAT_THRESHOLD": 0.0,
-    "TEST.AUG.SCALE_FILTER": False,
     "TEST.PRECISE_BN.ENABLED": False,
     "TEST.ON_FILES": False,
 }

@@ -58,7 +58,7 @@ def inference_on_dataset(
         The evaluator's results: on rank 0, {} elsewhere.
     """
     evaluator.reset()
-    total, compute = len(data_loader), 0.0
+    total, compute, images = len(data_loader), 0.0, 0
     start = time.perf_counter()
     bar = tqdm(data_loader, desc="inference", disable=not is_terminal(), leave=False)
     with inference_mode(model):
@@ -73,12 +73,13 @@ def inference_on_dataset(
                 torch.cuda.synchronize()
             compute += time.perf_counter() - began
             evaluator.process(inputs, outputs)
+            images += len(inputs)
             if done % max(total // 5, 50) == 0:
-                seconds = (time.perf_counter() - start) / done
+                seconds = (time.perf_counter() - start) / images
                 logger.info(f"Inference done {done}/{total}. {seconds:.4f} s / img.")
     elapsed = time.perf_counter() - start
     logger.info(
-        f"Total inference time: {elapsed:.1f} s ({elapsed / max(total, 1):.4f} s / sample per "
+        f"Total inference time: {elapsed:.1f} s ({elapsed / max(images, 1):.4f} s / sample per "
         f"device, on {comm.get_world_size()} devices), of it {compute:.1f} s in the model."
     )
     results = evaluator.evaluate()

@@ -5,6 +5,8 @@ from cvpods.layers.batch_norm import (
     get_activation,
     get_norm,
 )
+from cvpods.layers.box_voting import box_voting
+from cvpods.layers.deform_conv import DeformConv, DFConv2d, ModulatedDeformConv, OffsetConv
 from cvpods.layers.nms import (
     batched_nms,
     batched_softnms,
@@ -18,11 +20,16 @@ from cvpods.layers.wrappers import Conv2d, cat
 __all__ = [
     "BatchNorm2d",
     "Conv2d",
+    "DFConv2d",
+    "DeformConv",
     "FrozenBatchNorm2d",
+    "ModulatedDeformConv",
     "NaiveSyncBatchNorm",
+    "OffsetConv",
     "ShapeSpec",
     "batched_nms",
     "batched_softnms",
+    "box_voting",
     "cat",
     "cluster_nms",
     "generalized_batched_nms",

@@ -2,58 +2,74 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torchvision.transforms.v2 import functional as TF  # noqa: N812 - torchvision's own alias
 
+from cvpods.layers.box_voting import box_voting
 from cvpods.modeling.meta_arch.dense_detector import DenseDetector, output_size
 from cvpods.modeling.postprocessing import detector_postprocess
-from cvpods.structures import ImageList, Instances
+from cvpods.structures import Boxes, Instances
 from cvpods.utils.errors import ConfigError
 from cvpods.utils.sizes import shortest_edge_size
 
+MERGES = ("soft-vote", "vote", "nms")
 
-def augmentation_scales(cfg: Any) -> list[tuple[float, float]]:
-    """cfg.TEST.AUG's (short edge, cap of the long edge): MIN_SIZES with MAX_SIZE, EXTRA_SIZES.
 
-    Raises:
-        ConfigError: there is none, or one is no pair of numbers above 0.
+class Scale(NamedTuple):
+    """Size of a pass, and which detections it keeps.
+
+    short_edge, max_size: pixels; the short edge is scaled to short_edge, less where the long one
+        would exceed max_size.
+    low, high: detections with low < sqrt(area) < high stay, in pixels of this pass.
     """
-    aug = cfg.TEST.AUG
-    scales = [*((size, aug.MAX_SIZE) for size in aug.MIN_SIZES), *aug.EXTRA_SIZES]
-    if not scales:
-        raise ConfigError("TEST.AUG names no scale: set MIN_SIZES or EXTRA_SIZES.")
-    for scale in scales:
-        is_pair = isinstance(scale, (list, tuple)) and len(scale) == 2
-        if not is_pair or not all(type(n) in (int, float) and n > 0 for n in scale):
-            raise ConfigError(
-                "TEST.AUG needs MIN_SIZES and MAX_SIZE above 0, and EXTRA_SIZES as pairs ((short "
-                f"edge, cap of the long edge), ...) above 0; got {scale!r}."
-            )
-    return [tuple(scale) for scale in scales]
+
+    short_edge: float
+    max_size: float
+    low: float = 0.0
+    high: float = math.inf
 
 
 class TestTimeAugmentation(nn.Module):
     """A detector that looks at every image at several scales, plain and mirrored.
 
-    FreeAnchor's protocol (its authors' release of 2019-10-27): the image as loaded, at the size of
-    an ordinary test, is resampled to each scale; each pass gives the candidates of an ordinary test
-    before NMS; all of them, in the frame of the last pass, go through one NMS and one cap.
-    Differs from cvpods, which augments the original image and merges by soft voting.
+    1. Each pass detects at one scale. "nms": the candidates before NMS; votes: what the detector's
+       own NMS and cap leave. Those outside the scale's range of sizes are dropped.
+    2. Mirrored boxes are mirrored back, all are scaled to the original image.
+    3. They are merged class by class: by one NMS ("nms"), by box_voting, or by box_voting that
+       keeps members with decayed scores ("soft-vote").
 
     Args:
         detector: its thresholds, caps and NMS are used as they are.
-        scales: (short edge, cap of the long edge) of each pass.
+        scales: of the passes, in order.
         flip: add a mirrored pass for each.
+        from_original: inputs hold the original image; each pass resizes it as an ordinary test
+            would. Otherwise they hold an image of the size of an ordinary test, which is
+            normalised and then resampled (FreeAnchor's release of 10/2019).
+        merge: one of MERGES.
+        vote_threshold: IoU of box_voting.
+        max_detections: boxes kept per image; None: as many as of the detector.
+
+    Images of one size share a pass: give several at once. Results do not depend on that.
     """
 
     __test__ = False  # not a test, whatever its name begins with
 
     def __init__(
-        self, detector: DenseDetector, scales: Sequence[tuple[float, float]], flip: bool = False
+        self,
+        detector: DenseDetector,
+        scales: Sequence[Scale],
+        *,
+        flip: bool = False,
+        from_original: bool = False,
+        merge: str = "nms",
+        vote_threshold: float = 0.65,
+        max_detections: int | None = None,
     ) -> None:
         super().__init__()
         if not isinstance(detector, DenseDetector):
@@ -62,13 +78,17 @@ class TestTimeAugmentation(nn.Module):
                 f"{type(detector).__name__}; set TEST.AUG.ENABLED False."
             )
         self.detector = detector
-        self.scales = list(scales)
+        self.scales = [Scale(*scale) for scale in scales]
         self.flip = flip
+        self.from_original = from_original
+        self.merge = merge
+        self.vote_threshold = vote_threshold
+        self.max_detections = max_detections or detector.max_detections_per_image
 
     @classmethod
     def from_config(cls, cfg: Any, detector: DenseDetector) -> TestTimeAugmentation:
-        """Scales and FLIP of cfg.TEST.AUG."""
-        return cls(detector, augmentation_scales(cfg), flip=cfg.TEST.AUG.FLIP)
+        """What cfg.TEST.AUG says; ConfigError where that does not fit together."""
+        return cls(detector, **augmentation_arguments(cfg))
 
     @property
     def num_classes(self) -> int:
@@ -77,34 +97,127 @@ class TestTimeAugmentation(nn.Module):
     @torch.no_grad()
     def forward(self, batched_inputs: Sequence[dict[str, Any]]) -> list[dict[str, Instances]]:
         """Inputs and results as those of DenseDetector in evaluation."""
-        return [{"instances": self._detect(inputs)} for inputs in batched_inputs]
+        images = [self._load(inputs["image"]) for inputs in batched_inputs]
+        found: list[list[Instances]] = [[] for _ in images]
+        for scale in self.scales:
+            views = [self._view(image, scale) for image in images]
+            for members in groups_of_one_size(views):
+                batch = torch.stack([views[i] for i in members])
+                for detections in self._passes(batch, scale):
+                    for i, one in zip(members, detections, strict=True):
+                        size = output_size(batched_inputs[i])
+                        found[i].append(detector_postprocess(one, *size))
+        return [{"instances": self._merge(Instances.cat(parts))} for parts in found]
 
-    def _detect(self, inputs: dict[str, Any]) -> Instances:
-        found = [self._candidates(image, flipped) for image, flipped in self._passes(inputs)]
-        frame = found[-1].image_size
-        merged = Instances.cat([detector_postprocess(one, *frame) for one in found])
-        result = self.detector.suppress(merged)[: self.detector.max_detections_per_image]
-        return detector_postprocess(result, *output_size(inputs))
+    def _load(self, image: Tensor) -> Tensor:
+        """The image (C, H, W) on the device, as the passes start from it."""
+        if self.from_original:
+            return image.to(self.detector.device)
+        return self.detector.normalize(image)
 
-    def _passes(self, inputs: dict[str, Any]) -> Iterator[tuple[Tensor, bool]]:
-        """The normalised image (C, h, w) at each scale, and whether it is mirrored."""
-        image = self.detector.normalize(inputs["image"])
-        for short_edge, max_size in self.scales:
-            size = shortest_edge_size(*image.shape[1:], short_edge, max_size)
-            scaled = F.interpolate(image[None], size, mode="bilinear", align_corners=True)[0]
-            yield scaled, False
-            if self.flip:
-                yield scaled.flip(2), True
+    def _view(self, image: Tensor, scale: Scale) -> Tensor:
+        """The normalised image (C, h, w) of a pass."""
+        size = shortest_edge_size(*image.shape[1:], scale.short_edge, scale.max_size)
+        if self.from_original:
+            return self.detector.normalize(TF.resize(image, list(size)))
+        return F.interpolate(image[None], size, mode="bilinear", align_corners=True)[0]
 
-    def _candidates(self, image: Tensor, flipped: bool) -> Instances:
-        """Candidates of one pass, in pixels of the unmirrored `image`."""
-        padded = ImageList.from_tensors([image], self.detector.backbone.size_divisibility)
-        predictions, priors = self.detector.network(padded.tensor)
-        (found,) = self.detector.candidates(
-            predictions, priors, padded.image_sizes, self.detector.topk_candidates
+    def _passes(self, batch: Tensor, scale: Scale) -> Iterator[list[Instances]]:
+        """Detections in images (N, C, h, w) of one scale, and in mirrored ones; unmirrored."""
+        yield [_within(one, scale) for one in self._detect(batch)]
+        if self.flip:
+            for_mirrored = self._detect(batch.flip(3))
+            yield [_within(_mirror(one), scale) for one in for_mirrored]
+
+    def _detect(self, batch: Tensor) -> list[Instances]:
+        detector = self.detector
+        height, width = batch.shape[2:]
+        step = max(detector.backbone.size_divisibility, 1)
+        padded = F.pad(batch, (0, -width % step, 0, -height % step))
+        predictions, priors = detector.network(padded)
+        sizes = [(height, width)] * len(batch)
+        if self.merge == "nms":
+            return detector.candidates(predictions, priors, sizes, detector.topk_candidates)
+        return detector.inference(predictions, priors, sizes)
+
+    def _merge(self, found: Instances) -> Instances:
+        if self.merge == "nms":
+            return self.detector.suppress(found)[: self.max_detections]
+        boxes, scores, classes = box_voting(
+            found.pred_boxes.tensor,
+            found.scores,
+            found.pred_classes,
+            self.vote_threshold,
+            soft=self.merge == "soft-vote",
         )
-        if flipped:
-            boxes = found.pred_boxes.tensor
-            width = image.shape[2]
-            boxes[:, 0], boxes[:, 2] = width - boxes[:, 2], width - boxes[:, 0]
-        return found
+        voted = Instances(
+            found.image_size, pred_boxes=Boxes(boxes), scores=scores, pred_classes=classes
+        )
+        return voted[: self.max_detections]
+
+
+def groups_of_one_size(images: Sequence[Tensor]) -> list[list[int]]:
+    """Indices of the images of each size (..., H, W), in the order in which sizes appear."""
+    groups: dict[tuple[int, ...], list[int]] = {}
+    for index, image in enumerate(images):
+        groups.setdefault(tuple(image.shape), []).append(index)
+    return list(groups.values())
+
+
+def _within(found: Instances, scale: Scale) -> Instances:
+    area = found.pred_boxes.area()
+    return found[(area > scale.low**2) & (area < scale.high**2)]
+
+
+def _mirror(found: Instances) -> Instances:
+    left, top, right, bottom = found.pred_boxes.tensor.unbind(1)
+    width = found.image_size[1]
+    found.pred_boxes = Boxes(torch.stack([width - right, top, width - left, bottom], dim=1))
+    return found
+
+
+def augmentation_arguments(cfg: Any) -> dict[str, Any]:
+    """TestTimeAugmentation's arguments, read from cfg.TEST.AUG.
+
+    Its scales are MIN_SIZES with MAX_SIZE, then EXTRA_SIZES; with SCALE_FILTER, SCALE_RANGES has a
+    range for each.
+
+    Raises:
+        ConfigError: there is no scale; a value is not usable; ranges and scales differ in number.
+    """
+    aug = cfg.TEST.AUG
+    pairs = [*((size, aug.MAX_SIZE) for size in aug.MIN_SIZES), *aug.EXTRA_SIZES]
+    if not pairs:
+        raise ConfigError("TEST.AUG names no scale: set MIN_SIZES or EXTRA_SIZES.")
+    for pair in pairs:
+        if not _is_pair(pair) or min(pair) <= 0:
+            raise ConfigError(
+                "TEST.AUG needs MIN_SIZES and MAX_SIZE above 0, and EXTRA_SIZES as pairs ((short "
+                f"edge, cap of the long edge), ...) above 0; got {pair!r}."
+            )
+    ranges = aug.SCALE_RANGES if aug.SCALE_FILTER else [(0.0, math.inf)] * len(pairs)
+    if len(ranges) != len(pairs) or not all(_is_pair(r) and 0 <= r[0] < r[1] for r in ranges):
+        raise ConfigError(
+            f"TEST.AUG.SCALE_FILTER needs SCALE_RANGES with a pair (low, high) for each of the "
+            f"{len(pairs)} scales, 0 <= low < high; got {ranges!r}."
+        )
+    if aug.MERGE not in MERGES:
+        raise ConfigError(f"TEST.AUG.MERGE must be one of {MERGES}, got {aug.MERGE!r}.")
+    if not 0 < aug.VOTE_THRESH <= 1:
+        raise ConfigError(f"TEST.AUG.VOTE_THRESH must lie in (0, 1], got {aug.VOTE_THRESH!r}.")
+    return {
+        "scales": [Scale(*pair, *bounds) for pair, bounds in zip(pairs, ranges, strict=True)],
+        "flip": aug.FLIP,
+        "from_original": aug.FROM_ORIGINAL,
+        "merge": aug.MERGE,
+        "vote_threshold": aug.VOTE_THRESH,
+        "max_detections": aug.DETECTIONS_PER_IMAGE,
+    }
+
+
+def _is_pair(value: Any) -> bool:
+    return (
+        isinstance(value, (list, tuple))
+        and len(value) == 2
+        and all(type(number) in (int, float) for number in value)
+    )

@@ -1,9 +1,10 @@
-"""What every assigner returns."""
+"""What every assigner returns, and what several of them compute."""
 
 from __future__ import annotations
 
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 BACKGROUND = -1
@@ -19,3 +20,49 @@ class Assignment(NamedTuple):
 
     gt_index: Tensor
     quality: Tensor
+
+
+def nobody(anchors: Tensor) -> Assignment:
+    """No location (R, 4) answers for any box: images without boxes."""
+    background = torch.full((len(anchors),), BACKGROUND, device=anchors.device)
+    return Assignment(background, anchors.new_zeros(len(anchors), dtype=torch.float32))
+
+
+def centers(boxes: Tensor) -> Tensor:
+    """Centres (..., 2) of boxes (..., 4)."""
+    return (boxes[..., :2] + boxes[..., 2:]) / 2
+
+
+def overlap(gt_boxes: Tensor, anchors: Tensor) -> Tensor:
+    """IoU (...) of boxes (..., 4) and anchors (..., 4), which broadcast; 0 without area."""
+    low = torch.maximum(gt_boxes[..., :2], anchors[..., :2])
+    high = torch.minimum(gt_boxes[..., 2:], anchors[..., 2:])
+    intersection = (high - low).clamp(min=0).prod(-1)
+    areas = [(boxes[..., 2:] - boxes[..., :2]).prod(-1) for boxes in (gt_boxes, anchors)]
+    return intersection / (areas[0] + areas[1] - intersection).clamp(min=1e-6)
+
+
+def center_inside(gt_boxes: Tensor, anchors: Tensor) -> Tensor:
+    """(...) whether the centre of the anchor lies strictly inside the box; both broadcast."""
+    points = centers(anchors)
+    return ((points > gt_boxes[..., :2]) & (points < gt_boxes[..., 2:])).all(-1)
+
+
+def best_gt(num_anchors: int, candidates: Tensor, iou: Tensor) -> Assignment:
+    """Give every anchor the box of its highest IoU, the first one of equals.
+
+    Args:
+        candidates: (M, C) anchors that each box asks for.
+        iou: (M, C) with the box; -1 where the candidate is none after all.
+    """
+    flat_candidates, flat_iou = candidates.flatten(), iou.flatten()
+    gt = torch.arange(len(iou), device=iou.device)[:, None].expand_as(iou).flatten()
+    quality = iou.new_full((num_anchors,), -1.0)
+    quality = quality.scatter_reduce(0, flat_candidates, flat_iou, "amax")
+    is_best = (flat_iou >= 0) & (flat_iou == quality[flat_candidates])
+    gt_index = torch.full((num_anchors,), len(iou), device=iou.device)
+    gt_index = gt_index.scatter_reduce(
+        0, flat_candidates, torch.where(is_best, gt, len(iou)), "amin"
+    )
+    gt_index = torch.where(gt_index == len(iou), BACKGROUND, gt_index)
+    return Assignment(gt_index, quality.clamp(min=0))

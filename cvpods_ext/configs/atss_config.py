@@ -20,10 +20,17 @@ _config_dict = {
             "ANCHOR_SCALE": 8,
             # Centre of the first anchor, in strides: 0.5 as published; mmdetection and cvpods: 0.0.
             "ANCHOR_OFFSET": 0.5,
-            # Candidates per level and box (the paper's only hyper-parameter, k).
+            # Who is positive: "ATSS", or for the paper's comparisons "IoU" (RetinaNet's
+            # thresholds), "SSC" (FCOS' spatial and scale constraint), "TOPK" (best by IoU).
+            "POSITIVE_TYPE": "ATSS",
+            # Candidates per level and box (the paper's only hyper-parameter, k); TOPK: per box.
             "TOPK": 9,
-            # Weights of (dx, dy, dw, dh).
+            # What regression starts from: "BOX", the anchor, or "POINT", its centre (FCOS).
+            "REGRESSION_TYPE": "BOX",
+            # BOX: weights of (dx, dy, dw, dh).
             "BBOX_REG_WEIGHTS": (10.0, 10.0, 5.0, 5.0),
+            # The last convolution of both towers is deformable (DCNv2).
+            "USE_DCN_IN_TOWER": False,
             # Factor of the box loss.
             "REG_WEIGHT": 2.0,
             "FOCAL_LOSS_GAMMA": 2.0,

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -10,12 +12,26 @@ from torch import Tensor
 
 from cvpods.modeling.anchor_generator import AnchorGrid
 from cvpods.modeling.backbone import Backbone
-from cvpods.modeling.box_regression import Box2BoxTransform
+from cvpods.modeling.box_regression import Box2BoxTransform, Shift2BoxTransform
 from cvpods.modeling.meta_arch import DenseDetector, DenseHead, shared_arguments
 from cvpods.structures import Instances
 from cvpods.utils import comm
-from cvpods_ext.assigners.atss import atss_assign
+from cvpods.utils.errors import ConfigError
+from cvpods_ext.assigners import (
+    Assignment,
+    atss_assign,
+    max_iou_assign,
+    scale_range_assign,
+    topk_iou_assign,
+)
 from cvpods_ext.losses.atss import AtssTargets, atss_loss, atss_targets
+
+# (anchors (R, 4), level_sizes, gt_boxes (M, 4)) -> Assignment
+Assigner = Callable[[Tensor, Sequence[int], Tensor], Assignment]
+REGRESSION_TYPES = ("BOX", "POINT")
+# Bias of the box predictor with POINT: all sides start 4 / 8 of the anchor's side away from its
+# centre, so that the box is the anchor.
+POINT_BIAS = 4.0
 
 
 class ATSS(DenseDetector):
@@ -23,8 +39,10 @@ class ATSS(DenseDetector):
 
     Args:
         anchor_generator: one anchor per location, of side ANCHOR_SCALE * stride.
-        topk: candidates per level and box.
-        bbox_reg_weights: weights of (dx, dy, dw, dh).
+        assigner: who answers for which box, one of cvpods_ext.assigners.
+        regression_type: "BOX": deltas to the anchor; "POINT": distances from its centre to the
+            sides, relu(output) in eighths of the anchor's side.
+        bbox_reg_weights: with BOX, weights of (dx, dy, dw, dh).
         reg_weight: factor of the box loss.
         focal_alpha, focal_gamma: of the focal loss.
     """
@@ -35,7 +53,8 @@ class ATSS(DenseDetector):
         self,
         *,
         anchor_generator: AnchorGrid,
-        topk: int = 9,
+        assigner: Assigner = atss_assign,
+        regression_type: str = "BOX",
         bbox_reg_weights: Sequence[float] = (10.0, 10.0, 5.0, 5.0),
         reg_weight: float = 2.0,
         focal_alpha: float = 0.25,
@@ -44,7 +63,14 @@ class ATSS(DenseDetector):
     ) -> None:
         super().__init__(**kwargs)
         self.anchor_generator = anchor_generator
-        self.topk = topk
+        self.assigner = assigner
+        if regression_type not in REGRESSION_TYPES:
+            raise ConfigError(
+                f"MODEL.ATSS.REGRESSION_TYPE must be one of {REGRESSION_TYPES}, "
+                f"got {regression_type!r}."
+            )
+        self.regression_type = regression_type
+        self.shift2box_transform = Shift2BoxTransform((1.0, 1.0, 1.0, 1.0))
         self.box2box_transform = Box2BoxTransform(bbox_reg_weights)
         self.reg_weight = reg_weight
         self.focal_alpha = focal_alpha
@@ -56,6 +82,7 @@ class ATSS(DenseDetector):
         atss = cfg.MODEL.ATSS
         shapes = [backbone.output_shape()[name] for name in atss.IN_FEATURES]
         strides = [shape.stride for shape in shapes]
+        sides = [atss.ANCHOR_SCALE * stride for stride in strides]
         return cls(
             backbone=backbone,
             head=DenseHead(
@@ -66,15 +93,18 @@ class ATSS(DenseDetector):
                 norm="GN",
                 quality="centerness",
                 num_scales=len(shapes),
+                deformable=atss.USE_DCN_IN_TOWER,
+                box_bias=POINT_BIAS if atss.REGRESSION_TYPE == "POINT" else 0.0,
             ),
             anchor_generator=AnchorGrid(
-                sizes=[[atss.ANCHOR_SCALE * stride] for stride in strides],
+                sizes=[[side] for side in sides],
                 aspect_ratios=[[1.0]],
                 strides=strides,
                 offset=atss.ANCHOR_OFFSET,
                 persistent=False,
             ),
-            topk=atss.TOPK,
+            assigner=make_assigner(atss.POSITIVE_TYPE, atss.TOPK, sides),
+            regression_type=atss.REGRESSION_TYPE,
             bbox_reg_weights=atss.BBOX_REG_WEIGHTS,
             reg_weight=atss.REG_WEIGHT,
             focal_alpha=atss.FOCAL_LOSS_ALPHA,
@@ -86,7 +116,15 @@ class ATSS(DenseDetector):
         return self.anchor_generator.grid(features)
 
     def decode(self, box_deltas: Tensor, priors: Tensor, level: int) -> Tensor:
-        return self.box2box_transform.apply_deltas(box_deltas, priors, strict=False)
+        return self.boxes(box_deltas, priors)
+
+    def boxes(self, outputs: Tensor, anchors: Tensor) -> Tensor:
+        """Boxes (..., R, 4) from the head's outputs (..., R, 4) for anchors (R, 4)."""
+        if self.regression_type == "BOX":
+            return self.box2box_transform.apply_deltas(outputs, anchors, strict=False)
+        unit = (anchors[:, 2:3] - anchors[:, :1]) / 8
+        points = (anchors[:, :2] + anchors[:, 2:]) / 2
+        return self.shift2box_transform.apply_deltas(outputs.relu() * unit, points)
 
     def candidate_scores(self, outputs: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
         """Threshold on the class score; rank by sqrt(class score * centerness)."""
@@ -103,9 +141,7 @@ class ATSS(DenseDetector):
         """
         anchors = torch.cat(priors)
         wanted = self.assign(anchors, [len(level) for level in priors], targets)
-        boxes = self.box2box_transform.apply_deltas(
-            predictions["box_deltas"], anchors, strict=False
-        )
+        boxes = self.boxes(predictions["box_deltas"], anchors)
         sums = atss_loss(
             predictions["cls_logits"],
             boxes,
@@ -130,8 +166,30 @@ class ATSS(DenseDetector):
         per_image = []
         for target in targets:
             boxes = target.gt_boxes.tensor
-            gt_index = atss_assign(anchors, level_sizes, boxes, topk=self.topk).gt_index
+            gt_index = self.assigner(anchors, level_sizes, boxes).gt_index
             per_image.append(
                 atss_targets(anchors, gt_index, boxes, target.gt_classes, self.num_classes)
             )
         return AtssTargets(*(torch.stack(parts) for parts in zip(*per_image, strict=True)))
+
+
+def make_assigner(positive_type: str, topk: int, sides: Sequence[float]) -> Assigner:
+    """The assigner that MODEL.ATSS.POSITIVE_TYPE names.
+
+    Args:
+        topk: of "ATSS" and "TOPK".
+        sides: of the anchors, per level. "SSC": a level answers for sizes between the side of the
+            level below it and its own; 64, 128, 256, 512 for strides 8, 16, 32, 64 as in FCOS.
+    """
+    size_ranges = list(zip([0.0, *sides[:-1]], [*sides[:-1], math.inf], strict=True))
+    assigners: dict[str, Assigner] = {
+        "ATSS": partial(atss_assign, topk=topk),
+        "IoU": max_iou_assign,
+        "SSC": partial(scale_range_assign, size_ranges=size_ranges),
+        "TOPK": partial(topk_iou_assign, topk=topk),
+    }
+    if positive_type not in assigners:
+        raise ConfigError(
+            f"MODEL.ATSS.POSITIVE_TYPE must be one of {list(assigners)}, got {positive_type!r}."
+        )
+    return assigners[positive_type]

@@ -3,6 +3,7 @@
 Paper     arXiv:1912.02424, model table, R-50 1x: 39.3 AP (minival), 39.3 (test-dev)
 Expected  39.3 +- 0.3 AP on COCO val2017, 16 images an iteration (not measured here)
 Run       pods_train --num-gpus 8
+          pods_train --num-gpus 8 MODEL.ATSS.TOPK 7     # the paper's table over k: 3, 5, ... 19
 Differs   (base experiment of this method)
 """
 

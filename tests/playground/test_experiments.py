@@ -23,7 +23,7 @@ from cvpods.tools.experiment import load_experiment
 ROOT = Path(__file__).resolve().parents[2]
 EXPECT = ROOT / "tests" / "expect"
 FOLDERS = sorted(path.parent for path in (ROOT / "playground").rglob("config.py"))
-NUM_EXPERIMENTS = 19
+NUM_EXPERIMENTS = 33
 
 METHODS = {"atss": "ATSS", "free_anchor": "FREE_ANCHOR", "retinanet": "RETINANET"}
 # (depth, groups, width of a group)
@@ -37,6 +37,7 @@ BACKBONES = {
 }
 SCALES = {"ms": tuple(range(640, 801, 32)), "ms2": tuple(range(480, 961, 32))}
 ITERATIONS = {"1x": 90_000, "1_5x": 135_000, "2x": 180_000}
+POSITIVE_TYPES = {"iou": "IoU", "ssc": "SSC", "topk": "TOPK"}
 
 
 def difference(folder: Path) -> dict:
@@ -83,6 +84,11 @@ def test_name_says_what_the_config_says(folder):
             assert solver.IMS_PER_BATCH == 16
         elif token in SCALES:
             assert short_edges(config) == SCALES[token]
+        elif token == "dcnv2":
+            assert resnets.DEFORM_MODULATED and config.MODEL.ATSS.USE_DCN_IN_TOWER
+            assert resnets.DEFORM_ON_PER_STAGE == deformable_stages(folder.name)
+        elif token in POSITIVE_TYPES:
+            assert config.MODEL.ATSS.POSITIVE_TYPE == POSITIVE_TYPES[token]
         elif token == "mmdet":
             assert config.INPUT.FORMAT == "RGB"
             assert solver.CLIP_GRADIENTS.CLIP_VALUE == 35
@@ -90,14 +96,27 @@ def test_name_says_what_the_config_says(folder):
             assert resnets.DEPTH is None
         else:  # a data set
             assert config.DATASETS.TRAIN[0].startswith(token)
+    if "dcnv2" not in tokens:
+        assert not any(resnets.DEFORM_ON_PER_STAGE)
+        assert not config.MODEL.get("ATSS", {}).get("USE_DCN_IN_TOWER", False)
     if "coco_2017_train" in config.DATASETS.TRAIN and not set(tokens) & set(SCALES):
-        assert short_edges(config) == (800,)
+        if method == "atss" and "2x" in tokens:  # a random whole number
+            assert short_edges(config, "range") == (640, 800)
+        else:
+            assert short_edges(config) == (800,)
 
 
-def short_edges(config) -> tuple[int, ...]:
+def deformable_stages(name: str) -> list[bool]:
+    """c3-c5 of ResNets, c4-c5 of ResNeXts; the trials' ResNet-18 ends at c4, deformable there."""
+    if "res18" in name:
+        return [False, False, True, False]
+    return [False, "resx" not in name, True, True]
+
+
+def short_edges(config, style: str = "choice") -> tuple[int, ...]:
     (name, arguments), _ = config.INPUT.AUG.TRAIN_PIPELINES
     assert name == "ResizeShortestEdge"
-    assert (arguments["max_size"], arguments["sample_style"]) == (1333, "choice")
+    assert (arguments["max_size"], arguments["sample_style"]) == (1333, style)
     return tuple(arguments["short_edge_length"])
 
 

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cvpods.layers import Conv2d, ShapeSpec, get_activation, get_norm
+from cvpods.layers import ShapeSpec
 from cvpods.modeling.backbone.backbone import Backbone, freeze
-from cvpods.modeling.nn_utils.weight_init import c2_msra_fill
+from cvpods.modeling.backbone.resnet_blocks import (
+    BasicBlock,
+    BasicStem,
+    BottleneckBlock,
+    Deformation,
+    ResidualBlock,
+)
 from cvpods.utils.errors import ConfigError
 
 BLOCKS_PER_STAGE = {
@@ -23,130 +28,6 @@ BLOCKS_PER_STAGE = {
 STAGES = ("res2", "res3", "res4", "res5")
 
 
-def _conv(inputs: int, outputs: int, kernel: int, norm: str, **kwargs: Any) -> Conv2d:
-    """Convolution of "same" size, without bias, with its norm; He initialisation."""
-    padding = kwargs.get("dilation", 1) * (kernel // 2)
-    conv = Conv2d(
-        inputs,
-        outputs,
-        kernel,
-        padding=padding,
-        bias=False,
-        norm=get_norm(norm, outputs),
-        **kwargs,
-    )
-    c2_msra_fill(conv)
-    return conv
-
-
-class BasicStem(nn.Module):
-    """7x7 / 2 convolution (deep: three 3x3), then 3x3 / 2 max pooling: stride 4."""
-
-    def __init__(
-        self,
-        in_channels: int = 3,
-        out_channels: int = 64,
-        norm: str = "BN",
-        *,
-        activation: dict | None = None,
-        deep: bool = False,
-    ) -> None:
-        super().__init__()
-        self.deep = deep
-        self.out_channels = out_channels
-        self.activation = get_activation(activation or {"NAME": "ReLU"})
-        if deep:
-            half = out_channels // 2
-            self.conv1_1 = _conv(in_channels, half, 3, norm, stride=2)
-            self.conv1_2 = _conv(half, half, 3, norm)
-            self.conv1_3 = _conv(half, out_channels, 3, norm)
-        else:
-            self.conv1 = _conv(in_channels, out_channels, 7, norm, stride=2)
-
-    def forward(self, x: Tensor) -> Tensor:
-        convs = (self.conv1_1, self.conv1_2, self.conv1_3) if self.deep else (self.conv1,)
-        for conv in convs:
-            x = self.activation(conv(x))
-        return F.max_pool2d(x, kernel_size=3, stride=2, padding=1)
-
-
-class ResidualBlock(nn.Module):
-    """x -> activation(residual(x) + shortcut(x)); `shortcut` exists where the shape changes."""
-
-    def __init__(
-        self, in_channels: int, out_channels: int, stride: int, norm: str, activation: dict
-    ) -> None:
-        super().__init__()
-        self.shortcut = None
-        if in_channels != out_channels or stride != 1:
-            self.shortcut = _conv(in_channels, out_channels, 1, norm, stride=stride)
-        self.activation = get_activation(activation)
-
-    def residual(self, x: Tensor) -> Tensor:
-        raise NotImplementedError
-
-    def forward(self, x: Tensor) -> Tensor:
-        identity = x if self.shortcut is None else self.shortcut(x)
-        return self.activation(self.residual(x) + identity)
-
-
-class BasicBlock(ResidualBlock):
-    """Two 3x3 convolutions: ResNet-18 and -34."""
-
-    def __init__(
-        self, in_channels: int, out_channels: int, *, stride: int, norm: str, activation: dict
-    ) -> None:
-        super().__init__(in_channels, out_channels, stride, norm, activation)
-        self.conv1 = _conv(in_channels, out_channels, 3, norm, stride=stride)
-        self.conv2 = _conv(out_channels, out_channels, 3, norm)
-
-    def residual(self, x: Tensor) -> Tensor:
-        return self.conv2(self.activation(self.conv1(x)))
-
-    @property
-    def last_norm(self) -> nn.Module | None:
-        return self.conv2.norm
-
-
-class BottleneckBlock(ResidualBlock):
-    """1x1, 3x3 (grouped in ResNeXt), 1x1 convolutions: ResNet-50 and deeper.
-
-    Args:
-        stride_in_1x1: put the stride on the first 1x1 (MSRA's weights) instead of on the 3x3.
-    """
-
-    def __init__(
-        self,
-        in_channels: int,
-        out_channels: int,
-        *,
-        bottleneck_channels: int,
-        stride: int,
-        norm: str,
-        activation: dict,
-        num_groups: int = 1,
-        stride_in_1x1: bool = False,
-        dilation: int = 1,
-    ) -> None:
-        super().__init__(in_channels, out_channels, stride, norm, activation)
-        first, second = (stride, 1) if stride_in_1x1 else (1, stride)
-        width = bottleneck_channels
-        self.conv1 = _conv(in_channels, width, 1, norm, stride=first)
-        self.conv2 = _conv(
-            width, width, 3, norm, stride=second, groups=num_groups, dilation=dilation
-        )
-        self.conv3 = _conv(width, out_channels, 1, norm)
-
-    def residual(self, x: Tensor) -> Tensor:
-        x = self.activation(self.conv1(x))
-        x = self.activation(self.conv2(x))
-        return self.conv3(x)
-
-    @property
-    def last_norm(self) -> nn.Module | None:
-        return self.conv3.norm
-
-
 class ResNet(Backbone):
     """Stem and stages res2 .. res5; returns those named in `out_features`.
 
@@ -157,6 +38,7 @@ class ResNet(Backbone):
         res5_dilation: 2 keeps res5 at the stride of res4.
         freeze_at: stop gradients in the stem (>= 1) and in res2 .. resN (>= N).
         num_classes: add average pooling and a linear classifier, output "linear".
+        deformations: of the 3x3 convolutions of a stage, by its name ("res3").
     """
 
     def __init__(
@@ -177,6 +59,7 @@ class ResNet(Backbone):
         zero_init_residual: bool = False,
         freeze_at: int = 0,
         num_classes: int | None = None,
+        deformations: Mapping[str, Deformation] | None = None,
     ) -> None:
         super().__init__()
         _check(depth, out_features, num_groups, res2_out_channels, num_classes)
@@ -194,22 +77,19 @@ class ResNet(Backbone):
         for index, name in enumerate(self.stage_names):
             dilation = res5_dilation if name == "res5" else 1
             first_stride = 1 if index == 0 or dilation > 1 else 2
-            common = {"norm": norm, "activation": activation}
-            block: type[BasicBlock | BottleneckBlock] = BasicBlock
+            arguments = {
+                "norm": norm,
+                "activation": activation,
+                "deformation": (deformations or {}).get(name),
+            }
             if depth >= 50:
-                block = BottleneckBlock
-                common["bottleneck_channels"] = num_groups * width_per_group * 2**index
-                common["num_groups"] = num_groups
-                common["stride_in_1x1"] = stride_in_1x1
-                common["dilation"] = dilation
+                arguments["bottleneck_channels"] = num_groups * width_per_group * 2**index
+                arguments["num_groups"] = num_groups
+                arguments["stride_in_1x1"] = stride_in_1x1
+                arguments["dilation"] = dilation
             outputs = res2_out_channels * 2**index
-            blocks = nn.Sequential()
-            for i in range(BLOCKS_PER_STAGE[depth][index]):
-                blocks.append(
-                    block(channels, outputs, stride=first_stride if i == 0 else 1, **common)
-                )
-                channels = outputs
-            self.add_module(name, blocks)
+            self.add_module(name, _stage(depth, index, channels, outputs, first_stride, arguments))
+            channels = outputs
             stride *= first_stride
             self._out_feature_strides[name] = stride
             self._out_feature_channels[name] = channels
@@ -246,6 +126,17 @@ class ResNet(Backbone):
         return {name: outputs[name] for name in self._out_features}
 
 
+def _stage(
+    depth: int, index: int, inputs: int, outputs: int, stride: int, arguments: dict[str, Any]
+) -> nn.Sequential:
+    """The blocks of a stage; the first one changes channels and stride."""
+    block = BottleneckBlock if depth >= 50 else BasicBlock
+    count = BLOCKS_PER_STAGE[depth][index]
+    first = block(inputs, outputs, stride=stride, **arguments)
+    rest = (block(outputs, outputs, stride=1, **arguments) for _ in range(count - 1))
+    return nn.Sequential(first, *rest)
+
+
 def _needed_stages(out_features: Sequence[str]) -> tuple[str, ...]:
     if "linear" in out_features:
         return STAGES
@@ -274,6 +165,26 @@ def _check(
         )
 
 
+def _deformations(resnets: Any) -> dict[str, Deformation]:
+    """Of every stage that MODEL.RESNETS.DEFORM_ON_PER_STAGE switches on."""
+    switches = resnets.DEFORM_ON_PER_STAGE
+    if len(switches) != len(STAGES) or not all(isinstance(on, bool) for on in switches):
+        raise ConfigError(
+            f"MODEL.RESNETS.DEFORM_ON_PER_STAGE needs True or False for each of {STAGES}; "
+            f"got {switches}."
+        )
+    groups = resnets.DEFORM_NUM_GROUPS
+    # The channels of every deformable convolution are a multiple of those in res2.
+    width = resnets.NUM_GROUPS * resnets.WIDTH_PER_GROUP
+    if groups < 1 or width % groups:
+        raise ConfigError(
+            f"MODEL.RESNETS.DEFORM_NUM_GROUPS must divide the {width} channels of a block's 3x3 "
+            f"convolution in res2; got {groups}."
+        )
+    deformation = Deformation(resnets.DEFORM_MODULATED, groups)
+    return {name: deformation for name, on in zip(STAGES, switches, strict=True) if on}
+
+
 def build_resnet_backbone(cfg: Any, input_shape: ShapeSpec) -> ResNet:
     """Build the ResNet that cfg.MODEL.RESNETS and cfg.MODEL.BACKBONE describe."""
     resnets = cfg.MODEL.RESNETS
@@ -293,4 +204,5 @@ def build_resnet_backbone(cfg: Any, input_shape: ShapeSpec) -> ResNet:
         zero_init_residual=resnets.ZERO_INIT_RESIDUAL,
         freeze_at=cfg.MODEL.BACKBONE.FREEZE_AT,
         num_classes=resnets.NUM_CLASSES,
+        deformations=_deformations(resnets),
     )

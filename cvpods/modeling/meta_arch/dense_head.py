@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from cvpods.layers import get_norm
+from cvpods.layers import DFConv2d, get_norm
 from cvpods.modeling.nn_utils.weight_init import normal_fill
 
 
@@ -26,7 +26,9 @@ class Scale(nn.Module):
 class DenseHead(nn.Module):
     """Class tower and box tower of 3x3 convolutions, then 3x3 predictors; shared over levels.
 
-    Every convolution starts from N(0, 0.01), bias 0; the class bias from -log((1 - p) / p).
+    Every convolution starts from N(0, 0.01), bias 0; the class bias from -log((1 - p) / p). Of a
+    deformable one this holds for the convolution that predicts its offsets, not for its weight
+    (as in the code of ATSS and FeatureAlign).
 
     Args:
         in_channels: channels of every feature map, and of the towers.
@@ -37,6 +39,8 @@ class DenseHead(nn.Module):
         quality: name of a third predictor with A channels ("centerness", "obj_score"), or None.
         quality_on_box_tower: where that predictor reads.
         num_scales: levels whose box predictions have a learned factor (FCOS); 0 for none.
+        deformable: the last convolution of both towers is DCNv2.
+        box_bias: what the bias of the box predictor starts from.
     """
 
     def __init__(
@@ -51,12 +55,14 @@ class DenseHead(nn.Module):
         quality: str | None = None,
         quality_on_box_tower: bool = True,
         num_scales: int = 0,
+        deformable: bool = False,
+        box_bias: float = 0.0,
     ) -> None:
         super().__init__()
         self.quality = quality
         self.quality_on_box_tower = quality_on_box_tower
-        self.cls_subnet = _tower(in_channels, num_convs, norm)
-        self.bbox_subnet = _tower(in_channels, num_convs, norm)
+        self.cls_subnet = _tower(in_channels, num_convs, norm, deformable)
+        self.bbox_subnet = _tower(in_channels, num_convs, norm, deformable)
         self.cls_score = nn.Conv2d(in_channels, num_anchors * num_classes, 3, padding=1)
         self.bbox_pred = nn.Conv2d(in_channels, num_anchors * 4, 3, padding=1)
         if quality is not None:
@@ -69,6 +75,7 @@ class DenseHead(nn.Module):
             if isinstance(module, nn.Conv2d):
                 normal_fill(module)
         nn.init.constant_(self.cls_score.bias, -math.log((1 - prior_prob) / prior_prob))
+        nn.init.constant_(self.bbox_pred.bias, box_bias)
 
     def forward(self, features: Sequence[Tensor]) -> dict[str, list[Tensor]]:
         """Predict from the levels' maps (N, C, H, W).
@@ -93,10 +100,11 @@ class DenseHead(nn.Module):
         return outputs
 
 
-def _tower(channels: int, num_convs: int, norm: str) -> nn.Sequential:
+def _tower(channels: int, num_convs: int, norm: str, deformable: bool) -> nn.Sequential:
     layers: list[nn.Module] = []
-    for _ in range(num_convs):
-        layers.append(nn.Conv2d(channels, channels, 3, padding=1))
+    for i in range(num_convs):
+        kind = DFConv2d if deformable and i == num_convs - 1 else nn.Conv2d
+        layers.append(kind(channels, channels, 3, padding=1))
         if norm:
             layers.append(get_norm(norm, channels))
         layers.append(nn.ReLU(inplace=True))

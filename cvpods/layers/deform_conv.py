@@ -1,0 +1,117 @@
+"""Deformable convolution (arXiv:1703.06211) and its modulated form (DCNv2, arXiv:1811.11168)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torchvision import ops
+
+
+class DeformConv(ops.DeformConv2d):
+    """y(p) = sum_k w_k * x(p + p_k + offset_k(p)), then optional norm and activation.
+
+    p_k: positions of the kernel; x between cells is bilinear, outside the map 0. Starts from
+    U(-1, 1) / sqrt(fan-in), bias 0. Computes in float32 whatever autocast says: positions need
+    it, and the operator knows no bfloat16.
+
+    Args:
+        deformable_groups: G, groups of channels with offsets of their own.
+        norm, activation: applied to y; the norm is the sub-module `norm`.
+    """
+
+    modulated = False
+
+    def __init__(
+        self,
+        *args: Any,
+        deformable_groups: int = 1,
+        bias: bool = False,
+        norm: nn.Module | None = None,
+        activation: Callable[[Tensor], Tensor] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(*args, bias=bias, **kwargs)
+        if deformable_groups < 1 or self.in_channels % deformable_groups:
+            raise ValueError(
+                f"deformable_groups {deformable_groups} must divide in_channels {self.in_channels}."
+            )
+        self.deformable_groups = deformable_groups
+        self.norm = norm
+        self.activation = activation
+        if self.bias is not None:
+            nn.init.zeros_(self.bias)
+
+    def forward(self, x: Tensor, offset: Tensor, mask: Tensor | None = None) -> Tensor:
+        """(N, C, H, W) -> (N, C', H', W').
+
+        Args:
+            offset: (N, 2 * k * k * G, H', W'), pairs (dy, dx) in cells of x.
+            mask: (N, k * k * G, H', W') factors of the samples; None is 1.
+        """
+        with torch.autocast(x.device.type, enabled=False):
+            mask = None if mask is None else mask.float()
+            y = super().forward(x.float(), offset.float(), mask).to(x.dtype)
+        if self.norm is not None:
+            y = self.norm(y)
+        return y if self.activation is None else self.activation(y)
+
+
+class ModulatedDeformConv(DeformConv):
+    """DCNv2, Eq. (1): every sample of a deformable convolution has a factor too, its mask."""
+
+    modulated = True
+
+    def __init__(self, *args: Any, bias: bool = True, **kwargs: Any) -> None:
+        super().__init__(*args, bias=bias, **kwargs)
+
+    def forward(self, x: Tensor, offset: Tensor, mask: Tensor) -> Tensor:  # type: ignore[override]
+        """As DeformConv.forward, with a mask."""
+        return super().forward(x, offset, mask)
+
+
+class OffsetConv(nn.Conv2d):
+    """Predicts where the deformable convolution `conv` samples, from the same input.
+
+    Its channels are 2 * k * k * G offsets and, for a ModulatedDeformConv, k * k * G logits of the
+    mask. Starts from a uniform distribution of variance 1 / fan-in, bias 0; so offsets are not 0
+    at first, and the mask is about 0.5.
+    """
+
+    def __init__(self, conv: DeformConv) -> None:
+        samples = conv.kernel_size[0] * conv.kernel_size[1] * conv.deformable_groups
+        super().__init__(
+            conv.in_channels,
+            samples * (3 if conv.modulated else 2),
+            conv.kernel_size,
+            stride=conv.stride,
+            padding=conv.padding,
+            dilation=conv.dilation,
+        )
+        self.num_offsets = 2 * samples
+        nn.init.kaiming_uniform_(self.weight, a=1)
+        nn.init.zeros_(self.bias)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:  # type: ignore[override]
+        """(N, C, H, W) -> offset (N, 2kkG, H', W') and, where modulated, mask (N, kkG, H', W')."""
+        raw = super().forward(x)
+        offset, logits = raw[:, : self.num_offsets], raw[:, self.num_offsets :]
+        return (offset, logits.sigmoid()) if logits.shape[1] else (offset,)
+
+
+class DFConv2d(nn.Module):
+    """A modulated deformable convolution `conv` with the one that predicts its `offset`.
+
+    Arguments are those of ModulatedDeformConv.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__()
+        self.conv = ModulatedDeformConv(*args, **kwargs)
+        self.offset = OffsetConv(self.conv)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) -> (N, C', H', W')."""
+        return self.conv(x, *self.offset(x))

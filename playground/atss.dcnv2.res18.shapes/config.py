@@ -1,0 +1,25 @@
+"""ATSS, ResNet-18-FPN, DCNv2, the embedded shapes data set, from scratch.
+
+Paper     none; do deformable convolutions learn, and what do they cost?
+Expected  not below atss.res18.shapes, which has the same budget
+Measured  not measured
+Run       python ../../datasets/make_shapes.py && pods_train
+Differs   from atss.res18.shapes: deformable convolutions in c4 and the towers
+"""
+
+from cvpods.data import register_coco_instances
+from cvpods_ext.configs import ATSSConfig, compose
+from cvpods_ext.configs.fragments import dcnv2, shapes_trial
+
+for split in ("train", "val"):
+    register_coco_instances(
+        f"shapes_{split}", f"shapes/annotations/instances_{split}.json", f"shapes/{split}"
+    )
+
+config = compose(
+    ATSSConfig,
+    shapes_trial("ATSS"),
+    dcnv2("res4"),
+    {"MODEL.ATSS.ANCHOR_SCALE": 4},
+    experiment=__file__,
+)

@@ -1,0 +1,12 @@
+"""ATSS, ResNet-101-FPN, single scale 800, 1x.
+
+Paper     none; a configuration of the authors' release without a model
+Expected  not published; 16 images an iteration (not measured here)
+Run       pods_train --num-gpus 8
+Differs   backbone
+"""
+
+from cvpods_ext.configs import ATSSConfig, compose
+from cvpods_ext.configs.fragments import COCO_2017, RES101, SCALE_800, SCHEDULE_1X
+
+config = compose(ATSSConfig, COCO_2017, RES101, SCALE_800, SCHEDULE_1X, experiment=__file__)

@@ -1,0 +1,12 @@
+"""ATSS, ResNet-101-FPN, short side 640 to 800, 2x.
+
+Paper     arXiv:1912.02424, model table, R-101 2x: 43.5 AP (minival), 43.6 (test-dev)
+Expected  43.5 +- 0.3 AP on COCO val2017, 16 images an iteration (not measured here)
+Run       pods_train --num-gpus 8
+Differs   backbone, schedule, scales
+"""
+
+from cvpods_ext.configs import ATSSConfig, compose
+from cvpods_ext.configs.fragments import COCO_2017, RES101, SCALE_640_800, SCHEDULE_2X
+
+config = compose(ATSSConfig, COCO_2017, RES101, SCALE_640_800, SCHEDULE_2X, experiment=__file__)

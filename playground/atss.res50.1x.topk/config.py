@@ -1,0 +1,20 @@
+"""ATSS's detector with the best 9 anchors by IoU (TOPK), ResNet-50-FPN, single scale 800, 1x.
+
+Paper     none; an option of the authors' code, POSITIVE_TYPE TOPK
+Expected  not published; 16 images an iteration (not measured here)
+Run       pods_train --num-gpus 8
+Differs   of all levels together, the 9 anchors of a box with the highest IoU are positive
+"""
+
+from cvpods_ext.configs import ATSSConfig, compose
+from cvpods_ext.configs.fragments import COCO_2017, RES50, SCALE_800, SCHEDULE_1X
+
+config = compose(
+    ATSSConfig,
+    COCO_2017,
+    RES50,
+    SCALE_800,
+    SCHEDULE_1X,
+    {"MODEL.ATSS.POSITIVE_TYPE": "TOPK"},
+    experiment=__file__,
+)
