@@ -39,7 +39,7 @@ def describe(folder: Path) -> dict[str, str]:
 def paper_ap(text: str) -> str:
     """ "38.7 AP (minival), 38.7 (test-dev)" -> "38.7 / 38.7"; of a multi-scale test too."""
     minival = re.findall(r"([\d.]+) AP \(minival\)", text)
-    test_dev = re.findall(r"([\d.]+) \(test-dev\)", text)
+    test_dev = re.findall(r"([\d.]+)(?: AP)? \(test-dev\)", text)
     if not minival:
         return "-"
     results = [f"{a} / {b}" for a, b in zip_longest(minival, test_dev, fillvalue="-")]
