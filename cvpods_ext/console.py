@@ -3,8 +3,9 @@
 They live here so that importing this package first tells a foreign `cvpods` from this project's.
 """
 
+from cvpods.tools.demo import main as pods_demo
 from cvpods.tools.draw import main as pods_draw
 from cvpods.tools.test import main as pods_test
 from cvpods.tools.train import main as pods_train
 
-__all__ = ["pods_draw", "pods_test", "pods_train"]
+__all__ = ["pods_demo", "pods_draw", "pods_test", "pods_train"]

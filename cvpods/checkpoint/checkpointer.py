@@ -78,8 +78,10 @@ class Checkpointer:
             )
         return path
 
-    def load(self, path: str | Path, *, strict: bool = False, use_ema: bool = False) -> None:
-        """Load model weights only.
+    def load(
+        self, path: str | Path, *, strict: bool = False, use_ema: bool = False
+    ) -> dict[str, Any]:
+        """Load model weights only; returns the file's content, {} without a path.
 
         Args:
             strict: every tensor of the model must be in the file; otherwise what fits is taken,
@@ -88,7 +90,7 @@ class Checkpointer:
         """
         if not path:
             logger.info("No weights are loaded: the model starts from random ones.")
-            return
+            return {}
         content = load_file(path)
         averaged = use_ema and "ema" in content
         weights = content["ema" if averaged else "model"]
@@ -101,6 +103,7 @@ class Checkpointer:
         logger.info(f"Loaded {len(report.loaded)}{what} tensors from {path}{where}.")
         if description := report.describe():
             logger.log("WARNING" if report.mismatched else "INFO", f"Not loaded:\n{description}")
+        return content
 
     def resume(self) -> dict[str, Any] | None:
         """Load everything from last_checkpoint; return the file's content, None without one."""

@@ -32,14 +32,13 @@ def read_image(file_name: str | Path, format: str | None = "BGR") -> np.ndarray:
     Raises:
         DataError: the file is missing or is no readable image.
     """
-    if format not in ("BGR", "RGB", "L", None):
-        raise DataError(f"INPUT.FORMAT must be 'BGR', 'RGB' or 'L', got {format!r}.")
     try:
         with Image.open(file_name) as opened:
-            image = _to_8_bit(ImageOps.exif_transpose(opened))
-            image = image.convert("L" if format == "L" else "RGB")
+            return image_to_array(opened, format)
     except FileNotFoundError:
         raise DataError(f"Image {file_name} does not exist.") from None
+    except DataError:
+        raise
     except (
         UnidentifiedImageError,
         Image.DecompressionBombError,
@@ -48,6 +47,13 @@ def read_image(file_name: str | Path, format: str | None = "BGR") -> np.ndarray:
         ValueError,
     ) as error:
         raise DataError(f"Image {file_name} cannot be read: {error}") from error
+
+
+def image_to_array(image: Image.Image, format: str | None = "BGR") -> np.ndarray:
+    """A PIL image as read_image() would return it."""
+    if format not in ("BGR", "RGB", "L", None):
+        raise DataError(f"INPUT.FORMAT must be 'BGR', 'RGB' or 'L', got {format!r}.")
+    image = _to_8_bit(ImageOps.exif_transpose(image)).convert("L" if format == "L" else "RGB")
     raw = image.tobytes("raw", format or "RGB")
     return np.frombuffer(bytearray(raw), dtype=np.uint8).reshape(image.height, image.width, -1)
 

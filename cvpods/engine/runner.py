@@ -205,8 +205,13 @@ class DefaultRunner(RunnerBase):
     def save(self, name: str) -> None:
         """Save everything that resuming needs; every rank must call it."""
         random_states = comm.gather(get_rng_state())
+        meta = self.data_loader.dataset.dataset.meta
         self.checkpointer.save(
-            name, iteration=self.iter, seed=self.cfg.SEED, random_states=random_states
+            name,
+            iteration=self.iter,
+            seed=self.cfg.SEED,
+            random_states=random_states,
+            thing_classes=list(getattr(meta, "thing_classes", [])),
         )
 
     def train(self) -> Any:  # type: ignore[override] - the loop's bounds come from the config

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,26 +37,15 @@ def evaluate_boxes(
         metrics AP, AP50, AP75, APs, APm, APl in percent (NaN where a size does not occur),
         AP of each class, and COCO's summary as text. Without detections, every AP is 0.
     """
-    categories = sorted(ground_truth["categories"], key=lambda c: c["id"])
-    annotations = [_complete(a) for a in ground_truth["annotations"]]
-    coco_gt = COCO({"info": {}, **ground_truth, "annotations": annotations})
-    copies = [dict(detection) for detection in detections]
-    coco_dt = coco_gt.loadRes(copies) if copies else COCO(_without_boxes(ground_truth))
     printed = io.StringIO()
-    evaluation = _COCOeval(coco_gt, coco_dt, "bbox", print_function=printed.write)
-    evaluation.params.maxDets = [1, min(10, max_detections), max_detections]
-    evaluation.params.catIds = [c["id"] for c in categories]
-    evaluation.evaluate()
-    evaluation.accumulate()
+    evaluation, categories = match_boxes(ground_truth, detections, max_detections, printed.write)
     with contextlib.redirect_stdout(printed):
         evaluation.summarize()
     precision = evaluation.eval["precision"]  # (IoU, recall, class, area, max detections)
     per_class = {
-        category["name"]: _mean(precision[:, :, index, 0, -1])
-        for index, category in enumerate(categories)
+        name: _mean(precision[:, :, index, 0, -1]) for index, name in enumerate(categories)
     }
-    thresholds = evaluation.params.iouThrs
-    at = {t: int(np.argmin(np.abs(thresholds - t))) for t in (0.5, 0.75)}
+    at = {t: iou_index(evaluation, t) for t in (0.5, 0.75)}
     values = [
         _mean(precision[:, :, :, 0, -1]),
         _mean(precision[at[0.5], :, :, 0, -1]),
@@ -67,6 +56,34 @@ def evaluate_boxes(
     lines = printed.getvalue().replace(" Average", "\n Average").splitlines()
     summary = "\n".join([line for line in lines if "Average" in line][:12])
     return dict(zip(METRICS, values, strict=True)), per_class, summary
+
+
+def match_boxes(
+    ground_truth: dict[str, Any],
+    detections: list[dict[str, Any]],
+    max_detections: int = 100,
+    print_function: Callable[[str], Any] = lambda text: None,
+) -> tuple[COCOeval_faster, list[str]]:
+    """COCO's evaluation, accumulated, and the class names in its order; see evaluate_boxes.
+
+    `evaluation.eval` holds "precision" and "scores" as (IoU, recall, class, area, max detections).
+    """
+    categories = sorted(ground_truth["categories"], key=lambda c: c["id"])
+    annotations = [_complete(a) for a in ground_truth["annotations"]]
+    coco_gt = COCO({"info": {}, **ground_truth, "annotations": annotations})
+    copies = [dict(detection) for detection in detections]
+    coco_dt = coco_gt.loadRes(copies) if copies else COCO(_without_boxes(ground_truth))
+    evaluation = _COCOeval(coco_gt, coco_dt, "bbox", print_function=print_function)
+    evaluation.params.maxDets = [1, min(10, max_detections), max_detections]
+    evaluation.params.catIds = [c["id"] for c in categories]
+    evaluation.evaluate()
+    evaluation.accumulate()
+    return evaluation, [c["name"] for c in categories]
+
+
+def iou_index(evaluation: COCOeval_faster, iou: float) -> int:
+    """Where an IoU threshold stands in the arrays of `evaluation.eval`."""
+    return int(np.argmin(np.abs(evaluation.params.iouThrs - iou)))
 
 
 class _COCOeval(COCOeval_faster):

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from cvpods.checkpoint import list_checkpoints
 from cvpods.engine import launch
 from cvpods.tools.experiment import load_experiment
-from cvpods.utils.errors import PodsError
+from cvpods.utils.errors import CheckpointError, PodsError
 from cvpods.utils.logger import setup_logger
 
 _EPILOG = """
@@ -45,13 +46,36 @@ def make_parser(description: str) -> argparse.ArgumentParser:
 
 def load_config(args: argparse.Namespace) -> tuple[Any, Callable[[Any], Any]]:
     """The experiment's (config, build_model), with the command line's overrides."""
-    config, build_model = load_experiment(args.dir or ".")
-    config.merge_from_list(args.opts)
-    if args.num_gpus == 0:
-        config.MODEL.DEVICE = "cpu"
+    device = "cpu" if args.num_gpus == 0 else None
+    return open_experiment(args.dir or ".", args.opts, device)
+
+
+def open_experiment(
+    folder: str | Path, opts: Sequence[Any] = (), device: str | None = None
+) -> tuple[Any, Callable[[Any], Any]]:
+    """The (config, build_model) of a folder, with KEY VALUE overrides and MODEL.DEVICE."""
+    config, build_model = load_experiment(folder)
+    config.merge_from_list(list(opts))
+    if device is not None:
+        config.MODEL.DEVICE = device
     if not Path(config.OUTPUT_DIR).is_absolute():
-        config.OUTPUT_DIR = str(Path(args.dir or ".").resolve() / config.OUTPUT_DIR)
+        config.OUTPUT_DIR = str(Path(folder).resolve() / config.OUTPUT_DIR)
     return config, build_model
+
+
+def newest_checkpoint(output_dir: str | Path, command: str) -> Path:
+    """The newest checkpoint by iteration, model_final before any other.
+
+    Raises:
+        CheckpointError: there is none; the message names `command` MODEL.WEIGHTS as a way out.
+    """
+    found = list_checkpoints(output_dir)
+    if not found:
+        raise CheckpointError(
+            f"{output_dir} has no checkpoint. Train first, or name a file: {command} "
+            "MODEL.WEIGHTS x.pth"
+        )
+    return found[-1]
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from cvpods.checkpoint import Checkpointer, iteration_of, list_checkpoints
 from cvpods.engine import RUNNERS, default_setup
 from cvpods.engine.runner import inference_folder, prepare_model
 from cvpods.evaluation import verify_results
-from cvpods.tools.common import load_config, make_parser, run_tool
+from cvpods.tools.common import load_config, make_parser, newest_checkpoint, run_tool
 from cvpods.utils import comm
 from cvpods.utils.errors import CheckpointError
 
@@ -28,17 +28,17 @@ def choose_weights(args: argparse.Namespace, config: Any) -> list[str]:
     """
     if "MODEL.WEIGHTS" in args.opts:
         return [config.MODEL.WEIGHTS]
-    found = list_checkpoints(config.OUTPUT_DIR)
     if args.start_iter is None and args.end_iter is None:
-        chosen = found[-1:]
-    else:
-        low = args.start_iter or 0
-        high = float("inf") if args.end_iter is None else args.end_iter
-        chosen = [path for path in found if low <= iteration_of(path) <= high]
+        return [str(newest_checkpoint(config.OUTPUT_DIR, "pods_test"))]
+    found = list_checkpoints(config.OUTPUT_DIR)
+    low = args.start_iter or 0
+    high = float("inf") if args.end_iter is None else args.end_iter
+    chosen = [path for path in found if low <= iteration_of(path) <= high]
     if not chosen:
         raise CheckpointError(
-            f"No checkpoint to test in {config.OUTPUT_DIR} (it has {[p.name for p in found]}). "
-            "Train first, or name a file: pods_test MODEL.WEIGHTS x.pth"
+            f"No checkpoint to test in {config.OUTPUT_DIR} between iterations {low} and {high} "
+            f"(it has {[p.name for p in found]}). Train first, or name a file: pods_test "
+            "MODEL.WEIGHTS x.pth"
         )
     return [str(path) for path in chosen]
 

@@ -19,6 +19,14 @@ def class_color(label: int) -> str:
     return PALETTE[label % len(PALETTE)]
 
 
+def text_color(background: str) -> str:
+    """ "black" or "white", whichever has the higher contrast (WCAG 2) on "#RRGGBB"."""
+    values = (int(background[i : i + 2], 16) / 255 for i in (1, 3, 5))
+    linear = [v / 12.92 if v <= 0.04045 else ((v + 0.055) / 1.055) ** 2.4 for v in values]
+    luminance = 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+    return "black" if (luminance + 0.05) ** 2 > 1.05 * 0.05 else "white"
+
+
 def draw_boxes(
     image: Tensor,
     boxes: Tensor,
@@ -42,10 +50,14 @@ def draw_boxes(
     size = round(width * scale), round(height * scale)
     canvas = Image.fromarray(image.permute(1, 2, 0).contiguous().numpy()).resize(size)
     draw = ImageDraw.Draw(canvas)
-    font = ImageFont.load_default(13)
+    font = ImageFont.load_default(max(13, round(min(size) / 40)))
+    line = max(2, round(min(size) / 300))
     for i, (box, label) in enumerate(zip((boxes * scale).tolist(), labels, strict=True)):
         text = class_names[label] + (f" {scores[i]:.2f}" if scores is not None else "")
-        draw.rectangle(box, outline=class_color(label), width=2)
+        # A white edge around the colour, for dark places.
+        left, top, right, bottom = box
+        draw.rectangle((left - 1, top - 1, right + 1, bottom + 1), outline="white", width=line + 2)
+        draw.rectangle(box, outline=class_color(label), width=line)
         _write_label(draw, text, box, class_color(label), font, size)
     return torch.from_numpy(np.array(canvas)).permute(2, 0, 1)
 
@@ -58,13 +70,13 @@ def _write_label(
     font: Any,
     size: tuple[int, int],
 ) -> None:
-    """Black on the class's colour: above the box where there is room, else inside it."""
+    """On the class's colour: above the box where there is room, else inside it."""
     left, top, right, bottom = draw.textbbox((0, 0), text, font=font)
     width, height = right - left + 6, bottom - top + 4
     x = min(max(box[0], 0), size[0] - width)
     y = box[1] - height if box[1] >= height else box[1]
     draw.rectangle((x, y, x + width, y + height), fill=color)
-    draw.text((x + 3 - left, y + 2 - top), text, fill="black", font=font)
+    draw.text((x + 3 - left, y + 2 - top), text, fill=text_color(color), font=font)
 
 
 def tile(rows: Sequence[Sequence[Tensor]], gap: int = 8) -> Image.Image:

@@ -74,28 +74,9 @@ def test_name_says_what_the_config_says(folder):
     config, _ = load_experiment(folder)
     method, *tokens = folder.name.split(".")
     assert METHODS[method] in config.MODEL
-    resnets, solver = config.MODEL.RESNETS, config.SOLVER
+    resnets = config.MODEL.RESNETS
     for token in tokens:
-        if token in BACKBONES:
-            actual = (resnets.DEPTH, resnets.NUM_GROUPS, resnets.WIDTH_PER_GROUP)
-            assert actual == BACKBONES[token]
-        elif token in ITERATIONS:
-            assert solver.LR_SCHEDULER.MAX_ITER == ITERATIONS[token]
-            assert solver.IMS_PER_BATCH == 16
-        elif token in SCALES:
-            assert short_edges(config) == SCALES[token]
-        elif token == "dcnv2":
-            assert resnets.DEFORM_MODULATED and config.MODEL.ATSS.USE_DCN_IN_TOWER
-            assert resnets.DEFORM_ON_PER_STAGE == deformable_stages(folder.name)
-        elif token in POSITIVE_TYPES:
-            assert config.MODEL.ATSS.POSITIVE_TYPE == POSITIVE_TYPES[token]
-        elif token == "mmdet":
-            assert config.INPUT.FORMAT == "RGB"
-            assert solver.CLIP_GRADIENTS.CLIP_VALUE == 35
-        elif token == "mobilenetv2":
-            assert resnets.DEPTH is None
-        else:  # a data set
-            assert config.DATASETS.TRAIN[0].startswith(token)
+        check_token(token, folder.name, config)
     if "dcnv2" not in tokens:
         assert not any(resnets.DEFORM_ON_PER_STAGE)
         assert not config.MODEL.get("ATSS", {}).get("USE_DCN_IN_TOWER", False)
@@ -104,6 +85,31 @@ def test_name_says_what_the_config_says(folder):
             assert short_edges(config, "range") == (640, 800)
         else:
             assert short_edges(config) == (800,)
+
+
+def check_token(token: str, name: str, config) -> None:
+    """Hold one word of an experiment's name against its configuration."""
+    resnets, solver = config.MODEL.RESNETS, config.SOLVER
+    if token in BACKBONES:
+        actual = (resnets.DEPTH, resnets.NUM_GROUPS, resnets.WIDTH_PER_GROUP)
+        assert actual == BACKBONES[token]
+    elif token in ITERATIONS:
+        assert solver.LR_SCHEDULER.MAX_ITER == ITERATIONS[token]
+        assert solver.IMS_PER_BATCH == 16
+    elif token in SCALES:
+        assert short_edges(config) == SCALES[token]
+    elif token == "dcnv2":
+        assert resnets.DEFORM_MODULATED and config.MODEL.ATSS.USE_DCN_IN_TOWER
+        assert resnets.DEFORM_ON_PER_STAGE == deformable_stages(name)
+    elif token in POSITIVE_TYPES:
+        assert config.MODEL.ATSS.POSITIVE_TYPE == POSITIVE_TYPES[token]
+    elif token == "mmdet":
+        assert config.INPUT.FORMAT == "RGB"
+        assert solver.CLIP_GRADIENTS.CLIP_VALUE == 35
+    elif token == "mobilenetv2":
+        assert resnets.DEPTH is None
+    else:  # a data set
+        assert config.DATASETS.TRAIN[0].startswith(token)
 
 
 def deformable_stages(name: str) -> list[bool]:

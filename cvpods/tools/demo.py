@@ -1,0 +1,236 @@
+"""pods_demo: draw an experiment's detections on images, videos or a camera's pictures."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from loguru import logger
+from PIL import Image
+from tqdm import tqdm
+
+from cvpods.data import build_dataset
+from cvpods.data.detection_utils import read_image
+from cvpods.evaluation.score_thresholds import best_score_thresholds
+from cvpods.structures import Instances
+from cvpods.tools.common import load_config, make_parser, reporting_errors
+from cvpods.tools.demo_files import OutputNames, find_sources
+from cvpods.tools.predictor import Predictor
+from cvpods.utils.errors import ConfigError, DataError
+from cvpods.utils.logger import is_terminal
+from cvpods.utils.video import VideoReader, VideoWriter, is_video
+from cvpods.utils.visualize import draw_boxes
+
+PER_CLASS = "per-class"
+DEFAULT_SCORE = 0.5
+# A key of the config, as in KEY VALUE.
+_KEY = re.compile(r"[A-Z][A-Z0-9_]*(\.[A-Z0-9_]+)*")
+
+
+def score_thresholds(args: argparse.Namespace, config: Any) -> dict[str, float] | float:
+    """The least score that is drawn: one for all, or one per class name.
+
+    Raises:
+        ConfigError: --score is neither a number nor "per-class".
+        DataError: the results that per-class thresholds come from are missing or unusable.
+    """
+    if args.score != PER_CLASS:
+        try:
+            score = float(args.score)
+        except ValueError:
+            score = -1.0
+        if not 0 <= score <= 1:
+            raise ConfigError(f"--score is in 0 ... 1, or {PER_CLASS}; got {args.score!r}.")
+        return score
+    path = Path(args.results or Path(config.OUTPUT_DIR, "inference", "coco_instances_results.json"))
+    if not path.is_file():
+        raise DataError(
+            f"--score {PER_CLASS} needs results on the test data set: {path} does not exist. Run "
+            "pods_test first, or name a file with --results."
+        )
+    dataset = build_dataset(config, config.DATASETS.TEST[:1], is_train=False).datasets[0]
+    ground_truth = dataset.coco_ground_truth()
+    if ground_truth is None:
+        raise DataError(f"{dataset.name!r} has no annotations to compute thresholds from.")
+    try:
+        best = best_score_thresholds(ground_truth, json.loads(path.read_text()))
+    except (ValueError, KeyError, TypeError, AssertionError) as error:
+        raise DataError(f"{path} holds no results for {dataset.name!r}: {error!r}.") from error
+    for name, found in best.items():
+        logger.info(
+            f"{name}: score >= {found.score:.3f} (F {found.f_measure:.3f}, precision "
+            f"{found.precision:.3f}, recall {found.recall:.3f})"
+        )
+    return {name: found.score for name, found in best.items()}
+
+
+class Demo:
+    """Detects, draws and writes, source by source.
+
+    Args:
+        predictor: finds the objects.
+        thresholds: least score, for all or per class name (others: DEFAULT_SCORE).
+        save_json: write the detections beside each picture.
+    """
+
+    def __init__(
+        self, predictor: Predictor, thresholds: dict[str, float] | float, save_json: bool = False
+    ) -> None:
+        self.predictor = predictor
+        self.save_json = save_json
+        names = predictor.class_names
+        if isinstance(thresholds, dict):
+            least = [thresholds.get(name, DEFAULT_SCORE) for name in names]
+        else:
+            least = [thresholds] * len(names)
+        self.least = torch.tensor(least)
+
+    def detect(self, image: np.ndarray) -> tuple[Instances, float]:
+        """Detections in an RGB image (H, W, 3) worth showing, and the seconds that it took."""
+        start = time.perf_counter()
+        found = self.predictor(image)
+        seconds = time.perf_counter() - start
+        return found[found.scores >= self.least[found.pred_classes]], seconds
+
+    def draw(self, image: np.ndarray, found: Instances) -> np.ndarray:
+        """The image with its detections, the best on top."""
+        found = found[torch.arange(len(found)).flip(0)]
+        drawn = draw_boxes(
+            torch.from_numpy(image).permute(2, 0, 1),
+            found.pred_boxes.tensor,
+            found.pred_classes.tolist(),
+            self.predictor.class_names,
+            found.scores.tolist(),
+        )
+        return drawn.permute(1, 2, 0).numpy()
+
+    def image(self, source: str, output: Path) -> None:
+        image = read_image(source, "RGB")
+        found, seconds = self.detect(image)
+        _save_image(self.draw(image, found), output)
+        if self.save_json:
+            self._write_json(output, source, image, {"detections": self.describe(found)})
+        logger.info(f"{source}: {len(found)} objects in {seconds:.3f} s -> {output}")
+
+    def video(self, source: str, output: Path, max_frames: int | None = None) -> None:
+        """Until the end, Ctrl-C, or max_frames; what was seen until an error is written."""
+        total, frames, frame = 0.0, [], None
+        with VideoReader(source) as reader, VideoWriter(output, reader.rate) as writer:
+            known = max_frames or reader.num_frames or None
+            bar = tqdm(reader, desc=source, total=known, disable=not is_terminal())
+            try:
+                for frame in bar:
+                    found, seconds = self.detect(frame)
+                    total += seconds
+                    writer.write(self.draw(frame, found))
+                    frames.append(self.describe(found))
+                    if len(frames) == max_frames:
+                        break
+            except KeyboardInterrupt:
+                logger.info("Stopped by Ctrl-C.")
+            finally:
+                if self.save_json and frame is not None:
+                    self._write_json(output, source, frame, {"frames": frames})
+        if not frames:
+            output.unlink(missing_ok=True)
+            raise DataError(f"{source} gave no frame.")
+        mean = total / len(frames)
+        logger.info(f"{source}: {len(frames)} frames, {mean:.3f} s each -> {output}")
+
+    def describe(self, found: Instances) -> list[dict[str, Any]]:
+        """[{"class", "score", "box": [x1, y1, x2, y2] in pixels of the image}]."""
+        columns = (found.pred_classes, found.scores, found.pred_boxes.tensor)
+        return [
+            {
+                "class": self.predictor.class_names[label],
+                "score": round(score, 4),
+                "box": [round(value, 2) for value in box],
+            }
+            for label, score, box in zip(*(c.tolist() for c in columns), strict=True)
+        ]
+
+    def _write_json(self, output: Path, source: str, image: np.ndarray, content: dict) -> None:
+        height, width = image.shape[:2]
+        record = {"source": source, "height": height, "width": width, **content}
+        output.with_suffix(".json").write_text(json.dumps(record, indent=1) + "\n")
+
+
+def _save_image(image: np.ndarray, path: Path) -> None:
+    Image.fromarray(image).save(path, quality=92)
+
+
+def split_overrides(args: argparse.Namespace) -> None:
+    """Give back the KEY VALUE pairs that stand behind --input, which argparse takes for files."""
+    for index, text in enumerate(args.input):
+        if _KEY.fullmatch(text) and not Path(text).exists():
+            args.opts = args.input[index:] + args.opts
+            args.input = args.input[:index]
+            return
+
+
+def demo(args: argparse.Namespace) -> list[str]:
+    """Run over all sources; returns those that could not be used."""
+    split_overrides(args)
+    config, _ = load_config(args)
+    sources = find_sources(args.input)
+    thresholds = score_thresholds(args, config)
+    device = "cpu" if args.num_gpus == 0 else None
+    predictor = Predictor.from_experiment(args.dir or ".", device=device, opts=args.opts)
+    folder = Path(args.output or Path(config.OUTPUT_DIR) / "demo")
+    folder.mkdir(parents=True, exist_ok=True)
+    names = OutputNames(folder, sources)
+    runner = Demo(predictor, thresholds, args.json)
+    bad = []
+    for source in tqdm(sources, desc="demo", disable=len(sources) < 2 or not is_terminal()):
+        try:
+            if is_video(source):
+                runner.video(source, names(source), args.max_frames)
+            else:
+                runner.image(source, names(source))
+        except DataError as error:
+            logger.error(f"Skipped: {error}")
+            bad.append(source)
+    return bad
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Entry point of pods_demo."""
+    parser = make_parser("Draw detections on images, videos, or a camera's pictures.")
+    parser.add_argument(
+        "--input",
+        nargs="+",
+        required=True,
+        metavar="PATH",
+        help="files, folders, patterns ('shots/*.jpg'), videos, 'camera' or 'camera:1'",
+    )
+    parser.add_argument("--output", help="folder of the pictures (OUTPUT_DIR/demo)")
+    parser.add_argument(
+        "--score",
+        default=str(DEFAULT_SCORE),
+        help="least score that is drawn, or 'per-class': for each class the one of the best "
+        "F-measure on the test data set's results (%(default)s)",
+    )
+    parser.add_argument(
+        "--results",
+        help="what per-class scores come from (OUTPUT_DIR/inference/coco_instances_results.json)",
+    )
+    parser.add_argument("--json", action="store_true", help="write the detections as json too")
+    parser.add_argument("--max-frames", type=int, help="of each video; cameras run until Ctrl-C")
+    args = parser.parse_intermixed_args(argv)
+    with reporting_errors():
+        bad = demo(args)
+    if bad:
+        print(f"error: {len(bad)} not used: {', '.join(bad)}", file=sys.stderr)
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

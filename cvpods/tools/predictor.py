@@ -1,0 +1,201 @@
+"""Predictor: an experiment's detector for images of any kind."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, TypeAlias, overload
+
+import numpy as np
+import torch
+from loguru import logger
+from PIL import Image
+from torch import Tensor, nn
+from torchvision.models.detection import RetinaNet_ResNet50_FPN_Weights
+
+from cvpods.checkpoint import Checkpointer
+from cvpods.data.build import build_transform_gens
+from cvpods.data.datasets.paths import dataset_class
+from cvpods.data.detection_utils import image_to_array, read_image
+from cvpods.engine.defaults import refuse_unsupported
+from cvpods.engine.runner import autocast, prepare_model
+from cvpods.evaluation.evaluator import inference_mode
+from cvpods.modeling.test_time_augmentation import TestTimeAugmentation, groups_of_one_size
+from cvpods.structures import Instances
+from cvpods.tools.common import newest_checkpoint, open_experiment
+from cvpods.utils.env import select_device
+from cvpods.utils.errors import DataError
+
+AnyImage: TypeAlias = "str | Path | Image.Image | np.ndarray | Tensor"
+
+
+class Predictor:
+    """Detects objects in images: paths, PIL images, numpy arrays, tensors; alone or in a list.
+
+        predictor = Predictor.from_experiment("playground/atss.res50.1x", weights="x.pth")
+        found = predictor("street.jpg")
+        sure = found[found.scores > 0.5]
+
+    Args:
+        model: in evaluation: list of {"image", "height", "width"} -> list of {"instances"}.
+        class_names: one per class of the model.
+        transforms: of INPUT.AUG.TEST_PIPELINES.
+        image_format: "BGR" or "RGB", what the model wants.
+        autocast: a function that makes the context for the forward pass.
+        batch_size: images of one size that are detected at once, at most.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        class_names: Sequence[str],
+        transforms: Sequence[Callable],
+        image_format: str,
+        autocast: Callable[[], Any],
+        batch_size: int = 8,
+    ) -> None:
+        self.model = model
+        self.class_names = list(class_names)
+        self.transforms = list(transforms)
+        self.image_format = image_format
+        self.autocast = autocast
+        self.batch_size = batch_size
+
+    @classmethod
+    def from_experiment(
+        cls,
+        folder: str | Path,
+        weights: str | Path | None = None,
+        *,
+        device: str | None = None,
+        opts: Sequence[Any] = (),
+    ) -> Predictor:
+        """The detector of an experiment's folder, tested as its config says (TEST.AUG included).
+
+        Args:
+            weights: path or address; None: MODEL.WEIGHTS of `opts`, else the newest checkpoint in
+                the experiment's OUTPUT_DIR.
+            device: "cuda", "cuda:1", "cpu"; None: as MODEL.DEVICE says.
+            opts: further overrides, [KEY, VALUE, KEY, VALUE, ...].
+
+        Raises:
+            PodsError: the folder is no experiment, the weights do not fit, a key is wrong.
+        """
+        cfg, build_model = open_experiment(folder, opts, device)
+        refuse_unsupported(cfg)
+        if weights is None and "MODEL.WEIGHTS" in opts:
+            weights = cfg.MODEL.WEIGHTS
+        weights = weights or newest_checkpoint(cfg.OUTPUT_DIR, "pods_demo")
+        cfg.MODEL.DEVICE = select_device(cfg.MODEL.DEVICE)
+        model = prepare_model(cfg, build_model)
+        content = Checkpointer(model).load(weights, strict=True, use_ema=True)
+        names = content.get("thing_classes") or _class_names(cfg, model.num_classes)
+        as_they_are = cfg.TEST.AUG.ENABLED and cfg.TEST.AUG.FROM_ORIGINAL
+        pipelines = [] if as_they_are else cfg.INPUT.AUG.TEST_PIPELINES
+        if cfg.TEST.AUG.ENABLED:
+            model = TestTimeAugmentation.from_config(cfg, model)
+        device_type = cfg.MODEL.DEVICE.split(":")[0]
+        return cls(
+            model,
+            names,
+            build_transform_gens(pipelines, cfg.INPUT.FORMAT),
+            cfg.INPUT.FORMAT,
+            lambda: autocast(cfg, device_type),
+        )
+
+    @overload
+    def __call__(self, images: AnyImage) -> Instances: ...
+    @overload
+    def __call__(self, images: Sequence[AnyImage]) -> list[Instances]: ...
+    def __call__(self, images: Any) -> Any:
+        """Detect in an image, or in several.
+
+        Args:
+            images: one, or a list. Arrays are (H, W), (H, W, 1) or (H, W, 3) uint8, tensors
+                (1, H, W) or (3, H, W) uint8; both RGB.
+
+        Returns:
+            Instances(pred_boxes, scores, pred_classes) on the CPU, best first, boxes in pixels of
+            the image; a list of them for a list. An image's detections do not depend on the others.
+
+        Raises:
+            DataError: an image cannot be read, or is none.
+        """
+        if not isinstance(images, (list, tuple)):
+            return self([images])[0]
+        inputs = [self._prepare(as_array(image, self.image_format)) for image in images]
+        found: dict[int, Instances] = {}
+        with inference_mode(self.model):
+            # Images of one size together: padding one to another's would change its detections.
+            for group in groups_of_one_size([i["image"] for i in inputs]):
+                for start in range(0, len(group), self.batch_size):
+                    members = group[start : start + self.batch_size]
+                    with self.autocast():
+                        outputs = self.model([inputs[i] for i in members])
+                    found.update(zip(members, map(_on_cpu, outputs), strict=True))
+        return [found[i] for i in range(len(inputs))]
+
+    def _prepare(self, array: np.ndarray) -> dict[str, Any]:
+        height, width = array.shape[:2]
+        for transform in self.transforms:
+            array, _ = transform(array, None)
+        tensor = torch.from_numpy(np.ascontiguousarray(array)).permute(2, 0, 1)
+        return {"image": tensor, "height": height, "width": width}
+
+
+def _on_cpu(output: dict[str, Instances]) -> Instances:
+    """Detections, best first."""
+    instances = output["instances"].to("cpu")
+    return instances[instances.scores.argsort(descending=True, stable=True)]
+
+
+def as_array(image: AnyImage, image_format: str) -> np.ndarray:
+    """Any image as (H, W, 3) uint8 in `image_format`; arrays and tensors are RGB.
+
+    Raises:
+        DataError: not readable, or of another type, shape or dtype.
+    """
+    if isinstance(image, (str, Path)):
+        return read_image(image, image_format)
+    if isinstance(image, Image.Image):
+        return image_to_array(image, image_format)
+    if isinstance(image, Tensor):
+        array = image.detach().cpu().numpy()
+        array = np.moveaxis(array, 0, -1) if array.ndim == 3 else array
+    elif isinstance(image, np.ndarray):
+        array = image
+    else:
+        raise DataError(
+            "An image is a path, a PIL image, a numpy array (H, W, 3) or a tensor (3, H, W); "
+            f"got {type(image).__name__}."
+        )
+    if array.dtype != np.uint8:
+        raise DataError(
+            f"Arrays and tensors of images hold uint8 in 0 ... 255; got {array.dtype}. Values in "
+            "0 ... 1: (image * 255).round() as uint8."
+        )
+    array = array[..., None] if array.ndim == 2 else array
+    if array.ndim != 3 or array.shape[2] not in (1, 3) or 0 in array.shape:
+        kind = "(1 or 3, H, W)" if isinstance(image, Tensor) else "(H, W, 1 or 3)"
+        raise DataError(f"An image has the shape {kind}; got {tuple(image.shape)}.")
+    array = np.broadcast_to(array, (*array.shape[:2], 3))
+    return np.ascontiguousarray(array[..., ::-1] if image_format == "BGR" else array)
+
+
+def coco_class_names() -> list[str]:
+    """COCO's 80 classes in the order of their ids, as torchvision's weights name them."""
+    listed = RetinaNet_ResNet50_FPN_Weights.COCO_V1.meta["categories"]
+    return [name for name in listed if name not in ("__background__", "N/A")]
+
+
+def _class_names(cfg: Any, num_classes: int) -> list[str]:
+    """Names from the test data set where it is at hand, COCO's, or "class 0", "class 1", ..."""
+    dataset = next(iter(cfg.DATASETS.TEST), "")
+    try:
+        names = list(dataset_class(dataset)(cfg, dataset, is_train=False).meta["thing_classes"])
+    except DataError as error:
+        logger.debug(f"Class names are not read from {dataset!r}: {error}")
+        names = coco_class_names() if dataset.startswith("coco") else []
+    if len(names) == num_classes:
+        return names
+    return [f"class {index}" for index in range(num_classes)]
