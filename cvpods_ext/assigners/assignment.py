@@ -35,11 +35,14 @@ def centers(boxes: Tensor) -> Tensor:
 
 def overlap(gt_boxes: Tensor, anchors: Tensor) -> Tensor:
     """IoU (...) of boxes (..., 4) and anchors (..., 4), which broadcast; 0 without area."""
-    low = torch.maximum(gt_boxes[..., :2], anchors[..., :2])
-    high = torch.minimum(gt_boxes[..., 2:], anchors[..., 2:])
-    intersection = (high - low).clamp(min=0).prod(-1)
-    areas = [(boxes[..., 2:] - boxes[..., :2]).prod(-1) for boxes in (gt_boxes, anchors)]
-    return intersection / (areas[0] + areas[1] - intersection).clamp(min=1e-6)
+    left, top, right, bottom = gt_boxes.unbind(-1)
+    anchor_left, anchor_top, anchor_right, anchor_bottom = anchors.unbind(-1)
+    width = torch.minimum(right, anchor_right) - torch.maximum(left, anchor_left)
+    height = torch.minimum(bottom, anchor_bottom) - torch.maximum(top, anchor_top)
+    intersection = width.clamp_(min=0).mul_(height.clamp_(min=0))
+    area = (right - left) * (bottom - top)
+    anchor_area = (anchor_right - anchor_left) * (anchor_bottom - anchor_top)
+    return intersection / (area + anchor_area - intersection).clamp_(min=1e-6)
 
 
 def center_inside(gt_boxes: Tensor, anchors: Tensor) -> Tensor:

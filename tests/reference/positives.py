@@ -1,6 +1,6 @@
-"""The other ways to choose positives that ATSS' paper compares (arXiv:1912.02424, Sec. 3), by loops.
+"""Other ways to choose positives, by loops: those of ATSS' paper (arXiv:1912.02424, Sec. 3.2).
 
--1 is background, -2 ignored.
+Every function gives the index of the box of each anchor; -1 is background, -2 ignored.
 """
 
 from __future__ import annotations
@@ -62,17 +62,15 @@ def max_iou_assign_loop(
 def topk_iou_assign_loop(anchors: list[Box], gt_boxes: list[Box], topk: int) -> list[int]:
     """Per box the anchors of the highest IoU - distance / (largest in the image) / 1000."""
     far = max(math.dist(center(anchor), center(gt)) for anchor in anchors for gt in gt_boxes)
-    wishes: list[list[int]] = [[] for _ in anchors]
+    best: list[tuple[float, int]] = [(-1.0, -1)] * len(anchors)
     for g, gt in enumerate(gt_boxes):
         merit = {
             j: iou(anchor, gt) - math.dist(center(anchor), center(gt)) / far / 1000
             for j, anchor in enumerate(anchors)
         }
-        for j in sorted(merit, key=lambda j: -merit[j])[:topk]:  # noqa: B023 - used at once
-            if is_inside(center(anchors[j]), gt):
-                wishes[j].append(g)
-    # max() keeps the first of equals.
-    return [
-        max(wanted, key=lambda g: iou(anchor, gt_boxes[g])) if wanted else -1  # noqa: B023
-        for anchor, wanted in zip(anchors, wishes, strict=True)
-    ]
+        for j in sorted(merit, key=merit.__getitem__, reverse=True)[:topk]:
+            value = iou(anchors[j], gt)
+            # Of equal IoUs the first box stays.
+            if is_inside(center(anchors[j]), gt) and value > best[j][0]:
+                best[j] = (value, g)
+    return [g for _, g in best]

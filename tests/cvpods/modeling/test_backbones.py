@@ -1,12 +1,22 @@
-"""ResNet, MobileNetV2 and the feature pyramid."""
+"""ResNet with and without deformation, MobileNetV2 and the feature pyramid."""
+
+import pickle
 
 import pytest
 import torch
 import torchvision
 from torch import nn
 
+from cvpods.checkpoint import load_file, load_weights
 from cvpods.configs import FCOSConfig, RetinaNetConfig
-from cvpods.layers import FrozenBatchNorm2d, ShapeSpec
+from cvpods.layers import (
+    Conv2d,
+    DeformConv,
+    FrozenBatchNorm2d,
+    ModulatedDeformConv,
+    OffsetConv,
+    ShapeSpec,
+)
 from cvpods.modeling.backbone import (
     FPN,
     Backbone,
@@ -22,7 +32,8 @@ from cvpods.modeling.backbone import (
 )
 from cvpods.modeling.backbone.fpn import LastLevelMaxPool, LastLevelP6P7
 from cvpods.modeling.backbone.resnet import BasicStem
-from cvpods.utils.errors import ConfigError
+from cvpods.modeling.backbone.resnet_blocks import Deformation
+from cvpods.utils.errors import CheckpointError, ConfigError
 
 ALL = ["stem", "res2", "res3", "res4", "res5"]
 RGB = ShapeSpec(channels=3)
@@ -245,6 +256,301 @@ def test_build_resnet_from_config():
 def test_depth_must_be_set():
     with pytest.raises(ConfigError, match="MODEL.RESNETS.DEPTH"):
         build_resnet_backbone(FCOSConfig(), RGB)
+
+
+# -- ResNet: deformable convolutions -------------------------------------------------------------
+
+
+def deformed(*stages, **kwargs):
+    """Deformations of the named stages."""
+    return {"deformations": {stage: Deformation(**kwargs) for stage in stages}}
+
+
+def narrow_resnet50(**kwargs):
+    """All of ResNet-50's blocks, few channels: 4 in the 3x3 convolutions of res2, 16 out of it."""
+    narrow = {"width_per_group": 4, "res2_out_channels": 16, "stem_out_channels": 8}
+    return ResNet(depth=50, **{"out_features": ALL[1:], **narrow, **kwargs})
+
+
+def silence(backbone):
+    """No offsets, and mask logits of 0: masks of 1/2."""
+    for module in backbone.modules():
+        if isinstance(module, OffsetConv):
+            nn.init.zeros_(module.weight)
+            nn.init.zeros_(module.bias)
+
+
+@pytest.mark.parametrize("build", [resnet18, narrow_resnet50])
+@pytest.mark.parametrize("stages", [["res3", "res4", "res5"], ["res4"], ["res2"], []], ids=str)
+@pytest.mark.parametrize("modulated", [True, False])
+def test_deformable_stages(build, stages, modulated):
+    """The second convolution of every block of a named stage deforms, and no other one."""
+    backbone = without_data(
+        build, out_features=ALL, **deformed(*stages, modulated=modulated, groups=2)
+    )
+    blocks = [f"{stage}.{i}" for stage in stages for i in range(len(getattr(backbone, stage)))]
+    modules = dict(backbone.named_modules())
+    deforming = [name for name, m in modules.items() if isinstance(m, DeformConv)]
+    predictors = [name for name, m in modules.items() if isinstance(m, OffsetConv)]
+    assert deforming == [f"{block}.conv2" for block in blocks]
+    assert predictors == [f"{block}.conv2_offset" for block in blocks]
+    for name in deforming:
+        assert type(modules[name]) is (ModulatedDeformConv if modulated else DeformConv)
+        assert modules[name].deformable_groups == 2
+    for name in predictors:
+        assert modules[name].out_channels == (54 if modulated else 36)
+
+
+def test_deformable_resnet50_keys_and_parameters():
+    """265 entries, and 2 for the offsets of each of 4 + 6 + 3 blocks: 291.
+
+    A prediction from C channels has 27 * 9 * C + 27 parameters: 31,131 from 128, 62,235 from 256,
+    124,443 from 512. 4 * 31,131 + 6 * 62,235 + 3 * 124,443 = 871,263.
+    """
+    kwargs = {"depth": 50, "out_features": ALL, "norm": "FrozenBN"}
+    plain = without_data(ResNet, **kwargs)
+    deformable = without_data(ResNet, **kwargs, **deformed("res3", "res4", "res5"))
+    new = {
+        f"res{stage}.{i}.conv2_offset.{part}"
+        for stage, count in ((3, 4), (4, 6), (5, 3))
+        for i in range(count)
+        for part in ("weight", "bias")
+    }
+    keys = set(deformable.state_dict())
+    assert keys == expected_keys((3, 4, 6, 3), convs=3) | new and len(keys) == 291
+    assert {"res3.0.conv2.weight", "res3.0.conv2.norm.running_var"} <= keys
+    added = sum(p.numel() for p in deformable.parameters())
+    added -= sum(p.numel() for p in plain.parameters())
+    assert added == 871_263
+
+
+def test_deformable_resnet18_keys():
+    """100 entries and 2 for each of the two blocks of res4: 104."""
+    keys = set(without_data(resnet18, norm="FrozenBN", **deformed("res4")).state_dict())
+    new = {f"res4.{i}.conv2_offset.{part}" for i in (0, 1) for part in ("weight", "bias")}
+    assert keys == expected_keys((2, 2, 2, 2), convs=2) | new and len(keys) == 104
+
+
+def test_initial_values_of_deformable_convolutions():
+    """128 channels, so fan-in and fan-out of 1,152.
+
+    The weight is He normal like that of a plain block: deviation sqrt(2 / 1152) = 0.0417. The
+    prediction is uniform within sqrt(3 / 1152) = 0.0510, deviation sqrt(1 / 1152) = 0.0295, not 0;
+    its bias is 0.
+    """
+    torch.manual_seed(0)
+    backbone = resnet18(out_features=["res3"], **deformed("res3"))
+    for block in backbone.res3:
+        weight, offset = block.conv2.weight, block.conv2_offset
+        assert weight.std().item() == pytest.approx(0.0417, rel=0.03) and weight.abs().max() > 0.12
+        assert block.conv2.bias is None
+        assert offset.weight.std().item() == pytest.approx(0.0295, rel=0.03)
+        assert 0.05 < offset.weight.abs().max() < 0.0511 and (offset.bias == 0).all()
+
+
+@pytest.mark.parametrize("stride_in_1x1", [True, False])
+def test_offsets_have_the_stride_of_their_convolution(stride_in_1x1):
+    backbone = narrow_resnet50(stride_in_1x1=stride_in_1x1, **deformed("res3", "res4", "res5"))
+    for stage in (backbone.res3, backbone.res4, backbone.res5):
+        expected = (1, 1) if stride_in_1x1 else (2, 2)
+        assert stage[0].conv2.stride == stage[0].conv2_offset.stride == expected
+        assert stage[1].conv2.stride == stage[1].conv2_offset.stride == (1, 1)
+    assert [x.shape[-1] for x in features_of(backbone).values()] == [16, 8, 4, 2]
+
+
+def test_deformable_groups_of_resnext():
+    """8 x 4d: res4 is 8 * 4 * 4 = 128 wide, in 8 groups of 16; the prediction sees all 128."""
+    backbone = narrow_resnet50(num_groups=8, **deformed("res4"))
+    block = backbone.res4[0]
+    assert block.conv2.groups == 8 and block.conv2.weight.shape == (128, 16, 3, 3)
+    assert block.conv2_offset.groups == 1 and block.conv2_offset.weight.shape == (27, 128, 3, 3)
+    assert features_of(backbone)["res4"].shape == (1, 64, 4, 4)
+
+
+def test_dilated_res5_deforms():
+    """The prediction is dilated as well, so both see the same cells."""
+    backbone = narrow_resnet50(res5_dilation=2, **deformed("res5"))
+    for block in backbone.res5:
+        for conv in (block.conv2, block.conv2_offset):
+            assert (conv.stride, conv.padding, conv.dilation) == ((1, 1), (2, 2), (2, 2))
+    assert [x.shape[-1] for x in features_of(backbone).values()] == [16, 8, 4, 4]
+
+
+@pytest.mark.parametrize(
+    ("build", "kwargs"),
+    [
+        (narrow_resnet50, {}),
+        (narrow_resnet50, {"stride_in_1x1": True}),
+        (narrow_resnet50, {"num_groups": 8}),
+        (narrow_resnet50, {"res5_dilation": 2}),
+        (resnet18, {"out_features": ["res2", "res3"]}),
+    ],
+)
+@pytest.mark.parametrize("modulated", [True, False])
+def test_plain_weights_carry_over(build, kwargs, modulated):
+    """Only the predictions are missing. Silent ones give the plain network's outputs; modulated,
+    where the masks are 1/2, once the deformable weights are doubled.
+    """
+    torch.manual_seed(0)
+    plain = randomise_statistics(build(**kwargs))
+    backbone = build(**kwargs, **deformed("res3", "res5", modulated=modulated)).eval()
+    result = backbone.load_state_dict(plain.state_dict(), strict=False)
+    assert result.unexpected_keys == []
+    assert set(result.missing_keys) == conv2_offsets(backbone)
+    assert torch.equal(backbone.res3[0].conv2.weight, plain.res3[0].conv2.weight)
+    x = torch.randn(1, 3, 64, 64)
+    with torch.no_grad():
+        expected, loaded = plain(x), backbone(x)
+        silence(backbone)
+        for module in backbone.modules():
+            if isinstance(module, ModulatedDeformConv):
+                module.weight *= 2
+        found = backbone(x)
+    for name in expected:
+        torch.testing.assert_close(found[name], expected[name], rtol=1e-3, atol=1e-4)
+    assert torch.equal(loaded["res2"], expected["res2"])
+    assert not torch.allclose(loaded["res3"], expected["res3"], rtol=1e-2, atol=1e-2)
+
+
+def conv2_offsets(backbone):
+    return {key for key in backbone.state_dict() if ".conv2_offset." in key}
+
+
+def caffe2_name(name):
+    """Our name of an entry -> Caffe2's: res2.0.conv1.norm.weight -> res2_0_branch2a_bn_s."""
+    if name.startswith("stem.conv1.norm."):
+        return "res_conv1_bn_s" if name.endswith("weight") else "res_conv1_bn_b"
+    name = name.replace("norm.weight", "bn_s").replace("norm.bias", "bn_b").replace("weight", "w")
+    if not name.startswith("stem."):
+        for j, letter in enumerate("abc", start=1):
+            name = name.replace(f"conv{j}", f"branch2{letter}")
+    return name.replace("stem.", "").replace("shortcut", "branch1").replace(".", "_")
+
+
+def test_caffe2_weights_reach_deformable_convolutions(tmp_path):
+    """A file of Caffe2 has no predictions and no statistics; all else is taken."""
+    torch.manual_seed(0)
+    plain = narrow_resnet50(norm="FrozenBN")
+    weights = {k: v for k, v in plain.state_dict().items() if ".running_" not in k}
+    blobs = {caffe2_name(name): value.numpy() for name, value in weights.items()}
+    assert {"conv1_w", "res3_0_branch2b_w", "res3_0_branch2b_bn_s"} <= set(blobs)
+    path = tmp_path / "R-50.pkl"
+    path.write_bytes(pickle.dumps({"blobs": blobs}, protocol=2))
+    backbone = narrow_resnet50(norm="FrozenBN", **deformed("res3", "res4", "res5"))
+    report = load_weights(backbone, load_file(path)["model"], strict=False)
+    assert set(report.loaded) == set(weights) and report.unused == report.mismatched == []
+    assert {key for key in report.missing if ".running_" not in key} == conv2_offsets(backbone)
+    for stage in ALL[1:]:
+        for ours, their in zip(getattr(backbone, stage), getattr(plain, stage), strict=True):
+            assert torch.equal(ours.conv2.weight, their.conv2.weight)
+
+
+def test_torchvision_weights_reach_deformable_convolutions(tmp_path):
+    torch.manual_seed(0)
+    theirs = torchvision.models.resnet18(weights=None)
+    torch.save(theirs.state_dict(), tmp_path / "x.pth")
+    weights = load_file(tmp_path / "x.pth")["model"]
+    backbone = resnet18(out_features=["res4"], norm="FrozenBN", **deformed("res4"))
+    report = load_weights(backbone, weights, strict=False)
+    assert set(report.missing) == conv2_offsets(backbone) and len(report.missing) == 4
+    assert torch.equal(backbone.res4[1].conv2.weight, theirs.layer3[1].conv2.weight)
+    assert torch.equal(backbone.res4[0].conv2.norm.weight, theirs.layer3[0].bn2.weight)
+    with pytest.raises(CheckpointError, match=r"res4\.0\.conv2_offset\.weight"):
+        load_weights(backbone, weights, strict=True)
+
+
+@pytest.mark.parametrize("freeze_at", [1, 2, 3, 5])
+def test_freezing_covers_offsets(freeze_at):
+    backbone = without_data(resnet18, norm="BN", freeze_at=freeze_at, **deformed(*ALL[1:]))
+    for stage in (2, 3, 4, 5):
+        frozen = stage <= freeze_at
+        for block in getattr(backbone, f"res{stage}"):
+            for part in (block.conv2, block.conv2_offset):
+                assert {p.requires_grad for p in part.parameters()} in ({not frozen}, set())
+                assert part.weight.requires_grad is not frozen
+            assert type(block.conv2.norm) is (FrozenBatchNorm2d if frozen else nn.BatchNorm2d)
+
+
+@pytest.mark.parametrize("build", [resnet18, narrow_resnet50])
+def test_deformable_backbone_learns(build):
+    """Whatever is not frozen has a gradient; stem and res2 have none."""
+    torch.manual_seed(0)
+    stages = ["res2", "res3", "res4"]
+    backbone = build(out_features=stages, freeze_at=2, **deformed(*stages))
+    outputs = backbone(torch.randn(2, 3, 64, 64))
+    sum(x.square().mean() for x in outputs.values()).backward()
+    for name, parameter in backbone.named_parameters():
+        if name.startswith(("stem", "res2")):
+            assert parameter.grad is None, name
+        else:
+            assert parameter.grad.isfinite().all() and parameter.grad.abs().sum() > 0, name
+
+
+@pytest.mark.parametrize(
+    ("norm", "cls"), [("FrozenBN", FrozenBatchNorm2d), ("GN", nn.GroupNorm), ("", type(None))]
+)
+def test_norms_of_deformable_convolutions(norm, cls):
+    backbone = without_data(resnet18, out_features=["res3"], norm=norm, **deformed("res3"))
+    for block in backbone.res3:
+        assert type(block.conv2.norm) is cls and block.conv2.activation is None
+
+
+@pytest.mark.parametrize("build", [resnet18, narrow_resnet50])
+def test_deformable_blocks_start_as_the_identity(build):
+    """ZERO_INIT_RESIDUAL: the last norm of a BasicBlock is that of its deformable convolution."""
+    backbone = build(out_features=["res3"], zero_init_residual=True, **deformed("res3"))
+    block = backbone.res3[1].eval()
+    x = torch.rand(1, block.conv1.in_channels, 8, 8)
+    assert torch.equal(block(x), x)
+
+
+@pytest.mark.parametrize("modulated", [True, False])
+@pytest.mark.parametrize("groups", [1, 4])
+def test_deformation_from_config(modulated, groups):
+    """Switches are in the order of res2, res3, res4, res5."""
+    config = config_of(RetinaNetConfig)
+    config.MODEL.RESNETS.DEFORM_ON_PER_STAGE = [True, False, False, True]
+    config.MODEL.RESNETS.DEFORM_MODULATED = modulated
+    config.MODEL.RESNETS.DEFORM_NUM_GROUPS = groups
+    backbone = without_data(build_resnet_backbone, config, RGB)
+    kind = ModulatedDeformConv if modulated else DeformConv
+    for stage, expected in zip(ALL[1:], [kind, Conv2d, Conv2d, kind], strict=True):
+        assert {type(block.conv2) for block in getattr(backbone, stage)} == {expected}
+    outputs = (27 if modulated else 18) * groups
+    assert backbone.res5[1].conv2_offset.out_channels == outputs
+    assert backbone.res5[1].conv2.deformable_groups == groups
+
+
+def test_nothing_deforms_by_default():
+    backbone = without_data(build_resnet_backbone, config_of(RetinaNetConfig), RGB)
+    assert not any(isinstance(m, (DeformConv, OffsetConv)) for m in backbone.modules())
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"DEFORM_ON_PER_STAGE": [True] * 3}, r"DEFORM_ON_PER_STAGE .*res5.*\[True, True, True\]"),
+        ({"DEFORM_ON_PER_STAGE": [False] * 5}, "DEFORM_ON_PER_STAGE"),
+        ({"DEFORM_ON_PER_STAGE": []}, "DEFORM_ON_PER_STAGE"),
+        ({"DEFORM_ON_PER_STAGE": [0, 1, 1, 1]}, r"DEFORM_ON_PER_STAGE .*\[0, 1, 1, 1\]"),
+        ({"DEFORM_ON_PER_STAGE": ["res3", "res4", "res5", ""]}, "DEFORM_ON_PER_STAGE .*True"),
+        ({"DEFORM_NUM_GROUPS": 0}, "DEFORM_NUM_GROUPS .*64 channels.*got 0"),
+        ({"DEFORM_NUM_GROUPS": -1}, "DEFORM_NUM_GROUPS .*got -1"),
+        ({"DEFORM_NUM_GROUPS": 3}, "DEFORM_NUM_GROUPS .*64 channels.*got 3"),
+        (
+            {"DEFORM_NUM_GROUPS": 256, "NUM_GROUPS": 32, "WIDTH_PER_GROUP": 4},
+            "DEFORM_NUM_GROUPS .*128 channels.*got 256",
+        ),
+    ],
+    ids=str,
+)
+def test_deformation_errors(values, message):
+    config = config_of(RetinaNetConfig, depth=50)
+    config.MODEL.RESNETS.DEFORM_ON_PER_STAGE = [False, True, True, True]
+    for key, value in values.items():
+        config.MODEL.RESNETS[key] = value
+    with pytest.raises(ConfigError, match=f"MODEL.RESNETS.{message}"):
+        without_data(build_resnet_backbone, config, RGB)
 
 
 # -- equality with torchvision -------------------------------------------------------------------

@@ -1,28 +1,57 @@
-"""TestTimeAugmentation: the sizes of its passes, boxes back to the original image, one NMS."""
+"""TestTimeAugmentation: sizes of the passes, boxes back to the original image, how they merge."""
 
 from __future__ import annotations
 
 import functools
+import json
+import math
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 
-from cvpods.configs import BaseConfig, RetinaNetConfig
+from cvpods.configs import BaseConfig, BaseDetectionConfig, RetinaNetConfig
+from cvpods.data import PATH_ROUTES, build_test_loader, register_coco_instances
+from cvpods.data.transforms import ResizeShortestEdge
 from cvpods.engine.defaults import default_setup, refuse_unsupported
+from cvpods.evaluation import COCOEvaluator, inference_on_dataset
 from cvpods.modeling.meta_arch import RetinaNet
 from cvpods.modeling.meta_arch.dense_detector import DenseDetector
-from cvpods.modeling.test_time_augmentation import TestTimeAugmentation
+from cvpods.modeling.test_time_augmentation import (
+    MERGES,
+    Scale,
+    TestTimeAugmentation,
+    augmentation_arguments,
+    groups_of_one_size,
+)
 from cvpods.structures import Boxes, Instances
 from cvpods.tools.experiment import load_experiment
 from cvpods.utils.errors import ConfigError
-from cvpods_ext.configs import FreeAnchorConfig
-from cvpods_ext.configs.fragments import FREE_ANCHOR_TTA
+from cvpods_ext.configs import ATSSConfig, FreeAnchorConfig
+from cvpods_ext.configs.fragments import ATSS_TTA, FREE_ANCHOR_TTA
 
 PLAYGROUND = Path(__file__).resolve().parents[3] / "playground"
 # FreeAnchor's release of 10/2019.
 SIX = [(480, 800), (640, 1067), (800, 1333), (960, 1600), (1120, 1867), (1280, 2133)]
+# ATSS's 50.7 AP: (short edge, cap of the long edge, low, high), each plain and mirrored.
+THIRTEEN = [
+    (800, 1333, 0, 1e5),
+    (400, 1333, 96, 1e4),
+    (500, 1333, 96, 1e4),
+    (600, 1333, 64, 1e4),
+    (640, 1333, 64, 1e4),
+    (700, 1333, 64, 1e4),
+    (900, 3000, 0, 1e4),
+    (1000, 3000, 0, 1e4),
+    (1100, 3000, 0, 256),
+    (1200, 3000, 0, 256),
+    (1300, 3000, 0, 192),
+    (1400, 3000, 0, 192),
+    (1800, 3000, 0, 96),
+]
 
 
 class Padding(nn.Module):
@@ -35,7 +64,8 @@ class Oracle(DenseDetector):
     """Finds in every pass what `answer` says, in the frame of that pass.
 
     Images are those of `picture`: the detector reads off them which one it sees and whether it is
-    mirrored. It notes the padded size, the true size and the rest of what it was asked.
+    mirrored. It notes the padded size, the true size, how many images it was shown at once, and
+    what went through its NMS.
 
     Args:
         answer: (number of the image, number of the pass of this image, (height, width) of the
@@ -54,23 +84,26 @@ class Oracle(DenseDetector):
         )
         self.answer = answer
         self.passes = []  # of all images: (number, (height, width), mirrored)
-        self.padded = []
+        self.padded, self.batches = [], []
         self.suppressed = []
 
     def network(self, images):
-        assert not torch.is_grad_enabled() and len(images) == 1
+        assert not torch.is_grad_enabled()
         self.padded.append(tuple(images.shape[2:]))
+        self.batches.append(len(images))
         return {"images": images}, ["priors"]
 
     def candidates(self, predictions, priors, image_sizes, per_level):
         assert priors == ["priors"] and per_level == self.topk_candidates
-        (size,) = map(tuple, image_sizes)
-        image = predictions["images"][0]
-        assert (image[:, size[0] :] == 0).all() and (image[:, :, size[1] :] == 0).all()
+        shown = zip(predictions["images"], image_sizes, strict=True)
+        return [self.find(image, tuple(size)) for image, size in shown]
+
+    def find(self, image, size):
+        assert not image[:, size[0] :].any() and not image[:, :, size[1] :].any()
         image = image[:, : size[0], : size[1]]
         number = round(image[1, 0, 0].item())
         mirrored = bool(image[0, 0, 0] > image[0, 0, -1])
-        assert image[0, -1, 0] == image[0, 0, 0]  # never upside down
+        assert abs(image[0, -1, 0] - image[0, 0, 0]) < 0.1  # never upside down
         boxes, scores, classes = self.answer(
             number, sum(number == n for n, _, _ in self.passes), size
         )
@@ -80,17 +113,34 @@ class Oracle(DenseDetector):
             boxes = torch.stack(
                 [size[1] - boxes[:, 2], boxes[:, 1], size[1] - boxes[:, 0], boxes[:, 3]], 1
             )
-        found = Instances(
+        return Instances(
             size,
             pred_boxes=Boxes(boxes),
             scores=torch.tensor(scores, dtype=torch.float32).reshape(-1),
             pred_classes=torch.tensor(classes, dtype=torch.int64).reshape(-1),
         )
-        return [found]
 
     def suppress(self, candidates):
         self.suppressed.append(candidates)
         return super().suppress(candidates)
+
+
+class Camera(Oracle):
+    """Keeps the images that it is shown, without their padding, and finds nothing."""
+
+    def __init__(self):
+        super().__init__(nothing)
+        self.shown = []
+
+    def find(self, image, size):
+        assert not image[:, size[0] :].any() and not image[:, :, size[1] :].any()
+        self.shown.append(image[:, : size[0], : size[1]])
+        return Instances(
+            size,
+            pred_boxes=Boxes(torch.zeros(0, 4)),
+            scores=torch.zeros(0),
+            pred_classes=torch.zeros(0, dtype=torch.int64),
+        )
 
 
 def picture(height, width, number=0):
@@ -131,9 +181,21 @@ def nothing(number, index, size):
     return [], [], []
 
 
+def augmented(detector, scales, images, **options):
+    model = TestTimeAugmentation(detector, scales, **options).eval()
+    return [out["instances"] for out in model(images)]
+
+
 def detect(detector, scales, images, flip=False, **sizes):
-    model = TestTimeAugmentation(detector, scales, flip).eval()
-    return [out["instances"] for out in model([{"image": image, **sizes} for image in images])]
+    """With one NMS of all passes; `sizes` are those of the original image."""
+    return augmented(detector, scales, [{"image": image, **sizes} for image in images], flip=flip)
+
+
+def merged(merge, detector, scales, size=(20, 20), **options):
+    """Of one picture."""
+    images = [{"image": picture(*size)}]
+    (found,) = augmented(detector, scales, images, merge=merge, **options)
+    return found
 
 
 # -- sizes of the passes ---------------------------------------------------------------------------
@@ -208,31 +270,62 @@ def test_each_scale_plain_then_mirrored():
 
 def test_resampling_keeps_corners():
     """align_corners: from 0, 10, 20, 30 (4 wide) to 7 wide, every step is half of the old one."""
-    detector = Oracle(nothing)
+    detector = Camera()
     image = torch.zeros(3, 4, 4)
     image[0] = torch.tensor([0.0, 10, 20, 30])
-    seen = []
-    network = detector.network
-    detector.network = lambda images: seen.append(images[0, 0]) or network(images)
     detect(detector, [(7, 99)], [image])
-    assert torch.allclose(seen[0][:7, :7], torch.arange(0.0, 31, 5).expand(7, 7), atol=1e-4)
+    assert torch.allclose(detector.shown[0][0], torch.arange(0.0, 31, 5).expand(7, 7), atol=1e-4)
 
 
-def test_images_are_normalised_once():
+@pytest.mark.parametrize("from_original", [False, True])
+def test_images_are_normalised_once(from_original):
     """(pixel - 5) / 2; the padding is 0 after it."""
-    detector = Oracle(nothing)
+    detector = Camera()
     detector.pixel_mean.fill_(5.0)
     detector.pixel_std.fill_(2.0)
-    seen = []
-    detector.network = lambda images: seen.append(images) or ({"images": images}, ["priors"])
     image = torch.full((3, 32, 32), 5, dtype=torch.uint8)
     image[0] = 9
     image[2] = 25
-    detect(detector, [(32, 32), (40, 40)], [image])
-    assert [tuple(images.shape) for images in seen] == [(1, 3, 32, 32), (1, 3, 64, 64)]
-    for images, side in zip(seen, (32, 40), strict=True):
-        values = images[0, :, :side, :side].flatten(1)
+    scales, images = [(32, 32), (40, 40)], [{"image": image}]
+    augmented(detector, scales, images, from_original=from_original)
+    assert detector.padded == [(32, 32), (64, 64)]
+    assert [tuple(shown.shape) for shown in detector.shown] == [(3, 32, 32), (3, 40, 40)]
+    for shown in detector.shown:
+        values = shown.flatten(1)
         assert torch.allclose(values, torch.tensor([[2.0], [0], [10]]).expand_as(values))
+
+
+@pytest.mark.parametrize("size", [(37, 53), (60, 41), (48, 48)], ids=str)
+@pytest.mark.parametrize("scale", [(48, 999), (30, 40), (90, 100), (480, 700)], ids=str)
+@pytest.mark.parametrize("layout", ["planes", "pixels"])
+def test_from_original_resizes_as_an_ordinary_test(layout, scale, size):
+    """The bytes of the original image go through the same kernel, to the last bit, and the result
+    is rounded to bytes again; also smaller, larger, and where the size is what it was.
+
+    Images come as planes of channels, or as read: a view of pixels with three values each.
+    """
+    image = noise(*size)
+    if layout == "pixels":
+        image = image.permute(1, 2, 0).contiguous().permute(2, 0, 1)
+    resize = ResizeShortestEdge(*scale, sample_style="choice")
+    pixels, _ = resize(image.permute(1, 2, 0).contiguous().numpy(), [])
+    detector = Camera()
+    augmented(detector, [scale], [{"image": image}], from_original=True, flip=True)
+    expected = torch.from_numpy(pixels.copy()).permute(2, 0, 1).float()
+    plain, mirrored = detector.shown
+    assert torch.equal(plain, expected) and torch.equal(mirrored, expected.flip(2))
+
+
+def test_of_the_loaded_size_is_resampled_otherwise():
+    """What FROM_ORIGINAL False does to the same image: values between bytes, other pixels."""
+    detector = Camera()
+    for from_original in (True, False):
+        images = [{"image": noise(37, 53)}]
+        augmented(detector, [(30, 99)], images, from_original=from_original)
+    original, loaded = detector.shown
+    assert original.shape == loaded.shape == (3, 30, 43)
+    assert (original - loaded).abs().max() > 10
+    assert torch.equal(original, original.round()) and not torch.equal(loaded, loaded.round())
 
 
 # -- boxes -----------------------------------------------------------------------------------------
@@ -244,17 +337,19 @@ SIZE = (33, 47)
 SCALES = [(20, 99), (33, 99), (50, 60)]
 
 
+@pytest.mark.parametrize("merge", MERGES)
 @pytest.mark.parametrize("flip", [False, True])
 @pytest.mark.parametrize("size", [SIZE, (66, 141), (20, 20)], ids=str)
-def test_truth_in_every_pass_gives_the_truth(flip, size):
+def test_truth_in_every_pass_gives_the_truth(flip, size, merge):
     """Whatever the passes' rounded sizes, in the original image each object is there once.
 
     Widths 28, 47 and 60 of the passes: odd and even ones are mirrored. The scores are those of the
-    first pass.
+    first pass, the highest ones.
     """
     images = [picture(*SIZE)]
     detector = Oracle(truth_in_every_pass([OBJECTS], images))
-    (found,) = detect(detector, SCALES, images, flip, height=size[0], width=size[1])
+    inputs = [{"image": images[0], "height": size[0], "width": size[1]}]
+    (found,) = augmented(detector, SCALES, inputs, flip=flip, merge=merge)
     passes = [(20, 28), (33, 47), (42, 60)]
     seen = [(0, p, m) for p in passes for m in ([False, True] if flip else [False])]
     assert detector.passes == seen
@@ -278,24 +373,29 @@ def test_mirrored_pass_alone(width):
     assert torch.allclose(found.pred_boxes.tensor, torch.tensor(OBJECTS[:3]), atol=1e-4)
 
 
-def test_everything_meets_in_the_frame_of_the_last_pass():
-    """Passes of 20 x 28, 42 x 60 and 33 x 47: NMS sees 3 x 4 boxes of an image of 33 x 47."""
+def test_everything_meets_in_the_original_image():
+    """Passes of 20 x 28, 42 x 60 and 33 x 47: NMS sees 3 x 4 boxes of an image of 66 x 141."""
     images = [picture(*SIZE)]
     detector = Oracle(truth_in_every_pass([OBJECTS], images))
-    detect(detector, [(20, 99), (50, 60), (33, 99)], images, height=500, width=900)
-    (merged,) = detector.suppressed
-    assert tuple(merged.image_size) == (33, 47)
-    assert torch.allclose(merged.pred_boxes.tensor, torch.tensor(OBJECTS * 3), atol=1e-4)
+    detect(detector, [(20, 99), (50, 60), (33, 99)], images, height=66, width=141)
+    (together,) = detector.suppressed
+    assert tuple(together.image_size) == (66, 141)
+    expected = torch.tensor(OBJECTS * 3) * torch.tensor([3.0, 2, 3, 2])
+    assert torch.allclose(together.pred_boxes.tensor, expected, atol=1e-3)
 
 
-def test_overlaps_count_in_the_frame_of_the_last_pass():
-    """Passes of 10 x 10 and 20 x 20: [0, 0, 10, 10] of the first one becomes [0, 0, 20, 20].
+@pytest.mark.parametrize("sizes", [{}, {"height": 70, "width": 30}], ids=str)
+def test_overlaps_are_the_same_in_any_frame(sizes):
+    """Passes of 10 x 10 and 20 x 20: [0, 0, 10, 10] of the first one is [0, 0, 20, 20] of the other.
 
     There [0, 0, 20, 11] has IoU 0.55 > 0.5 with it and goes, [0, 0, 20, 9] has 0.45 and stays.
     """
     passes = [([0.0, 0, 10, 10], 0.9)], [([0.0, 0, 20, 11], 0.8), ([0.0, 0, 20, 9], 0.7)]
-    (found,) = detect(Oracle(by_hand(*passes)), [(10, 99), (20, 99)], [picture(10, 10)])
-    assert found.pred_boxes.tensor.tolist() == [[0, 0, 10, 10], [0, 0, 10, 4.5]]
+    detector = Oracle(by_hand(*passes))
+    (found,) = detect(detector, [(10, 99), (20, 99)], [picture(10, 10)], **sizes)
+    height, width = sizes.get("height", 10), sizes.get("width", 10)
+    boxes = found.pred_boxes.tensor.tolist()
+    assert boxes == [[0, 0, width, height], [0, 0, width, pytest.approx(0.45 * height)]]
 
 
 def test_nms_is_over_all_passes_at_once():
@@ -344,6 +444,144 @@ def test_the_cap_comes_after_nms():
     assert found.scores.tolist() == pytest.approx([0.9, 0.1])
 
 
+def test_own_cap_on_the_result():
+    """The detector's cap of 3, or what max_detections says instead: 2, or 5 of 2 x 3 boxes."""
+    rows = [[([10.0 * i, y, 10.0 * i + 9, y + 9], 0.9 - i / 10) for i in range(3)] for y in (0, 15)]
+    for cap, count in ((None, 3), (2, 2), (5, 5)):
+        detector = Oracle(by_hand(*rows), max_detections=3)
+        for merge in ("nms", "vote"):
+            detector.passes.clear()
+            found = merged(merge, detector, [(30, 99)] * 2, (30, 30), max_detections=cap)
+            assert len(found) == count, (cap, merge)
+            assert found.scores.tolist() == sorted(found.scores.tolist(), reverse=True)
+
+
+# -- merging ---------------------------------------------------------------------------------------
+
+
+def test_three_ways_to_merge():
+    """One class, a threshold of 0.66, boxes 10 wide at (0, 0); NMS of the detector at 0.5.
+
+    First pass: heights 10 (0.8) and 9 (0.7); second pass: height 8 (0.4).
+    nms: the best suppresses both.
+    vote: the first pass's own NMS leaves 10; with 8 (IoU 0.8) the mean height is
+    (0.8 * 10 + 0.4 * 8) / 1.2 = 9.3333, score 0.8.
+    soft-vote: the second box also stays, with 0.4 * (1 - 0.8) = 0.08.
+    """
+    first = [([0.0, 0, 10, 10], 0.8), ([0.0, 0, 10, 9], 0.7)]
+    second = [([0.0, 0, 10, 8], 0.4)]
+    expected = {
+        "nms": ([10], [0.8], [3]),
+        "vote": ([9.3333], [0.8], [2, 1]),
+        "soft-vote": ([9.3333, 8], [0.8, 0.08], [2, 1]),
+    }
+    for merge, (heights, scores, through_nms) in expected.items():
+        detector = Oracle(by_hand(first, second))
+        found = merged(merge, detector, [(20, 99)] * 2, vote_threshold=0.66)
+        boxes = found.pred_boxes.tensor
+        assert boxes[:, 3].tolist() == pytest.approx(heights, abs=1e-3), merge
+        assert torch.equal(boxes[:, :3], torch.tensor([[0.0, 0, 10]] * len(heights)))
+        assert found.scores.tolist() == pytest.approx(scores, abs=1e-5), merge
+        assert [len(part) for part in detector.suppressed] == through_nms, merge
+
+
+@pytest.mark.parametrize(("threshold", "count"), [(0.79, 1), (0.81, 2)])
+def test_threshold_of_the_vote(threshold, count):
+    """Heights 10 and 8 of two passes, IoU 0.8: one cluster, or two."""
+    passes = [([0.0, 0, 10, 10], 0.8)], [([0.0, 0, 10, 8], 0.4)]
+    detector = Oracle(by_hand(*passes), nms_threshold=0.9)
+    found = merged("vote", detector, [(20, 99)] * 2, vote_threshold=threshold)
+    assert len(found) == count
+
+
+def test_votes_are_class_by_class():
+    """The same box as class 0 in one pass and as class 2 in the other: two detections."""
+
+    def answer(number, index, size):
+        return [[0.0, 0, 10, 10]], [0.9 - 0.1 * index], [2 * index]
+
+    found = merged("soft-vote", Oracle(answer), [(20, 99)] * 2)
+    assert found.pred_classes.tolist() == [0, 2]
+    assert found.scores.tolist() == pytest.approx([0.9, 0.8])
+
+
+@pytest.mark.parametrize("merge", ["vote", "soft-vote"])
+def test_each_pass_has_its_own_cap_where_boxes_vote(merge):
+    """At most 2 of 3 boxes of a pass go on, though 10 may stay at the end: 4 of two passes."""
+    passes = [
+        [([10.0 * i, y, 10.0 * i + 9, y + 9], 0.9 - i / 10) for i in range(3)] for y in (0, 15)
+    ]
+    detector = Oracle(by_hand(*passes), max_detections=2)
+    found = merged(merge, detector, [(30, 99)] * 2, (30, 30), max_detections=10)
+    assert found.scores.tolist() == pytest.approx([0.9, 0.9, 0.8, 0.8])
+    assert found.pred_boxes.tensor[:, 0].tolist() == [0, 0, 10, 10]
+
+
+# -- sizes that a pass may find --------------------------------------------------------------------
+
+
+def square(side, left=0.0):
+    return [left, 0.0, left + side, float(side)]
+
+
+@pytest.mark.parametrize("merge", MERGES)
+@pytest.mark.parametrize("flip", [False, True])
+def test_range_of_sizes(merge, flip):
+    """Between 10 and 20 pixels by sqrt(area), both ends excluded.
+
+    Squares of 10 and 20 are at the ends and go, of 10.25 and 19.75 stay. 8 x 15 has area 120, root
+    10.95, and stays though its short side is below 10; 21 x 19 has 399, root 19.97, and stays;
+    4 x 25 has 100, root 10, and goes.
+    """
+    inside = [square(10.25), square(19.75, 30), [60, 0, 68, 15], [90, 0, 111, 19]]
+    outside = [square(10, 120), square(20, 150), [180, 0, 184, 25]]
+    boxes = [(box, 0.9 - 0.1 * i) for i, box in enumerate(inside + outside)]
+    detector = Oracle(by_hand(boxes, boxes))
+    found = merged(merge, detector, [(30, 999, 10, 20)], (30, 200), flip=flip)
+    assert torch.allclose(found.pred_boxes.tensor, torch.tensor(inside), atol=1e-4)
+
+
+def test_ranges_are_in_pixels_of_the_pass():
+    """An image of 20 x 40 in passes of 40 x 80 (over 10 pixels) and 10 x 20 (under 4 pixels).
+
+    Squares of 6 are 12 in the first one: stay; of 4 are 8: go. In the second one squares of 6 are
+    3: stay; of 10 are 5: go. So of squares of 4, 6 and 10 in the original, the first pass leaves
+    6 and 10 and the second one 4 and 6.
+    """
+    images = [picture(20, 40)]
+    sides = [4.0, 6.0, 10.0]
+    truth = [square(side, 13.0 * i) for i, side in enumerate(sides)]
+    for scales, expected in (
+        ([(40, 99, 10, math.inf)], [6, 10]),
+        ([(10, 99, 0, 4)], [4, 6]),
+        ([(40, 99, 10, math.inf), (10, 99, 0, 4)], [4, 6, 10]),
+    ):
+        detector = Oracle(truth_in_every_pass([truth], images))
+        (found,) = detect(detector, scales, images)
+        assert sorted(found.pred_boxes.tensor[:, 3].tolist()) == pytest.approx(expected)
+
+
+def test_ranges_before_and_after_nms():
+    """Out of range A (side 20, 0.9), in range B (side 18, 0.8): IoU 324 / 400 = 0.81 > 0.5.
+
+    nms: candidates are filtered before they meet, so B stays. Votes: A suppresses B in the pass,
+    and goes then, as in ATSS's release.
+    """
+    boxes = [(square(20), 0.9), (square(18), 0.8)]
+    for merge, expected in (("nms", [square(18)]), ("vote", []), ("soft-vote", [])):
+        found = merged(merge, Oracle(by_hand(boxes)), [(20, 99, 0, 19)])
+        assert found.pred_boxes.tensor.tolist() == expected
+
+
+def test_cap_of_a_pass_comes_before_its_range():
+    """One box a pass: the best is out of range, so nothing is left, as in ATSS's release."""
+    boxes = [(square(5), 0.9), (square(12, 8.0), 0.8)]
+    for cap, count in ((1, 0), (2, 1)):
+        detector = Oracle(by_hand(boxes), max_detections=cap)
+        found = merged("soft-vote", detector, [(20, 99, 10, 99)], max_detections=9)
+        assert len(found) == count
+
+
 # -- inputs and outputs ----------------------------------------------------------------------------
 
 
@@ -388,7 +626,10 @@ def test_found_in_one_pass_only(one):
 
 
 def test_batch_of_several():
-    """Images of three sizes: each has its own passes and finds its own objects, one has none."""
+    """Images of three sizes: each has its own passes and finds its own objects, one has none.
+
+    At a time one scale of all images, plain and mirrored.
+    """
     images = [picture(33, 47, 0), picture(40, 25, 1), picture(20, 20, 2)]
     truths = [OBJECTS[:2], [], [[2.0, 3, 18, 19]]]
     detector = Oracle(truth_in_every_pass(truths, images))
@@ -397,7 +638,47 @@ def test_batch_of_several():
     for found, truth in zip(results, truths, strict=True):
         expected = torch.tensor(truth).reshape(-1, 4)
         assert torch.allclose(found.pred_boxes.tensor, expected, atol=1e-3)
-    assert [number for number, _, _ in detector.passes] == [0] * 4 + [1] * 4 + [2] * 4
+    assert [number for number, _, _ in detector.passes] == [0, 0, 1, 1, 2, 2] * 2
+
+
+def test_groups_of_one_size():
+    """By height and width as first met; a turned image is another size."""
+    images = [torch.zeros(3, *size) for size in ((4, 5), (5, 4), (4, 5), (4, 4), (5, 4))]
+    assert groups_of_one_size(images) == [[0, 2], [1, 4], [3]]
+    assert groups_of_one_size([]) == []
+
+
+@pytest.mark.parametrize("merge", MERGES)
+@pytest.mark.parametrize("from_original", [False, True])
+def test_images_of_one_size_share_a_pass(from_original, merge):
+    """Five images of 20 x 30 (0, 2, 4), 30 x 20 (1) and 40 x 60 (3), to short edges 20 and 40.
+
+    At 20, the images 0, 2, 3 and 4 are all 20 x 30, at 40 all 40 x 60: batches of 4 and 1, plain
+    and mirrored. Each image gets its own objects, in its own size, in the order of the input.
+    """
+    sizes = [(20, 30), (30, 20), (20, 30), (40, 60), (20, 30)]
+    images = [picture(*size, number) for number, size in enumerate(sizes)]
+    truths = [[[1.0 + n, 2, 12, 15 + n / 2], [15.0, n, 19, 18]] for n in range(5)]
+    truths[2] = []
+    detector = Oracle(truth_in_every_pass(truths, images))
+    inputs = [
+        {"image": image, "height": 3 * height, "width": 3 * width}
+        for image, (height, width) in zip(images, sizes, strict=True)
+    ]
+    options = {"flip": True, "from_original": from_original, "merge": merge}
+    results = augmented(detector, [(20, 99), (40, 99)], inputs, **options)
+    assert detector.batches == [4, 4, 1, 1] * 2
+    assert detector.passes[:8] == [
+        *((number, (20, 30), mirrored) for mirrored in (False, True) for number in (0, 2, 3, 4)),
+    ]
+    for found, truth, (height, width) in zip(results, truths, sizes, strict=True):
+        assert found.image_size == (3 * height, 3 * width)
+        expected = 3 * torch.tensor(truth).reshape(-1, 4)
+        assert torch.allclose(found.pred_boxes.tensor, expected, atol=1e-3)
+
+
+def test_no_images():
+    assert augmented(Oracle(nothing), SCALES, []) == []
 
 
 # -- a real detector -------------------------------------------------------------------------------
@@ -424,38 +705,72 @@ def noise(height, width, seed=0):
     return torch.randint(0, 256, (3, height, width), generator=generator, dtype=torch.uint8)
 
 
+def assert_same(found, expected):
+    """As many detections, the same scores, classes and boxes, up to rounding."""
+    assert len(found) == len(expected) > 0 and found.image_size == expected.image_size
+    assert torch.allclose(found.scores, expected.scores, atol=1e-5)
+    assert torch.equal(found.pred_classes, expected.pred_classes)
+    assert torch.allclose(found.pred_boxes.tensor, expected.pred_boxes.tensor, atol=1e-2)
+
+
 @pytest.mark.parametrize("size", [(64, 96), (70, 51)], ids=str)
 def test_the_loaded_size_alone_is_an_ordinary_test(size):
     inputs = [{"image": noise(*size), "height": 2 * size[0], "width": 3 * size[1]}]
     with torch.no_grad():
         (plain,) = retinanet()(inputs)
-    (augmented,) = TestTimeAugmentation(retinanet(), [(min(size), 999)])(inputs)
-    plain, augmented = plain["instances"], augmented["instances"]
-    assert len(plain) == len(augmented) == 100 and plain.image_size == augmented.image_size
-    assert torch.equal(plain.pred_classes, augmented.pred_classes)
-    assert torch.allclose(plain.scores, augmented.scores, atol=1e-6)
-    boxes = plain.pred_boxes.tensor
-    assert torch.allclose(boxes, augmented.pred_boxes.tensor, atol=1e-3)
+    (found,) = augmented(retinanet(), [(min(size), 999)], inputs)
+    assert len(found) == 100
+    assert_same(found, plain["instances"])
+
+
+@pytest.mark.parametrize("size", [(64, 96), (70, 51)], ids=str)
+def test_one_scale_of_the_original_is_an_ordinary_test_of_it(size):
+    """The image as read, 48 pixels high or wide in the pass; an ordinary test gets it resized."""
+    pixels = noise(*size).permute(1, 2, 0).contiguous()
+    resized, _ = ResizeShortestEdge(48, 999, sample_style="choice")(pixels.numpy(), [])
+    sizes = {"height": size[0], "width": size[1]}
+    with torch.no_grad():
+        (plain,) = retinanet()([{"image": torch.from_numpy(resized).permute(2, 0, 1), **sizes}])
+    inputs = [{"image": pixels.permute(2, 0, 1)}]
+    (found,) = augmented(retinanet(), [(48, 999)], inputs, from_original=True)
+    assert_same(found, plain["instances"])
+
+
+@pytest.mark.parametrize("merge", MERGES)
+@pytest.mark.parametrize("from_original", [False, True])
+def test_company_changes_no_result(from_original, merge):
+    """Five images of two sizes at once, or one by one; the same up to rounding."""
+    sizes = [(64, 96), (70, 51), (64, 96), (64, 96), (70, 51)]
+    inputs = [{"image": noise(*size, seed)} for seed, size in enumerate(sizes)]
+    scales = [(64, 999), (48, 80, 20, 60)]
+    options = {"flip": True, "from_original": from_original, "merge": merge}
+    results = augmented(retinanet(), scales, inputs, **options)
+    assert len(results) == 5
+    for one, found in zip(inputs, results, strict=True):
+        (alone,) = augmented(retinanet(), scales, [one], **options)
+        assert_same(found, alone)
+    assert not torch.allclose(results[0].scores, results[2].scores, atol=1e-4)
 
 
 def test_mirrored_image_has_mirrored_detections():
     """With flip, an image of odd width and its mirror image give the same two passes."""
     image = noise(64, 91)
-    model = TestTimeAugmentation(retinanet(), [(64, 999)], flip=True)
-    one, other = (out["instances"] for out in model([{"image": image}, {"image": image.flip(2)}]))
+    inputs = [{"image": image}, {"image": image.flip(2)}]
+    one, other = augmented(retinanet(), [(64, 999)], inputs, flip=True)
     assert len(one) == len(other) == 100
     boxes = one.pred_boxes.tensor
     mirrored = torch.stack([91 - boxes[:, 2], boxes[:, 1], 91 - boxes[:, 0], boxes[:, 3]], 1)
     assert torch.allclose(mirrored, other.pred_boxes.tensor, atol=1e-3)
-    assert torch.equal(one.scores, other.scores)
-    alone = TestTimeAugmentation(retinanet(), [(64, 999)])([{"image": image}])[0]["instances"]
+    assert torch.allclose(one.scores, other.scores, atol=1e-6)
+    (alone,) = augmented(retinanet(), [(64, 999)], inputs[:1])
     assert not torch.equal(alone.scores, one.scores)
 
 
-def test_bfloat16_autocast():
+@pytest.mark.parametrize("merge", MERGES)
+def test_bfloat16_autocast(merge):
+    scales, images = [(64, 999), (80, 999)], [{"image": noise(64, 91)}]
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        model = TestTimeAugmentation(retinanet(), [(64, 999), (80, 999)], flip=True)
-        found = model([{"image": noise(64, 91)}])[0]["instances"]
+        (found,) = augmented(retinanet(), scales, images, flip=True, merge=merge)
     assert len(found) == 100
     assert found.scores.dtype == found.pred_boxes.tensor.dtype == torch.float32
 
@@ -471,12 +786,17 @@ def test_attributes_that_the_runner_reads():
 
 
 def test_scales_of_the_config():
-    """Each of MIN_SIZES with MAX_SIZE, then EXTRA_SIZES; the detector's own object is used."""
+    """Each of MIN_SIZES with MAX_SIZE, then EXTRA_SIZES; the detector's own object is used.
+
+    Without SCALE_FILTER every size is kept, whatever SCALE_RANGES says.
+    """
     config, detector = BaseConfig(), Oracle(nothing)
     values = {"MIN_SIZES": (40, 30), "MAX_SIZE": 70, "EXTRA_SIZES": [[20, 99], (50, 60)]}
+    values["SCALE_RANGES"] = ((1, 2),)
     config.merge(TEST={"AUG": {**values, "FLIP": False}})
     model = TestTimeAugmentation.from_config(config, detector)
-    assert model.scales == [(40, 70), (30, 70), (20, 99), (50, 60)]
+    pairs = [(40, 70), (30, 70), (20, 99), (50, 60)]
+    assert model.scales == [(*pair, 0, math.inf) for pair in pairs]
     assert model.flip is False and model.detector is detector
     config.TEST.AUG.FLIP = True
     assert TestTimeAugmentation.from_config(config, detector).flip is True
@@ -488,12 +808,40 @@ def test_scales_of_the_command_line():
         ["TEST.AUG.MIN_SIZES", "()", "TEST.AUG.EXTRA_SIZES", "((20, 99), (50, 60))"]
     )
     model = TestTimeAugmentation.from_config(config, Oracle(nothing))
-    assert model.scales == [(20, 99), (50, 60)] and model.flip is True
+    assert model.scales == [Scale(20, 99), Scale(50, 60)] and model.flip is True
 
 
 def test_defaults_of_the_config():
-    model = TestTimeAugmentation.from_config(BaseConfig(), Oracle(nothing))
-    assert model.scales == [(size, 4000) for size in range(400, 1201, 100)] and model.flip
+    """As cvpods': 9 scales, mirrored, soft voting from IoU 0.65; the cap is the detector's."""
+    model = TestTimeAugmentation.from_config(BaseConfig(), Oracle(nothing, max_detections=7))
+    assert model.scales == [Scale(size, 4000) for size in range(400, 1201, 100)] and model.flip
+    assert model.merge == "soft-vote" and model.vote_threshold == 0.65
+    assert model.from_original is False and model.max_detections == 7
+
+
+def test_arguments_of_the_config():
+    """All of TEST.AUG that is an argument; ranges are those of MIN_SIZES first."""
+    config = BaseConfig()
+    config.merge_from_list(
+        [
+            *("TEST.AUG.MIN_SIZES", "(40,)", "TEST.AUG.MAX_SIZE", "70"),
+            *("TEST.AUG.EXTRA_SIZES", "((20, 99),)", "TEST.AUG.FLIP", "False"),
+            *("TEST.AUG.SCALE_FILTER", "True", "TEST.AUG.SCALE_RANGES", "((0, 8.5), [3, 1e5])"),
+            *("TEST.AUG.FROM_ORIGINAL", "True", "TEST.AUG.MERGE", "vote"),
+            *("TEST.AUG.VOTE_THRESH", "0.5", "TEST.AUG.DETECTIONS_PER_IMAGE", "12"),
+        ]
+    )
+    assert augmentation_arguments(config) == {
+        "scales": [Scale(40, 70, 0, 8.5), Scale(20, 99, 3, 1e5)],
+        "flip": False,
+        "from_original": True,
+        "merge": "vote",
+        "vote_threshold": 0.5,
+        "max_detections": 12,
+    }
+    model = TestTimeAugmentation.from_config(config, Oracle(nothing))
+    for name, value in augmentation_arguments(config).items():
+        assert getattr(model, name) == value, name
 
 
 @pytest.mark.parametrize(
@@ -529,6 +877,59 @@ def test_no_scale_at_all():
         TestTimeAugmentation.from_config(config, Oracle(nothing))
 
 
+@pytest.mark.parametrize(
+    "ranges",
+    [
+        (),
+        ((0, 10),),
+        ((0, 10), (0, 10), (0, 10)),
+        ((0, 10), (10, 10)),
+        ((0, 10), (20, 10)),
+        ((0, 10), (-1, 10)),
+        ((0, 10), (0, 10, 20)),
+        ((0, 10), (5,)),
+        ((0, 10), 5),
+        ((0, 10), ("0", "10")),
+        ((0, 10), (False, True)),
+        ((0, 10), (0, math.nan)),
+    ],
+    ids=str,
+)
+def test_what_is_no_range(ranges):
+    """Two scales; a range is needed for each, low below high, not below 0."""
+    config = BaseConfig()
+    config.TEST.AUG.update(MIN_SIZES=(40, 30), SCALE_FILTER=True, SCALE_RANGES=ranges)
+    with pytest.raises(
+        ConfigError, match="SCALE_RANGES with a pair .* each of the 2 scales.*; got"
+    ):
+        augmentation_arguments(config)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("MERGE", "soft_vote", r"TEST\.AUG\.MERGE must be one of .*'soft-vote'.* got 'soft_vote'"),
+        ("MERGE", "", "got ''"),
+        ("VOTE_THRESH", 0.0, r"TEST\.AUG\.VOTE_THRESH must lie in \(0, 1\], got 0.0"),
+        ("VOTE_THRESH", -0.5, "got -0.5"),
+        ("VOTE_THRESH", 1.01, "got 1.01"),
+        ("VOTE_THRESH", math.nan, "got nan"),
+    ],
+)
+def test_what_is_no_merge(key, value, message):
+    config = BaseConfig()
+    config.TEST.AUG[key] = value
+    with pytest.raises(ConfigError, match=message):
+        augmentation_arguments(config)
+
+
+@pytest.mark.parametrize("threshold", [1e-3, 1.0])
+def test_ends_of_the_threshold(threshold):
+    config = BaseConfig()
+    config.TEST.AUG.VOTE_THRESH = threshold
+    assert augmentation_arguments(config)["vote_threshold"] == threshold
+
+
 @pytest.mark.parametrize("enabled", [True, False])
 def test_wrong_scales_stop_a_run_at_its_start(enabled, tmp_path, monkeypatch):
     """Before anything is written; not where they are not used."""
@@ -552,32 +953,225 @@ def test_other_models_are_refused():
         TestTimeAugmentation(nn.Linear(1, 1), [(480, 800)])
 
 
-def test_the_filter_by_scale_is_refused():
-    """cvpods has it, this project does not; augmentation itself is no longer refused."""
+def test_no_key_of_augmentation_is_refused():
+    """Neither augmentation nor cvpods' filter by scale."""
     config = BaseConfig()
-    config.TEST.AUG.ENABLED = True
+    config.TEST.AUG.update(ENABLED=True, SCALE_FILTER=True)
     refuse_unsupported(config)
-    config.TEST.AUG.SCALE_FILTER = True
-    with pytest.raises(ConfigError, match="TEST.AUG.SCALE_FILTER True"):
-        refuse_unsupported(config)
 
 
 def test_free_anchors_protocol():
     config = FreeAnchorConfig()
     config.override(FREE_ANCHOR_TTA)
-    model = TestTimeAugmentation.from_config(config, Oracle(nothing))
-    assert model.scales == SIX and model.flip is False
+    assert augmentation_arguments(config) == {
+        "scales": [Scale(*pair) for pair in SIX],
+        "flip": False,
+        "from_original": False,
+        "merge": "nms",
+        "vote_threshold": 0.65,
+        "max_detections": None,
+    }
 
 
-def test_experiments_with_the_protocol():
-    """The two that FreeAnchor's authors tested so; an ordinary test remains the default."""
-    folders = sorted(PLAYGROUND.glob("*.ms2"))
-    assert [folder.name for folder in folders] == [
-        "free_anchor.res101.2x.ms2",
-        "free_anchor.resx101_64x4d.2x.ms2",
+def test_atss_protocol():
+    config = ATSSConfig()
+    config.override(ATSS_TTA)
+    assert augmentation_arguments(config) == {
+        "scales": [Scale(*numbers) for numbers in THIRTEEN],
+        "flip": True,
+        "from_original": True,
+        "merge": "soft-vote",
+        "vote_threshold": 0.66,
+        "max_detections": 1000,
+    }
+    # Of each pass, and of what is evaluated.
+    assert config.TEST.DETECTIONS_PER_IMAGE == 100 and config.TEST.AUG.ENABLED is False
+    assert config.MODEL.ATSS.NMS_THRESH_TEST == 0.6
+
+
+def test_experiments_with_a_protocol():
+    """Those that their authors tested so; an ordinary test remains the default."""
+    expected = {
+        "atss.dcnv2.resx101_32x8d.2x": [Scale(*numbers) for numbers in THIRTEEN],
+        "atss.dcnv2.resx101_64x4d.2x": [Scale(*numbers) for numbers in THIRTEEN],
+        "free_anchor.res101.2x.ms2": [Scale(*pair) for pair in SIX],
+        "free_anchor.resx101_64x4d.2x.ms2": [Scale(*pair) for pair in SIX],
+    }
+    named = [
+        path.parent.name for path in PLAYGROUND.glob("*/config.py") if "_TTA" in path.read_text()
     ]
-    for folder in folders:
-        config, _ = load_experiment(folder)
+    assert sorted(named) == sorted(expected)
+    for name, scales in expected.items():
+        config, _ = load_experiment(PLAYGROUND / name)
         assert config.TEST.AUG.ENABLED is False
-        model = TestTimeAugmentation.from_config(config, Oracle(nothing))
-        assert model.scales == SIX and model.flip is False
+        arguments = augmentation_arguments(config)
+        assert arguments["scales"] == scales
+        assert arguments["merge"] == ("soft-vote" if name.startswith("atss") else "nms")
+
+
+# -- from files to AP ------------------------------------------------------------------------------
+
+# (height, width) of four images, and their objects (x1, y1, x2, y2), from 2 pixels long to nearly
+# all of the image; object i of image n is of class (n + i) % 3.
+PHOTOS = [(40, 60), (45, 31), (24, 101), (40, 60)]
+PHOTO_OBJECTS = [
+    [[1.0, 2, 4, 5.5], [8.25, 3, 33, 38.5], [30, 10.5, 59, 39], [50, 1, 52, 3], [4, 20, 14, 29]],
+    [[0.0, 0, 31, 45], [2.5, 30, 8, 41], [20, 3.75, 30, 12], [14, 20, 16.5, 22]],
+    [[3.0, 4, 97.5, 22], [60, 1, 66, 7], [90, 15, 92, 23], [10, 10, 30, 20]],
+    [[33.0, 5, 58, 17], [0, 31, 60, 40], [12, 12, 13.5, 15]],
+]
+
+
+@pytest.fixture
+def photos(tmp_path, monkeypatch):
+    """A config whose test data are PHOTOS: as `picture`, once as read; classes with ids 2, 4, 6."""
+    images, annotations = [], []
+    for number, (height, width) in enumerate(PHOTOS):
+        pixels = picture(height, width, number).permute(1, 2, 0).numpy().round().astype(np.uint8)
+        Image.fromarray(pixels[..., ::-1]).save(tmp_path / f"{number}.png")
+        size = {"height": height, "width": width}
+        images.append({"id": 10 + number, "file_name": f"{number}.png", **size})
+        for i, (x1, y1, x2, y2) in enumerate(PHOTO_OBJECTS[number]):
+            annotations.append(
+                {
+                    "id": len(annotations) + 1,
+                    "image_id": 10 + number,
+                    "category_id": 2 + 2 * ((number + i) % 3),
+                    "bbox": [x1, y1, x2 - x1, y2 - y1],
+                }
+            )
+    categories = [{"id": id_, "name": str(id_)} for id_ in (2, 4, 6)]
+    content = {"images": images, "annotations": annotations, "categories": categories}
+    (tmp_path / "photos.json").write_text(json.dumps(content))
+    monkeypatch.setattr(PATH_ROUTES, "_objects", dict(PATH_ROUTES._objects))
+    register_coco_instances("photos", tmp_path / "photos.json", tmp_path)
+    config = BaseDetectionConfig()
+    config.MODEL.DEVICE = "cpu"
+    config.DATASETS.TEST = ("photos",)
+    config.DATALOADER.NUM_WORKERS = 0
+    config.INPUT.AUG.TEST_PIPELINES = [("ResizeShortestEdge", {"short_edge_length": 12})]
+    return config
+
+
+@pytest.mark.parametrize("enabled", [False, True])
+@pytest.mark.parametrize("from_original", [False, True])
+def test_what_the_loader_gives(photos, enabled, from_original):
+    """Original bytes where both keys say so, otherwise 12 pixels short: 40 x 60 becomes 12 x 18."""
+    photos.TEST.AUG.update(ENABLED=enabled, FROM_ORIGINAL=from_original)
+    batches = list(build_test_loader(photos, "photos"))
+    assert [len(batch) for batch in batches] == [1] * 4
+    samples = [batch[0] for batch in batches]
+    small = [(12, 18), (17, 12), (12, 51), (12, 18)]
+    expected = PHOTOS if enabled and from_original else small
+    assert [tuple(sample["image"].shape[1:]) for sample in samples] == expected
+    assert [(sample["height"], sample["width"]) for sample in samples] == PHOTOS
+    for number, sample in enumerate(samples):
+        assert sample["image"].dtype == torch.uint8 and sample["image_id"] == 10 + number
+        if expected is PHOTOS:
+            original = picture(*PHOTOS[number], number).round().to(torch.uint8)
+            assert torch.equal(sample["image"], original)
+
+
+@pytest.mark.parametrize("enabled", [False, True])
+def test_several_images_at_once(photos, enabled):
+    """Three of four, then the last one; in the order of the data set."""
+    photos.TEST.IMS_PER_DEVICE = 3
+    photos.TEST.AUG.update(ENABLED=enabled, FROM_ORIGINAL=enabled)
+    batches = list(build_test_loader(photos, "photos"))
+    ids = [[sample["image_id"] for sample in batch] for batch in batches]
+    assert ids == [[10, 11, 12], [13]]
+
+
+@pytest.mark.parametrize("count", [0, -1])
+def test_fewer_than_one_image_at_once(photos, count):
+    photos.TEST.IMS_PER_DEVICE = count
+    with pytest.raises(ConfigError, match=rf"TEST.IMS_PER_DEVICE must be at least 1: {count}"):
+        build_test_loader(photos, "photos")
+
+
+def truth_within_the_ranges(number, index, size):
+    """Of `PHOTO_OBJECTS`, in the order of ATSS's passes: the truth where the pass may find it.
+
+    An object out of the pass's range is found a third of its size beside its place, with a better
+    score than any true one.
+    """
+    _, _, low, high = THIRTEEN[index // 2]
+    height, width = PHOTOS[number]
+    boxes, scores, classes = [], [], []
+    for i, (x1, y1, x2, y2) in enumerate(PHOTO_OBJECTS[number]):
+        x1, x2 = x1 * size[1] / width, x2 * size[1] / width
+        y1, y2 = y1 * size[0] / height, y2 * size[0] / height
+        wrong = not low < math.sqrt((x2 - x1) * (y2 - y1)) < high
+        x, y = (wrong * (x2 - x1) / 3, wrong * (y2 - y1) / 3)
+        boxes.append([x1 + x, y1 + y, x2 + x, y2 + y])
+        scores.append(0.99 if wrong else 0.6 + 0.01 * index)
+        classes.append((number + i) % 3)
+    return boxes, scores, classes
+
+
+def average_precision(config, detector):
+    model = TestTimeAugmentation.from_config(config, detector).eval()
+    loader = build_test_loader(config, "photos")
+    ground_truth = loader.dataset.datasets[0].coco_ground_truth()
+    evaluator = COCOEvaluator("photos", loader.dataset.meta, config, ground_truth=ground_truth)
+    return inference_on_dataset(model, loader, evaluator)["bbox"]["AP"], evaluator._detections
+
+
+@pytest.mark.parametrize("at_once", [1, 3])
+def test_truth_through_all_passes_of_atss(photos, at_once):
+    """A detector that finds the truth has AP 100 after 26 passes, and finds each object once.
+
+    Image 0, 40 x 60: 13 scales from 800 x 1200 on, plain and mirrored. Image 2, 24 x 101, of which
+    the long edge binds everywhere: 24 * 1333 / 101 = 316.8 -> 317, 24 * 3000 / 101 = 712.9 -> 713.
+    Image 1, 45 x 31, by its width: 45 * 800 / 31 = 1161.3, 400: 580.6, 500: 725.8, 600: 871.0,
+    640: 929.0, 700: 1016.1, 900: 1306.5 and so on.
+    """
+    photos.override({**ATSS_TTA, "TEST.AUG.ENABLED": True, "TEST.IMS_PER_DEVICE": at_once})
+    detector = Oracle(truth_within_the_ranges, nms_threshold=0.6)
+    precision, found = average_precision(photos, detector)
+    assert precision == pytest.approx(100)
+    assert len(found) == sum(len(objects) for objects in PHOTO_OBJECTS)
+    edges = [800, 400, 500, 600, 640, 700, 900, 1000, 1100, 1200, 1300, 1400, 1800]
+    heights = [1161, 581, 726, 871, 929, 1016, 1306, 1452, 1597, 1742, 1887, 2032, 2613]
+    expected = [
+        [(edge, edge * 3 // 2) for edge in edges],
+        list(zip(heights, edges, strict=True)),
+        [(317, 1333)] * 6 + [(713, 3000)] * 7,
+        [(edge, edge * 3 // 2) for edge in edges],
+    ]
+    for number, sizes in enumerate(expected):
+        passes = [(size, mirrored) for n, size, mirrored in detector.passes if n == number]
+        assert passes == [(size, mirrored) for size in sizes for mirrored in (False, True)]
+
+
+def test_wrong_sizes_would_be_seen(photos):
+    """The same detector without the filter: what it misplaces wins, and AP falls."""
+    keys = {"TEST.AUG.ENABLED": True, "TEST.AUG.SCALE_FILTER": False}
+    photos.override({**ATSS_TTA, **keys, "TEST.AUG.EXTRA_SIZES": ((800, 1333), (400, 1333))})
+    precision, _ = average_precision(photos, Oracle(truth_within_the_ranges, nms_threshold=0.6))
+    assert precision < 70
+
+
+def test_cap_of_the_protocol(photos):
+    """1,000 of an image stay, of 26 passes with up to 100 each; of each class the best 100 count.
+
+    150 objects in a row, no two overlapping; passes differ in what they see by a whole pixel of
+    the original, too little overlap for a vote. Each pass gives its 100 best.
+    """
+
+    def answer(number, index, size):
+        factor = size[1] / PHOTOS[number][1]
+        left = torch.arange(150) % 50 + 0.3 * (index % 3)
+        top = torch.arange(150) // 50 * 3 + 10.0 * (index % 4)
+        boxes = torch.stack([left, top, left + 0.25, top + 2], 1) * factor
+        return boxes.tolist(), (0.9 - torch.arange(150) / 1000).tolist(), [0] * 150
+
+    keys = {"TEST.AUG.ENABLED": True, "TEST.AUG.SCALE_FILTER": False}
+    photos.override({**ATSS_TTA, **keys})
+    arguments = augmentation_arguments(photos)
+    arguments["scales"] = [Scale(40, 99)] * 13
+    for cap, count in ((1000, 1000), (None, 100), (5000, 1200)):
+        arguments["max_detections"] = cap
+        model = TestTimeAugmentation(Oracle(answer, nms_threshold=0.6), **arguments)
+        (result,) = model([{"image": picture(40, 60)}])
+        assert len(result["instances"]) == count

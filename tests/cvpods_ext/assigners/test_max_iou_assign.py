@@ -72,12 +72,11 @@ def test_low_quality_match():
 
 
 def test_low_quality_match_answers_for_its_own_best_box():
-    """Boxes A = (0, 0, 10, 10), B = (1, 0, 3, 3); anchors a = (0, 0, 3, 10), A itself.
+    """Boxes A = (0, 0, 10, 10), B = (1, 0, 2, 6); anchors a = (0, 0, 3, 10) and A itself.
 
-    IoU(a, A) = 30/100 = .3. B lies in both: IoU(a, B) = 6/30 = .2, IoU(A, B) = 6/100 = .06.
-    The best anchor of B is a, and B has its centre (1.5, 5)... not inside: B ends at y = 3. With
-    B = (1, 0, 2, 6), also of area 6, the centre is inside both; a is positive because of B, but
-    answers for A, its own best. B has no anchor.
+    IoU(a, A) = 30/100 = .3. B lies in both anchors: IoU(a, B) = 6/30 = .2, IoU(A, B) = 6/100.
+    The best anchor of B is a, whose centre (1.5, 5) is inside both boxes: it is positive because
+    of B, but answers for A, its own best. B has no anchor.
     """
     anchors = torch.tensor([[0.0, 0, 3, 10], [0, 0, 10, 10]])
     boxes = torch.tensor([[0.0, 0, 10, 10], [1, 0, 2, 6]])

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import pytest
+import torch
 
 from cvpods.configs import RetinaNetConfig
+from cvpods.configs.config_dict import flatten
 from cvpods.engine.scaling import plan_batches
-from cvpods_ext.configs import FreeAnchorConfig, compose
+from cvpods.layers import DeformConv, ModulatedDeformConv
+from cvpods.utils.errors import ConfigError
+from cvpods_ext.configs import ATSSConfig, FreeAnchorConfig, compose
 from cvpods_ext.configs import fragments as f
+from cvpods_ext.modeling import ATSS, build_resnet_fpn_p3_p7
 
 
 def test_like_copies_whole_groups_and_single_keys():
@@ -64,3 +69,59 @@ def test_every_number_of_gpus_makes_the_same_passes(world_size):
     assert passes == [(2 * i, 2 * i + 1) for i in range(8)]
     assert config.SOLVER.LR_SCHEDULER.MAX_ITER == 90_000
     assert config.SOLVER.OPTIMIZER.BASE_LR == 0.01
+
+
+# -- deformable convolutions -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("stages", "switches"),
+    [
+        (["res3", "res4", "res5"], [False, True, True, True]),
+        (["res5", "res4"], [False, False, True, True]),
+        (["res2"], [True, False, False, False]),
+        ([], [False, False, False, False]),
+    ],
+)
+def test_dcnv2_says_where(stages, switches):
+    """These three keys and no other; switches are in the order of res2, res3, res4, res5."""
+    plain = dict(flatten(compose(ATSSConfig, f.RES50)))
+    values = dict(flatten(compose(ATSSConfig, f.RES50, f.dcnv2(*stages))))
+    assert values["MODEL.RESNETS.DEFORM_ON_PER_STAGE"] == switches
+    assert values["MODEL.RESNETS.DEFORM_MODULATED"] is True
+    assert values["MODEL.ATSS.USE_DCN_IN_TOWER"] is True
+    changed = {key for key in values if values[key] != plain[key]}
+    assert changed <= set(f.dcnv2(*stages)) and len(f.dcnv2(*stages)) == 3
+    assert plain["MODEL.RESNETS.DEFORM_ON_PER_STAGE"] == [False] * 4
+    assert plain["MODEL.ATSS.USE_DCN_IN_TOWER"] is False
+
+
+@pytest.mark.parametrize("stages", [["res6"], ["res3", "c4"], ["stem"], ["RES3"], ["res3,res4"]])
+def test_dcnv2_refuses_unknown_stages(stages):
+    with pytest.raises(ConfigError, match=rf"'res2', 'res3'.*\['{stages[-1]}'\]"):
+        f.dcnv2(*stages)
+
+
+def test_dcnv2_of_another_method():
+    """A key of its own namespace; compose() refuses it where the method has no such key."""
+    fragment = f.dcnv2("res3", method="FREE_ANCHOR")
+    assert fragment["MODEL.FREE_ANCHOR.USE_DCN_IN_TOWER"] is True
+    assert not any(key.startswith("MODEL.ATSS") for key in fragment)
+    with pytest.raises(ConfigError, match="MODEL.FREE_ANCHOR.USE_DCN_IN_TOWER"):
+        compose(FreeAnchorConfig, f.RES50, fragment)
+
+
+def test_dcnv2_builds_what_it_says():
+    """ResNet-50, res4 and res5: 6 + 3 blocks and two towers."""
+    config = compose(ATSSConfig, f.RES50, f.dcnv2("res4", "res5"))
+    with torch.device("meta"):
+        model = ATSS.from_config(config, backbone=build_resnet_fpn_p3_p7(config))
+    deforming = {name: m for name, m in model.named_modules() if isinstance(m, DeformConv)}
+    assert set(deforming) == {
+        *(f"backbone.bottom_up.res4.{i}.conv2" for i in range(6)),
+        *(f"backbone.bottom_up.res5.{i}.conv2" for i in range(3)),
+        "head.cls_subnet.9.conv",
+        "head.bbox_subnet.9.conv",
+    }
+    assert {type(m) for m in deforming.values()} == {ModulatedDeformConv}
+    assert {m.deformable_groups for m in deforming.values()} == {1}
