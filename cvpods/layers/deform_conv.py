@@ -14,8 +14,8 @@ class DeformConv(ops.DeformConv2d):
     """y(p) = sum_k w_k * x(p + p_k + offset_k(p)), then optional norm and activation.
 
     p_k: positions of the kernel; x between cells is bilinear, outside the map 0. Starts from
-    U(-1, 1) / sqrt(fan-in), bias 0. Computes in float32 whatever autocast says: positions need
-    it, and the operator knows no bfloat16.
+    U(-1, 1) / sqrt(fan-in), bias 0. Computes in float32 at least, whatever autocast says: positions
+    need it, and the operator knows no bfloat16.
 
     Args:
         deformable_groups: G, groups of channels with offsets of their own.
@@ -50,10 +50,25 @@ class DeformConv(ops.DeformConv2d):
         Args:
             offset: (N, 2 * k * k * G, H', W'), pairs (dy, dx) in cells of x.
             mask: (N, k * k * G, H', W') factors of the samples; None is 1.
+
+        Raises:
+            ValueError: offset or mask has not as many channels as G says.
         """
+        samples = self.kernel_size[0] * self.kernel_size[1] * self.deformable_groups
+        for name, given, channels in (("offset", offset, 2 * samples), ("mask", mask, samples)):
+            if given is not None and given.shape[1] != channels:
+                raise ValueError(
+                    f"{name} needs {channels} channels for deformable_groups "
+                    f"{self.deformable_groups}; got {given.shape[1]}."
+                )
+        dtype = torch.promote_types(x.dtype, torch.float32)
+        x_, offset, mask, weight, bias = (
+            None if tensor is None else tensor.to(dtype)
+            for tensor in (x, offset, mask, self.weight, self.bias)
+        )
         with torch.autocast(x.device.type, enabled=False):
-            mask = None if mask is None else mask.float()
-            y = super().forward(x.float(), offset.float(), mask).to(x.dtype)
+            geometry = self.stride, self.padding, self.dilation
+            y = ops.deform_conv2d(x_, offset, weight, bias, *geometry, mask).to(x.dtype)
         if self.norm is not None:
             y = self.norm(y)
         return y if self.activation is None else self.activation(y)

@@ -62,9 +62,7 @@ class ResNet(Backbone):
         deformations: Mapping[str, Deformation] | None = None,
     ) -> None:
         super().__init__()
-        _check(depth, out_features, num_groups, res2_out_channels, num_classes)
-        if depth < 50 and res5_dilation != 1:
-            raise ConfigError(f"ResNet-{depth} has no MODEL.RESNETS.RES5_DILATION {res5_dilation}.")
+        _check(depth, out_features, num_groups, res2_out_channels, res5_dilation, num_classes)
         activation = activation or {"NAME": "ReLU", "INPLACE": True}
         self.stem = BasicStem(
             in_channels, stem_out_channels, norm, activation=activation, deep=deep_stem
@@ -73,6 +71,7 @@ class ResNet(Backbone):
         self._out_feature_strides = {"stem": 4}
         self._out_feature_channels = {"stem": stem_out_channels}
         self.stage_names = _needed_stages(out_features)
+        _check_deformations(deformations or {}, self.stage_names)
         channels, stride = stem_out_channels, 4
         for index, name in enumerate(self.stage_names):
             dilation = res5_dilation if name == "res5" else 1
@@ -149,6 +148,7 @@ def _check(
     out_features: Sequence[str],
     num_groups: int,
     res2_out_channels: int,
+    res5_dilation: int,
     num_classes: int | None,
 ) -> None:
     if depth not in BLOCKS_PER_STAGE:
@@ -163,23 +163,35 @@ def _check(
             f"ResNet-{depth} needs MODEL.RESNETS.RES2_OUT_CHANNELS 64 and NUM_GROUPS 1; got "
             f"{res2_out_channels} and {num_groups}."
         )
+    if depth < 50 and res5_dilation != 1:
+        raise ConfigError(f"ResNet-{depth} has no MODEL.RESNETS.RES5_DILATION {res5_dilation}.")
+
+
+def _check_deformations(deformations: Mapping[str, Any], stage_names: Sequence[str]) -> None:
+    missing = sorted(set(deformations) - set(stage_names))
+    if missing:
+        raise ConfigError(
+            f"MODEL.RESNETS.DEFORM_ON_PER_STAGE switches on {missing}, but OUT_FEATURES needs "
+            f"{list(stage_names)} only."
+        )
 
 
 def _deformations(resnets: Any) -> dict[str, Deformation]:
     """Of every stage that MODEL.RESNETS.DEFORM_ON_PER_STAGE switches on."""
     switches = resnets.DEFORM_ON_PER_STAGE
-    if len(switches) != len(STAGES) or not all(isinstance(on, bool) for on in switches):
+    is_list = isinstance(switches, (list, tuple)) and len(switches) == len(STAGES)
+    if not is_list or not all(isinstance(on, bool) for on in switches):
         raise ConfigError(
             f"MODEL.RESNETS.DEFORM_ON_PER_STAGE needs True or False for each of {STAGES}; "
-            f"got {switches}."
+            f"got {switches!r}."
         )
     groups = resnets.DEFORM_NUM_GROUPS
     # The channels of every deformable convolution are a multiple of those in res2.
     width = resnets.NUM_GROUPS * resnets.WIDTH_PER_GROUP
-    if groups < 1 or width % groups:
+    if type(groups) is not int or groups < 1 or width % groups:
         raise ConfigError(
             f"MODEL.RESNETS.DEFORM_NUM_GROUPS must divide the {width} channels of a block's 3x3 "
-            f"convolution in res2; got {groups}."
+            f"convolution in res2; got {groups!r}."
         )
     deformation = Deformation(resnets.DEFORM_MODULATED, groups)
     return {name: deformation for name, on in zip(STAGES, switches, strict=True) if on}

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from cvpods.layers import DFConv2d, get_norm
 from cvpods.modeling.nn_utils.weight_init import normal_fill
+from cvpods.utils.errors import ConfigError
 
 
 class Scale(nn.Module):
@@ -59,6 +60,8 @@ class DenseHead(nn.Module):
         box_bias: float = 0.0,
     ) -> None:
         super().__init__()
+        if deformable and num_convs < 1:
+            raise ConfigError(f"A deformable tower needs NUM_CONVS >= 1; got {num_convs}.")
         self.quality = quality
         self.quality_on_box_tower = quality_on_box_tower
         self.cls_subnet = _tower(in_channels, num_convs, norm, deformable)

@@ -383,7 +383,7 @@ def test_dilated_res5_deforms():
         (narrow_resnet50, {"stride_in_1x1": True}),
         (narrow_resnet50, {"num_groups": 8}),
         (narrow_resnet50, {"res5_dilation": 2}),
-        (resnet18, {"out_features": ["res2", "res3"]}),
+        (resnet18, {"out_features": ["res2", "res3", "res5"]}),
     ],
 )
 @pytest.mark.parametrize("modulated", [True, False])
@@ -497,11 +497,15 @@ def test_norms_of_deformable_convolutions(norm, cls):
 
 @pytest.mark.parametrize("build", [resnet18, narrow_resnet50])
 def test_deformable_blocks_start_as_the_identity(build):
-    """ZERO_INIT_RESIDUAL: the last norm of a BasicBlock is that of its deformable convolution."""
+    """ZERO_INIT_RESIDUAL: the last norm of a BasicBlock is that of its deformable convolution.
+
+    The other norms start from 1, so that gradients reach the last one.
+    """
     backbone = build(out_features=["res3"], zero_init_residual=True, **deformed("res3"))
     block = backbone.res3[1].eval()
     x = torch.rand(1, block.conv1.in_channels, 8, 8)
     assert torch.equal(block(x), x)
+    assert (block.last_norm.weight == 0).all() and (block.conv1.norm.weight == 1).all()
 
 
 @pytest.mark.parametrize("modulated", [True, False])
@@ -509,12 +513,12 @@ def test_deformable_blocks_start_as_the_identity(build):
 def test_deformation_from_config(modulated, groups):
     """Switches are in the order of res2, res3, res4, res5."""
     config = config_of(RetinaNetConfig)
-    config.MODEL.RESNETS.DEFORM_ON_PER_STAGE = [True, False, False, True]
+    config.MODEL.RESNETS.DEFORM_ON_PER_STAGE = [False, True, False, True]
     config.MODEL.RESNETS.DEFORM_MODULATED = modulated
     config.MODEL.RESNETS.DEFORM_NUM_GROUPS = groups
     backbone = without_data(build_resnet_backbone, config, RGB)
     kind = ModulatedDeformConv if modulated else DeformConv
-    for stage, expected in zip(ALL[1:], [kind, Conv2d, Conv2d, kind], strict=True):
+    for stage, expected in zip(ALL[1:], [Conv2d, kind, Conv2d, kind], strict=True):
         assert {type(block.conv2) for block in getattr(backbone, stage)} == {expected}
     outputs = (27 if modulated else 18) * groups
     assert backbone.res5[1].conv2_offset.out_channels == outputs
@@ -534,6 +538,13 @@ def test_nothing_deforms_by_default():
         ({"DEFORM_ON_PER_STAGE": []}, "DEFORM_ON_PER_STAGE"),
         ({"DEFORM_ON_PER_STAGE": [0, 1, 1, 1]}, r"DEFORM_ON_PER_STAGE .*\[0, 1, 1, 1\]"),
         ({"DEFORM_ON_PER_STAGE": ["res3", "res4", "res5", ""]}, "DEFORM_ON_PER_STAGE .*True"),
+        ({"DEFORM_ON_PER_STAGE": True}, "DEFORM_ON_PER_STAGE .*got True"),
+        (
+            {"DEFORM_ON_PER_STAGE": [False, False, False, True], "OUT_FEATURES": ["res4"]},
+            r"DEFORM_ON_PER_STAGE .*\['res5'\].*'res4'\] only",
+        ),
+        ({"DEFORM_NUM_GROUPS": "2"}, "DEFORM_NUM_GROUPS .*got '2'"),
+        ({"DEFORM_NUM_GROUPS": 2.0}, "DEFORM_NUM_GROUPS .*got 2.0"),
         ({"DEFORM_NUM_GROUPS": 0}, "DEFORM_NUM_GROUPS .*64 channels.*got 0"),
         ({"DEFORM_NUM_GROUPS": -1}, "DEFORM_NUM_GROUPS .*got -1"),
         ({"DEFORM_NUM_GROUPS": 3}, "DEFORM_NUM_GROUPS .*64 channels.*got 3"),
