@@ -23,9 +23,9 @@ class Assignment(NamedTuple):
 
 
 def nobody(anchors: Tensor) -> Assignment:
-    """No location (R, 4) answers for any box: images without boxes."""
+    """None of the anchors (R, 4), float32, answers for a box: images without boxes."""
     background = torch.full((len(anchors),), BACKGROUND, device=anchors.device)
-    return Assignment(background, anchors.new_zeros(len(anchors), dtype=torch.float32))
+    return Assignment(background, anchors.new_zeros(len(anchors)))
 
 
 def centers(boxes: Tensor) -> Tensor:
