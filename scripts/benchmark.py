@@ -114,7 +114,7 @@ class _Levels:
     count = sum(h * w for h, w in sizes)
 
 
-def _atss_parts(num_classes: int = 80) -> ATSS:
+def atss_parts(num_classes: int = 80) -> ATSS:
     strides = [8, 16, 32, 64, 128]
     anchors = AnchorGrid(
         sizes=[[8 * s] for s in strides], aspect_ratios=[[1.0]], strides=strides, offset=0.5
@@ -130,7 +130,7 @@ def _atss_parts(num_classes: int = 80) -> ATSS:
     )
 
 
-def _random_targets(count: int, images: int = 2) -> list[Instances]:
+def random_targets(count: int, images: int = 2) -> list[Instances]:
     random = torch.Generator().manual_seed(0)
     targets = []
     for _ in range(images):
@@ -144,7 +144,7 @@ def _random_targets(count: int, images: int = 2) -> list[Instances]:
 
 def benchmark_loss(args: argparse.Namespace) -> None:
     """Assignment, forward and backward of ATSS's losses: 800 x 1216, batch 2, 80 classes."""
-    model = _atss_parts()
+    model = atss_parts()
     maps = [torch.zeros(2, 1, h, w) for h, w in _Levels.sizes]
     priors = model.priors(maps)
     shapes = {"cls_logits": 80, "box_deltas": 4, "centerness": 1}
@@ -153,7 +153,7 @@ def benchmark_loss(args: argparse.Namespace) -> None:
         for name, channels in shapes.items()
     }
     for count in (27, 240, 1000):
-        targets = _random_targets(count)
+        targets = random_targets(count)
 
         def work(targets: list[Instances] = targets) -> None:
             leaves = {name: value.clone().requires_grad_() for name, value in outputs.items()}
@@ -250,7 +250,7 @@ def benchmark_step(args: argparse.Namespace) -> None:
                     "image": torch.randint(0, 256, (3, 512, 640), dtype=torch.uint8),
                     "instances": target,
                 }
-                for target in _random_targets(10)
+                for target in random_targets(10)
             ]
 
             def work(model=model, optimizer=optimizer, batch=batch, bf16=bf16) -> None:

@@ -20,7 +20,7 @@ from pathlib import Path
 import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from benchmark import _atss_parts, _random_targets, peak_mib, seconds  # noqa: E402
+from benchmark import atss_parts, peak_mib, random_targets, seconds  # noqa: E402
 
 from cvpods.data.detection_utils import read_image  # noqa: E402
 from cvpods.layers import box_voting  # noqa: E402
@@ -36,11 +36,11 @@ STRIDES = (8, 16, 32, 64, 128)
 def benchmark_assigners(args: argparse.Namespace) -> None:
     """One image of 800 x 1216, 20,267 anchors."""
     maps = [torch.zeros(1, 1, -(-800 // s), -(-1216 // s)) for s in STRIDES]
-    levels = _atss_parts().anchor_generator.grid(maps)
+    levels = atss_parts().anchor_generator.grid(maps)
     anchors, sizes = torch.cat(levels), [len(level) for level in levels]
     print("| boxes | definition | time | peak memory |\n| --- | --- | --- | --- |")
     for count in (27, 240, 1000):
-        (target,) = _random_targets(count, images=1)
+        (target,) = random_targets(count, images=1)
         for name in ("ATSS", "SSC", "IoU", "TOPK"):
             assigner = make_assigner(name, 9, [8 * s for s in STRIDES])
 

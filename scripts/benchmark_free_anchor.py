@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from benchmark import _random_targets, peak_mib  # noqa: E402
+from benchmark import peak_mib, random_targets  # noqa: E402
 
 from cvpods.modeling.anchor_generator import AnchorGrid  # noqa: E402
 from cvpods_ext.losses import free_anchor_loss  # noqa: E402
@@ -43,7 +43,7 @@ def make_inputs(images: int, anchors: Tensor, boxes: int, device: str) -> tuple:
     torch.manual_seed(0)
     logits = torch.randn(images, len(anchors), NUM_CLASSES) * 0.1 - 3.9
     deltas = torch.randn(images, len(anchors), 4) * 0.1
-    targets = [target.to(device) for target in _random_targets(boxes, images)]
+    targets = [target.to(device) for target in random_targets(boxes, images)]
     return (
         logits.to(device).requires_grad_(),
         deltas.to(device).requires_grad_(),

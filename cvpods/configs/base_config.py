@@ -159,7 +159,8 @@ _config_dict = {
             "SCALE_RANGES": (),
             # Start each pass from the original image; otherwise from that of an ordinary test.
             "FROM_ORIGINAL": False,
-            # "soft-vote" or "vote": average detections that overlap; "nms": one NMS of all passes.
+            # "soft-vote" or "vote": average what overlaps of each pass's detections; "nms": one NMS
+            # of all passes' candidates, without one in each pass.
             "MERGE": "soft-vote",
             # IoU from which boxes vote together.
             "VOTE_THRESH": 0.65,

@@ -117,16 +117,21 @@ def build_train_loader(cfg: Any, plan: BatchPlan | None = None, start_iter: int 
     )
 
 
-def build_test_loader(cfg: Any, dataset_name: str) -> DataLoader:
-    """A loader of this process's share of one test data set, TEST.IMS_PER_DEVICE images at once.
-
-    Images are of the size of INPUT.AUG.TEST_PIPELINES; as they are where TEST.AUG wants that.
+def test_transforms(cfg: Any) -> list:
+    """What test images go through: INPUT.AUG.TEST_PIPELINES, or nothing where TEST.AUG starts from
+    the original image.
     """
+    as_they_are = cfg.TEST.AUG.ENABLED and cfg.TEST.AUG.FROM_ORIGINAL
+    return build_transform_gens(
+        [] if as_they_are else cfg.INPUT.AUG.TEST_PIPELINES, cfg.INPUT.FORMAT
+    )
+
+
+def build_test_loader(cfg: Any, dataset_name: str) -> DataLoader:
+    """A loader of this process's share of one test data set, TEST.IMS_PER_DEVICE images at once."""
     if cfg.TEST.IMS_PER_DEVICE < 1:
         raise ConfigError(f"TEST.IMS_PER_DEVICE must be at least 1: {cfg.TEST.IMS_PER_DEVICE}.")
-    as_they_are = cfg.TEST.AUG.ENABLED and cfg.TEST.AUG.FROM_ORIGINAL
-    pipelines = [] if as_they_are else cfg.INPUT.AUG.TEST_PIPELINES
-    transforms = build_transform_gens(pipelines, cfg.INPUT.FORMAT)
+    transforms = test_transforms(cfg)
     dataset = build_dataset(cfg, [dataset_name], transforms, is_train=False)
     return DataLoader(
         dataset,

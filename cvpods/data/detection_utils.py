@@ -13,6 +13,14 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from cvpods.structures import Boxes, BoxMode, Instances
 from cvpods.utils.errors import DataError
 
+_UNREADABLE = (
+    UnidentifiedImageError,
+    Image.DecompressionBombError,
+    OSError,
+    SyntaxError,
+    ValueError,
+)
+
 
 class SizeMismatchError(DataError):
     """An image has another size than its annotation says."""
@@ -33,27 +41,25 @@ def read_image(file_name: str | Path, format: str | None = "BGR") -> np.ndarray:
         DataError: the file is missing or is no readable image.
     """
     try:
-        with Image.open(file_name) as opened:
-            return image_to_array(opened, format)
+        opened = Image.open(file_name)
     except FileNotFoundError:
         raise DataError(f"Image {file_name} does not exist.") from None
-    except DataError:
-        raise
-    except (
-        UnidentifiedImageError,
-        Image.DecompressionBombError,
-        OSError,
-        SyntaxError,
-        ValueError,
-    ) as error:
+    except _UNREADABLE as error:
         raise DataError(f"Image {file_name} cannot be read: {error}") from error
+    with opened:
+        return image_to_array(opened, format, str(file_name))
 
 
-def image_to_array(image: Image.Image, format: str | None = "BGR") -> np.ndarray:
-    """A PIL image as read_image() would return it."""
+def image_to_array(
+    image: Image.Image, format: str | None = "BGR", name: str = "of PIL"
+) -> np.ndarray:
+    """A PIL image as read_image() would return it; errors call it `name`."""
     if format not in ("BGR", "RGB", "L", None):
         raise DataError(f"INPUT.FORMAT must be 'BGR', 'RGB' or 'L', got {format!r}.")
-    image = _to_8_bit(ImageOps.exif_transpose(image)).convert("L" if format == "L" else "RGB")
+    try:
+        image = _to_8_bit(ImageOps.exif_transpose(image)).convert("L" if format == "L" else "RGB")
+    except _UNREADABLE as error:
+        raise DataError(f"Image {name} cannot be read: {error}") from error
     raw = image.tobytes("raw", format or "RGB")
     return np.frombuffer(bytearray(raw), dtype=np.uint8).reshape(image.height, image.width, -1)
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import math
-
+import numpy as np
 import torch
 from torch import Tensor
 from torchvision import ops
@@ -38,9 +37,10 @@ def box_voting(
     Differs from the published code: continuous boxes, without the legacy one pixel in widths.
     """
     boxes, scores = boxes.float(), scores.float()
-    # nms() suppresses above its threshold; the nearest number below makes that "at least".
-    below = math.nextafter(iou_threshold, -math.inf)
-    heads = ops.batched_nms(boxes, scores, classes, below)  # (H,), best first
+    # nms() suppresses above its threshold, which is float32 on GPUs; the next number below makes
+    # that "at least".
+    below = np.nextafter(np.float32(iou_threshold), np.float32(-1))
+    heads = ops.batched_nms(boxes, scores, classes, float(below))  # (H,), best first
     iou = ops.box_iou(boxes[heads], boxes).nan_to_num(0.0)  # (H, N)
     iou = torch.where(classes[heads][:, None] == classes, iou, -1.0)
     cluster = _first_head(iou, heads, iou_threshold)  # (N,)

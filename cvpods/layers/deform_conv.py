@@ -26,14 +26,21 @@ class DeformConv(ops.DeformConv2d):
 
     def __init__(
         self,
-        *args: Any,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int,
+        stride: int = 1,
+        padding: int = 0,
+        dilation: int = 1,
+        groups: int = 1,
         deformable_groups: int = 1,
         bias: bool = False,
         norm: nn.Module | None = None,
         activation: Callable[[Tensor], Tensor] | None = None,
-        **kwargs: Any,
     ) -> None:
-        super().__init__(*args, bias=bias, **kwargs)
+        super().__init__(
+            in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias
+        )
         if deformable_groups < 1 or self.in_channels % deformable_groups:
             raise ValueError(
                 f"deformable_groups {deformable_groups} must divide in_channels {self.in_channels}."
@@ -61,11 +68,7 @@ class DeformConv(ops.DeformConv2d):
                     f"{name} needs {channels} channels for deformable_groups "
                     f"{self.deformable_groups}; got {given.shape[1]}."
                 )
-        dtype = torch.promote_types(x.dtype, torch.float32)
-        x_, offset, mask, weight, bias = (
-            None if tensor is None else tensor.to(dtype)
-            for tensor in (x, offset, mask, self.weight, self.bias)
-        )
+        x_, offset, mask, weight, bias = _in_float32(x, offset, mask, self.weight, self.bias)
         with torch.autocast(x.device.type, enabled=False):
             geometry = self.stride, self.padding, self.dilation
             y = ops.deform_conv2d(x_, offset, weight, bias, *geometry, mask).to(x.dtype)
@@ -79,8 +82,21 @@ class ModulatedDeformConv(DeformConv):
 
     modulated = True
 
-    def __init__(self, *args: Any, bias: bool = True, **kwargs: Any) -> None:
-        super().__init__(*args, bias=bias, **kwargs)
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int,
+        stride: int = 1,
+        padding: int = 0,
+        dilation: int = 1,
+        groups: int = 1,
+        deformable_groups: int = 1,
+        bias: bool = True,
+        **kwargs: Any,
+    ) -> None:
+        shape = in_channels, out_channels, kernel_size, stride, padding, dilation, groups
+        super().__init__(*shape, deformable_groups, bias, **kwargs)
 
     def forward(self, x: Tensor, offset: Tensor, mask: Tensor) -> Tensor:  # type: ignore[override]
         """As DeformConv.forward, with a mask."""
@@ -92,7 +108,7 @@ class OffsetConv(nn.Conv2d):
 
     Its channels are 2 * k * k * G offsets and, for a ModulatedDeformConv, k * k * G logits of the
     mask. Starts from a uniform distribution of variance 1 / fan-in, bias 0; so offsets are not 0
-    at first, and the mask is about 0.5.
+    at first, and the mask is about 0.5. Computes in float32 at least, as offsets are positions.
     """
 
     def __init__(self, conv: DeformConv) -> None:
@@ -111,7 +127,8 @@ class OffsetConv(nn.Conv2d):
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:  # type: ignore[override]
         """(N, C, H, W) -> offset (N, 2kkG, H', W') and, where modulated, mask (N, kkG, H', W')."""
-        raw = super().forward(x)
+        with torch.autocast(x.device.type, enabled=False):
+            raw = self._conv_forward(*_in_float32(x, self.weight, self.bias))
         offset, logits = raw[:, : self.num_offsets], raw[:, self.num_offsets :]
         return (offset, logits.sigmoid()) if logits.shape[1] else (offset,)
 
@@ -130,3 +147,9 @@ class DFConv2d(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, H, W) -> (N, C', H', W')."""
         return self.conv(x, *self.offset(x))
+
+
+def _in_float32(*tensors: Tensor | None) -> list[Tensor | None]:
+    """The tensors in float32, or in float64 where the first one is."""
+    dtype = torch.promote_types(tensors[0].dtype, torch.float32)
+    return [None if tensor is None else tensor.to(dtype) for tensor in tensors]

@@ -14,7 +14,7 @@ from torchvision.transforms.v2 import functional as TF  # noqa: N812 - torchvisi
 from cvpods.layers.box_voting import box_voting
 from cvpods.modeling.meta_arch.dense_detector import DenseDetector, output_size
 from cvpods.modeling.postprocessing import detector_postprocess
-from cvpods.structures import Boxes, Instances
+from cvpods.structures import Boxes, ImageList, Instances
 from cvpods.utils.errors import ConfigError
 from cvpods.utils.sizes import shortest_edge_size
 
@@ -56,6 +56,9 @@ class TestTimeAugmentation(nn.Module):
         max_detections: boxes kept per image; None: as many as of the detector.
 
     Images of one size share a pass: give several at once. Results do not depend on that.
+
+    "nms" is what the releases of FreeAnchor and, without votes, of ATSS do. ATSS's code can also
+    run one more NMS over what each pass's own NMS leaves; this does not.
     """
 
     __test__ = False  # not a test, whatever its name begins with
@@ -83,7 +86,9 @@ class TestTimeAugmentation(nn.Module):
         self.from_original = from_original
         self.merge = merge
         self.vote_threshold = vote_threshold
-        self.max_detections = max_detections or detector.max_detections_per_image
+        if max_detections is None:
+            max_detections = detector.max_detections_per_image
+        self.max_detections = max_detections
 
     @classmethod
     def from_config(cls, cfg: Any, detector: DenseDetector) -> TestTimeAugmentation:
@@ -102,8 +107,7 @@ class TestTimeAugmentation(nn.Module):
         for scale in self.scales:
             views = [self._view(image, scale) for image in images]
             for members in groups_of_one_size(views):
-                batch = torch.stack([views[i] for i in members])
-                for detections in self._passes(batch, scale):
+                for detections in self._passes([views[i] for i in members], scale):
                     for i, one in zip(members, detections, strict=True):
                         size = output_size(batched_inputs[i])
                         found[i].append(detector_postprocess(one, *size))
@@ -122,20 +126,18 @@ class TestTimeAugmentation(nn.Module):
             return self.detector.normalize(TF.resize(image, list(size)))
         return F.interpolate(image[None], size, mode="bilinear", align_corners=True)[0]
 
-    def _passes(self, batch: Tensor, scale: Scale) -> Iterator[list[Instances]]:
-        """Detections in images (N, C, h, w) of one scale, and in mirrored ones; unmirrored."""
-        yield [_within(one, scale) for one in self._detect(batch)]
+    def _passes(self, views: list[Tensor], scale: Scale) -> Iterator[list[Instances]]:
+        """Detections in images (C, h, w) of one size, and in mirrored ones; unmirrored."""
+        yield [_within(one, scale) for one in self._detect(views)]
         if self.flip:
-            for_mirrored = self._detect(batch.flip(3))
-            yield [_within(_mirror(one), scale) for one in for_mirrored]
+            mirrored = self._detect([view.flip(2) for view in views])
+            yield [_within(_mirror(one), scale) for one in mirrored]
 
-    def _detect(self, batch: Tensor) -> list[Instances]:
+    def _detect(self, views: list[Tensor]) -> list[Instances]:
         detector = self.detector
-        height, width = batch.shape[2:]
-        step = max(detector.backbone.size_divisibility, 1)
-        padded = F.pad(batch, (0, -width % step, 0, -height % step))
-        predictions, priors = detector.network(padded)
-        sizes = [(height, width)] * len(batch)
+        images = ImageList.from_tensors(views, detector.backbone.size_divisibility)
+        predictions, priors = detector.network(images.tensor)
+        sizes = [tuple(size) for size in images.image_sizes]
         if self.merge == "nms":
             return detector.candidates(predictions, priors, sizes, detector.topk_candidates)
         return detector.inference(predictions, priors, sizes)
@@ -203,15 +205,20 @@ def augmentation_arguments(cfg: Any) -> dict[str, Any]:
         )
     if aug.MERGE not in MERGES:
         raise ConfigError(f"TEST.AUG.MERGE must be one of {MERGES}, got {aug.MERGE!r}.")
-    if not 0 < aug.VOTE_THRESH <= 1:
+    if not _is_number(aug.VOTE_THRESH) or not 0 < aug.VOTE_THRESH <= 1:
         raise ConfigError(f"TEST.AUG.VOTE_THRESH must lie in (0, 1], got {aug.VOTE_THRESH!r}.")
+    most = aug.DETECTIONS_PER_IMAGE
+    if most is not None and (type(most) is not int or most < 1):
+        raise ConfigError(
+            f"TEST.AUG.DETECTIONS_PER_IMAGE must be None or a whole number above 0, got {most!r}."
+        )
     return {
         "scales": [Scale(*pair, *bounds) for pair, bounds in zip(pairs, ranges, strict=True)],
         "flip": aug.FLIP,
         "from_original": aug.FROM_ORIGINAL,
         "merge": aug.MERGE,
         "vote_threshold": aug.VOTE_THRESH,
-        "max_detections": aug.DETECTIONS_PER_IMAGE,
+        "max_detections": most,
     }
 
 
@@ -219,5 +226,9 @@ def _is_pair(value: Any) -> bool:
     return (
         isinstance(value, (list, tuple))
         and len(value) == 2
-        and all(type(number) in (int, float) for number in value)
+        and all(_is_number(number) for number in value)
     )
+
+
+def _is_number(value: Any) -> bool:
+    return type(value) in (int, float)

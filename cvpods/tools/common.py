@@ -21,25 +21,29 @@ Run inside an experiment's folder, or name it with --dir.
 """
 
 
-def make_parser(description: str) -> argparse.ArgumentParser:
-    """Flags that training and testing share."""
+def make_parser(description: str, launches: bool = True) -> argparse.ArgumentParser:
+    """Flags that the commands share; with `launches`, of several processes and machines."""
     parser = argparse.ArgumentParser(
         description=description,
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--dir", help="the experiment's folder (default: the current one)")
-    parser.add_argument(
-        "--num-gpus",
-        type=int,
-        metavar="N",
-        help="processes on this machine (default: one per GPU, or one on the CPU); 0 is the CPU",
-    )
-    parser.add_argument("--num-machines", type=int, default=1, metavar="M")
-    parser.add_argument("--machine-rank", type=int, default=0, metavar="R", help="0 .. M - 1")
-    parser.add_argument(
-        "--dist-url", metavar="tcp://HOST:PORT", help="address of machine 0; needed for M > 1"
-    )
+    if launches:
+        parser.add_argument(
+            "--num-gpus",
+            type=int,
+            metavar="N",
+            help="processes on this machine (default: one per GPU, or one on the CPU); 0 is the "
+            "CPU",
+        )
+        parser.add_argument("--num-machines", type=int, default=1, metavar="M")
+        parser.add_argument("--machine-rank", type=int, default=0, metavar="R", help="0 .. M - 1")
+        parser.add_argument(
+            "--dist-url", metavar="tcp://HOST:PORT", help="address of machine 0; needed for M > 1"
+        )
+    else:
+        parser.add_argument("--num-gpus", type=int, choices=(0, 1), help="0 is the CPU")
     parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="config overrides")
     return parser
 
@@ -63,17 +67,17 @@ def open_experiment(
     return config, build_model
 
 
-def newest_checkpoint(output_dir: str | Path, command: str) -> Path:
+def newest_checkpoint(output_dir: str | Path) -> Path:
     """The newest checkpoint by iteration, model_final before any other.
 
     Raises:
-        CheckpointError: there is none; the message names `command` MODEL.WEIGHTS as a way out.
+        CheckpointError: there is none.
     """
     found = list_checkpoints(output_dir)
     if not found:
         raise CheckpointError(
-            f"{output_dir} has no checkpoint. Train first, or name a file: {command} "
-            "MODEL.WEIGHTS x.pth"
+            f"{output_dir} has no checkpoint. Train first, or name a file: MODEL.WEIGHTS x.pth "
+            '(in Python: weights="x.pth").'
         )
     return found[-1]
 

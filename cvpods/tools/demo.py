@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import argparse
 import json
-import re
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,22 +17,22 @@ from loguru import logger
 from PIL import Image
 from tqdm import tqdm
 
+from cvpods.configs import BaseConfig
 from cvpods.data import build_dataset
 from cvpods.data.detection_utils import read_image
-from cvpods.evaluation.score_thresholds import best_score_thresholds
+from cvpods.engine.runner import inference_folder
+from cvpods.evaluation.score_thresholds import ScoreThreshold, best_score_thresholds
 from cvpods.structures import Instances
 from cvpods.tools.common import load_config, make_parser, reporting_errors
 from cvpods.tools.demo_files import OutputNames, find_sources
 from cvpods.tools.predictor import Predictor
 from cvpods.utils.errors import ConfigError, DataError
 from cvpods.utils.logger import is_terminal
-from cvpods.utils.video import VideoReader, VideoWriter, is_video
+from cvpods.utils.video import VideoReader, VideoWriter, is_camera, is_video
 from cvpods.utils.visualize import draw_boxes
 
 PER_CLASS = "per-class"
 DEFAULT_SCORE = 0.5
-# A key of the config, as in KEY VALUE.
-_KEY = re.compile(r"[A-Z][A-Z0-9_]*(\.[A-Z0-9_]+)*")
 
 
 def score_thresholds(args: argparse.Namespace, config: Any) -> dict[str, float] | float:
@@ -50,26 +50,44 @@ def score_thresholds(args: argparse.Namespace, config: Any) -> dict[str, float] 
         if not 0 <= score <= 1:
             raise ConfigError(f"--score is in 0 ... 1, or {PER_CLASS}; got {args.score!r}.")
         return score
-    path = Path(args.results or Path(config.OUTPUT_DIR, "inference", "coco_instances_results.json"))
+    dataset = build_dataset(config, config.DATASETS.TEST[:1], is_train=False).datasets[0]
+    best = _best_scores(_results_file(args, config), dataset)
+    for name, found in best.items():
+        logger.info(
+            f"{name}: score >= {found.score:.3f} (about F {found.f_measure:.2f}, precision "
+            f"{found.precision:.2f}, recall {found.recall:.2f})"
+        )
+    others = [name for name in dataset.meta["thing_classes"] if name not in best]
+    if others:
+        logger.info(f"Without results, score >= {DEFAULT_SCORE}: {', '.join(others)}")
+    return {name: found.score for name, found in best.items()}
+
+
+def _results_file(args: argparse.Namespace, config: Any) -> Path:
+    """--results, or where pods_test leaves those of the first test data set."""
+    names = config.DATASETS.TEST
+    folder = inference_folder(config) / (names[0] if len(names) > 1 else "")
+    path = Path(args.results or folder / "coco_instances_results.json")
     if not path.is_file():
         raise DataError(
             f"--score {PER_CLASS} needs results on the test data set: {path} does not exist. Run "
             "pods_test first, or name a file with --results."
         )
-    dataset = build_dataset(config, config.DATASETS.TEST[:1], is_train=False).datasets[0]
+    return path
+
+
+def _best_scores(path: Path, dataset: Any) -> dict[str, ScoreThreshold]:
     ground_truth = dataset.coco_ground_truth()
     if ground_truth is None:
         raise DataError(f"{dataset.name!r} has no annotations to compute thresholds from.")
     try:
-        best = best_score_thresholds(ground_truth, json.loads(path.read_text()))
+        results = json.loads(path.read_text())
+        best = best_score_thresholds(ground_truth, results) if isinstance(results, list) else {}
     except (ValueError, KeyError, TypeError, AssertionError) as error:
         raise DataError(f"{path} holds no results for {dataset.name!r}: {error!r}.") from error
-    for name, found in best.items():
-        logger.info(
-            f"{name}: score >= {found.score:.3f} (F {found.f_measure:.3f}, precision "
-            f"{found.precision:.3f}, recall {found.recall:.3f})"
-        )
-    return {name: found.score for name, found in best.items()}
+    if not best:
+        raise DataError(f"{path} holds no detection that finds an object of {dataset.name!r}.")
+    return best
 
 
 class Demo:
@@ -121,7 +139,7 @@ class Demo:
         logger.info(f"{source}: {len(found)} objects in {seconds:.3f} s -> {output}")
 
     def video(self, source: str, output: Path, max_frames: int | None = None) -> None:
-        """Until the end, Ctrl-C, or max_frames; what was seen until an error is written."""
+        """Until the end, or max_frames; a camera until Ctrl-C. What was seen is written anyway."""
         total, frames, frame = 0.0, [], None
         with VideoReader(source) as reader, VideoWriter(output, reader.rate) as writer:
             known = max_frames or reader.num_frames or None
@@ -135,6 +153,8 @@ class Demo:
                     if len(frames) == max_frames:
                         break
             except KeyboardInterrupt:
+                if not is_camera(source):
+                    raise
                 logger.info("Stopped by Ctrl-C.")
             finally:
                 if self.save_json and frame is not None:
@@ -160,35 +180,56 @@ class Demo:
     def _write_json(self, output: Path, source: str, image: np.ndarray, content: dict) -> None:
         height, width = image.shape[:2]
         record = {"source": source, "height": height, "width": width, **content}
-        output.with_suffix(".json").write_text(json.dumps(record, indent=1) + "\n")
+        with _writing(output.with_suffix(".json")) as path:
+            path.write_text(json.dumps(record, indent=1) + "\n")
 
 
-def _save_image(image: np.ndarray, path: Path) -> None:
-    Image.fromarray(image).save(path, quality=92)
+def _save_image(image: np.ndarray, output: Path) -> None:
+    with _writing(output) as path:
+        Image.fromarray(image).save(path, quality=92)
+
+
+@contextmanager
+def _writing(path: Path) -> Iterator[Path]:
+    try:
+        yield path
+    except OSError as error:
+        raise DataError(f"{path} cannot be written: {error}") from error
 
 
 def split_overrides(args: argparse.Namespace) -> None:
     """Give back the KEY VALUE pairs that stand behind --input, which argparse takes for files."""
+    groups = BaseConfig()  # keys are MODEL.WEIGHTS, SEED, ...
     for index, text in enumerate(args.input):
-        if _KEY.fullmatch(text) and not Path(text).exists():
+        if text.partition(".")[0] in groups and not Path(text).exists():
             args.opts = args.input[index:] + args.opts
             args.input = args.input[:index]
-            return
+            break
+    if not args.input:
+        raise ConfigError("--input names nothing; give files, a folder, a pattern or 'camera'.")
 
 
 def demo(args: argparse.Namespace) -> list[str]:
     """Run over all sources; returns those that could not be used."""
     split_overrides(args)
-    config, _ = load_config(args)
-    sources = find_sources(args.input)
+    if args.max_frames is not None and args.max_frames < 1:
+        raise ConfigError(f"--max-frames must be at least 1, got {args.max_frames}.")
+    config, build_model = load_config(args)
+    sources, bad = find_sources(args.input)
+    for text in bad:
+        logger.error(f"Skipped: {text} is no file, no folder with images, and no pattern of files.")
+    if not sources:
+        return bad
     thresholds = score_thresholds(args, config)
-    device = "cpu" if args.num_gpus == 0 else None
-    predictor = Predictor.from_experiment(args.dir or ".", device=device, opts=args.opts)
+    weights = config.MODEL.WEIGHTS if "MODEL.WEIGHTS" in args.opts else None
+    predictor = Predictor.from_config(config, build_model, weights)
     folder = Path(args.output or Path(config.OUTPUT_DIR) / "demo")
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"--output {folder} cannot be made: {error}.") from error
     names = OutputNames(folder, sources)
     runner = Demo(predictor, thresholds, args.json)
-    bad = []
     for source in tqdm(sources, desc="demo", disable=len(sources) < 2 or not is_terminal()):
         try:
             if is_video(source):
@@ -203,7 +244,9 @@ def demo(args: argparse.Namespace) -> list[str]:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Entry point of pods_demo."""
-    parser = make_parser("Draw detections on images, videos, or a camera's pictures.")
+    parser = make_parser(
+        "Draw detections on images, videos or a camera's pictures.", launches=False
+    )
     parser.add_argument(
         "--input",
         nargs="+",

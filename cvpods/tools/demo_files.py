@@ -7,34 +7,32 @@ import itertools
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from cvpods.utils.errors import DataError
 from cvpods.utils.video import is_camera, is_video
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".ppm", ".pgm")
 
 
-def find_sources(inputs: Sequence[str]) -> list[str]:
+def find_sources(inputs: Sequence[str]) -> tuple[list[str], list[str]]:
     """Files, the images and videos of folders, what patterns match, and cameras; in order.
 
-    Raises:
-        DataError: one names nothing.
+    Returns:
+        the sources, each once, and those of `inputs` that name nothing.
     """
     sources: list[str] = []
+    missing: list[str] = []
     for text in inputs:
         path = Path(text).expanduser()
-        if is_camera(text) or path.is_file():
-            found = [text if is_camera(text) else str(path)]
+        if is_camera(text):
+            found = [text]
+        elif path.is_file():
+            found = [str(path)]
         elif path.is_dir():
             found = sorted(str(p) for p in path.iterdir() if _is_medium(p))
         else:
             found = sorted(p for p in glob.glob(str(path), recursive=True) if Path(p).is_file())
-        if not found:
-            raise DataError(
-                f"--input {text}: no such file, no image in that folder, and no file of that "
-                "pattern. A camera is 'camera' or 'camera:1'."
-            )
         sources += found
-    return list(dict.fromkeys(sources))
+        missing += [] if found else [text]
+    return list(dict.fromkeys(sources)), missing
 
 
 def _is_medium(path: Path) -> bool:
@@ -43,14 +41,16 @@ def _is_medium(path: Path) -> bool:
 
 
 class OutputNames:
-    """One name per source in the output folder: its own, with a number where it was given before.
+    """One name per source in the output folder: its own, with a number where that is taken.
 
-    PNG stays PNG, videos become mp4, everything else JPEG. No source is ever overwritten.
+    PNG stays PNG, videos become mp4, everything else JPEG. Pictures of an earlier run are
+    replaced, but nothing in a folder that a source lies in.
     """
 
     def __init__(self, folder: Path, sources: Iterable[str]) -> None:
         self.folder = folder
-        self._taken = {Path(source).resolve() for source in sources}
+        files = [Path(source).resolve() for source in sources if not is_camera(source)]
+        self._keeps_files = folder.resolve() in {file.parent for file in files}
         self._stems: set[str] = set()
 
     def __call__(self, source: str) -> Path:
@@ -59,8 +59,8 @@ class OutputNames:
         for number in itertools.count(1):
             name = stem if number == 1 else f"{stem}_{number}"
             path = self.folder / (name + suffix)
-            written = {path.resolve(), path.with_suffix(".json").resolve()}
-            if name not in self._stems and not written & self._taken:
+            exists = path.exists() or path.with_suffix(".json").exists()
+            if name not in self._stems and not (exists and self._keeps_files):
                 break
         self._stems.add(name)
         return path

@@ -65,7 +65,9 @@ def _pair(sample: dict[str, Any], detections: list[dict], meta: Any) -> list[Ten
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Entry point of pods_draw."""
-    parser = make_parser("Draw the last evaluation's detections beside the ground truth.")
+    parser = make_parser(
+        "Draw the last evaluation's detections beside the ground truth.", launches=False
+    )
     parser.add_argument("--output", help="picture (OUTPUT_DIR/inference/detections.png)")
     parser.add_argument("--count", type=int, default=8, help="images (%(default)s)")
     parser.add_argument("--score", type=float, default=0.4, help="least score (%(default)s)")

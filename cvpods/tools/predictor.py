@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias, overload
 
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 from torchvision.models.detection import RetinaNet_ResNet50_FPN_Weights
 
 from cvpods.checkpoint import Checkpointer
-from cvpods.data.build import build_transform_gens
+from cvpods.data.build import test_transforms
 from cvpods.data.datasets.paths import dataset_class
 from cvpods.data.detection_utils import image_to_array, read_image
 from cvpods.engine.defaults import refuse_unsupported
@@ -82,26 +83,26 @@ class Predictor:
             PodsError: the folder is no experiment, the weights do not fit, a key is wrong.
         """
         cfg, build_model = open_experiment(folder, opts, device)
-        refuse_unsupported(cfg)
         if weights is None and "MODEL.WEIGHTS" in opts:
             weights = cfg.MODEL.WEIGHTS
-        weights = weights or newest_checkpoint(cfg.OUTPUT_DIR, "pods_demo")
+        return cls.from_config(cfg, build_model, weights)
+
+    @classmethod
+    def from_config(
+        cls, cfg: Any, build_model: Callable[[Any], nn.Module], weights: str | Path | None = None
+    ) -> Predictor:
+        """As from_experiment(), from what an experiment's folder defines."""
+        refuse_unsupported(cfg)
         cfg.MODEL.DEVICE = select_device(cfg.MODEL.DEVICE)
+        weights = weights or newest_checkpoint(cfg.OUTPUT_DIR)
         model = prepare_model(cfg, build_model)
         content = Checkpointer(model).load(weights, strict=True, use_ema=True)
-        names = content.get("thing_classes") or _class_names(cfg, model.num_classes)
-        as_they_are = cfg.TEST.AUG.ENABLED and cfg.TEST.AUG.FROM_ORIGINAL
-        pipelines = [] if as_they_are else cfg.INPUT.AUG.TEST_PIPELINES
+        num_classes = getattr(model, "num_classes", None)
+        names = content.get("thing_classes") or _class_names(cfg, num_classes)
         if cfg.TEST.AUG.ENABLED:
             model = TestTimeAugmentation.from_config(cfg, model)
-        device_type = cfg.MODEL.DEVICE.split(":")[0]
-        return cls(
-            model,
-            names,
-            build_transform_gens(pipelines, cfg.INPUT.FORMAT),
-            cfg.INPUT.FORMAT,
-            lambda: autocast(cfg, device_type),
-        )
+        context = partial(autocast, cfg, cfg.MODEL.DEVICE.split(":")[0])
+        return cls(model, names, test_transforms(cfg), cfg.INPUT.FORMAT, context)
 
     @overload
     def __call__(self, images: AnyImage) -> Instances: ...
@@ -112,7 +113,7 @@ class Predictor:
 
         Args:
             images: one, or a list. Arrays are (H, W), (H, W, 1) or (H, W, 3) uint8, tensors
-                (1, H, W) or (3, H, W) uint8; both RGB.
+                (1, H, W) or (3, H, W) uint8; both RGB. One with a dimension more is a list.
 
         Returns:
             Instances(pred_boxes, scores, pred_classes) on the CPU, best first, boxes in pixels of
@@ -121,19 +122,21 @@ class Predictor:
         Raises:
             DataError: an image cannot be read, or is none.
         """
+        if isinstance(images, (np.ndarray, Tensor)) and images.ndim == 4:
+            images = list(images)
         if not isinstance(images, (list, tuple)):
             return self([images])[0]
         inputs = [self._prepare(as_array(image, self.image_format)) for image in images]
-        found: dict[int, Instances] = {}
+        outputs: dict[int, dict[str, Instances]] = {}
         with inference_mode(self.model):
             # Images of one size together: padding one to another's would change its detections.
             for group in groups_of_one_size([i["image"] for i in inputs]):
                 for start in range(0, len(group), self.batch_size):
                     members = group[start : start + self.batch_size]
                     with self.autocast():
-                        outputs = self.model([inputs[i] for i in members])
-                    found.update(zip(members, map(_on_cpu, outputs), strict=True))
-        return [found[i] for i in range(len(inputs))]
+                        found = self.model([inputs[i] for i in members])
+                    outputs.update(zip(members, found, strict=True))
+        return [_best_first(outputs[i]["instances"].to("cpu")) for i in range(len(inputs))]
 
     def _prepare(self, array: np.ndarray) -> dict[str, Any]:
         height, width = array.shape[:2]
@@ -143,10 +146,9 @@ class Predictor:
         return {"image": tensor, "height": height, "width": width}
 
 
-def _on_cpu(output: dict[str, Instances]) -> Instances:
-    """Detections, best first."""
-    instances = output["instances"].to("cpu")
-    return instances[instances.scores.argsort(descending=True, stable=True)]
+def _best_first(found: Instances) -> Instances:
+    """A copy, in the order of the scores."""
+    return found[found.scores.argsort(descending=True, stable=True)]
 
 
 def as_array(image: AnyImage, image_format: str) -> np.ndarray:
@@ -188,14 +190,16 @@ def coco_class_names() -> list[str]:
     return [name for name in listed if name not in ("__background__", "N/A")]
 
 
-def _class_names(cfg: Any, num_classes: int) -> list[str]:
-    """Names from the test data set where it is at hand, COCO's, or "class 0", "class 1", ..."""
+def _class_names(cfg: Any, num_classes: int | None) -> list[str]:
+    """COCO's names, those of another test data set where it is at hand, else "class 0", ..."""
     dataset = next(iter(cfg.DATASETS.TEST), "")
-    try:
-        names = list(dataset_class(dataset)(cfg, dataset, is_train=False).meta["thing_classes"])
-    except DataError as error:
-        logger.debug(f"Class names are not read from {dataset!r}: {error}")
-        names = coco_class_names() if dataset.startswith("coco") else []
-    if len(names) == num_classes:
+    names = coco_class_names() if dataset.startswith("coco_") else []
+    if not names:
+        try:
+            meta = dataset_class(dataset)(cfg, dataset, is_train=False).meta
+            names = list(meta["thing_classes"])
+        except DataError as error:
+            logger.debug(f"Class names are not read from {dataset!r}: {error}")
+    if num_classes is None or len(names) == num_classes:
         return names
     return [f"class {index}" for index in range(num_classes)]

@@ -29,7 +29,7 @@ def choose_weights(args: argparse.Namespace, config: Any) -> list[str]:
     if "MODEL.WEIGHTS" in args.opts:
         return [config.MODEL.WEIGHTS]
     if args.start_iter is None and args.end_iter is None:
-        return [str(newest_checkpoint(config.OUTPUT_DIR, "pods_test"))]
+        return [str(newest_checkpoint(config.OUTPUT_DIR))]
     found = list_checkpoints(config.OUTPUT_DIR)
     low = args.start_iter or 0
     high = float("inf") if args.end_iter is None else args.end_iter

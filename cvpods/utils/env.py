@@ -14,6 +14,8 @@ import torchvision
 from loguru import logger
 from tabulate import tabulate
 
+from cvpods.utils.errors import ConfigError
+
 
 def seed_all_rng(seed: int | None = None) -> int:
     """Seed python, numpy and torch; without a seed, draw one. Returns the seed."""
@@ -65,7 +67,17 @@ def collect_env_info() -> str:
 
 
 def select_device(wanted: str = "cuda") -> str:
-    """Return `wanted`, or "cpu" with one clear line where CUDA is wanted and there is none."""
+    """Return `wanted`, or "cpu" with one clear line where CUDA is wanted and there is none.
+
+    Raises:
+        ConfigError: torch knows no such device.
+    """
+    try:
+        torch.device(wanted)
+    except RuntimeError:
+        raise ConfigError(
+            f"MODEL.DEVICE {wanted!r} is no device; use 'cuda', 'cuda:1' or 'cpu'."
+        ) from None
     if wanted.startswith("cuda") and not torch.cuda.is_available():
         logger.info("No CUDA device is available: running on the CPU.")
         return "cpu"

@@ -95,13 +95,20 @@ class VideoWriter:
 
     H.264 where FFmpeg has it, else MPEG-4. An odd last row or column is left out, as the formats
     want even sizes.
+
+    Raises:
+        DataError: the file cannot be made.
+        ConfigError: the package av is not installed.
     """
 
     def __init__(self, path: str | Path, rate: Fraction) -> None:
         _require_av()
         self.path = Path(path)
         self._rate = rate
-        self._container = av.open(str(path), "w", format="mp4")
+        try:
+            self._container = av.open(str(path), "w", format="mp4")
+        except (av.error.FFmpegError, OSError) as error:
+            raise DataError(f"Video {path} cannot be written: {error}") from error
         self._stream: Any = None
 
     def write(self, frame: np.ndarray) -> None:

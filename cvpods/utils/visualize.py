@@ -13,6 +13,9 @@ from torch import Tensor
 # Okabe and Ito's palette, without black.
 PALETTE = ("#E69F00", "#56B4E9", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#CC79A7")
 
+# Long side of enlarged images, pixels.
+MAX_ENLARGED = 2000
+
 
 def class_color(label: int) -> str:
     """The colour of a class; it repeats after seven."""
@@ -40,13 +43,14 @@ def draw_boxes(
     Args:
         image: (3, H, W) uint8 RGB.
         boxes: (M, 4) xyxy, pixels; labels: M classes.
-        min_size: small images are enlarged to this short side, so that names can be read.
+        min_size: small images are enlarged to this short side, so that names can be read, or to
+            MAX_ENLARGED on the long side.
 
     Returns:
         (3, H', W') uint8 RGB.
     """
     height, width = image.shape[1:]
-    scale = max(min_size / min(height, width), 1.0)
+    scale = max(min(min_size / min(height, width), MAX_ENLARGED / max(height, width)), 1.0)
     size = round(width * scale), round(height * scale)
     canvas = Image.fromarray(image.permute(1, 2, 0).contiguous().numpy()).resize(size)
     draw = ImageDraw.Draw(canvas)

@@ -1,4 +1,4 @@
-"""RetinaNet's positives (arXiv:1708.02002): thresholds on the IoU. ATSS' paper, Sec. 3.2."""
+"""RetinaNet's positives (arXiv:1708.02002): thresholds on the IoU. "IoU" in ATSS's comparisons."""
 
 from __future__ import annotations
 

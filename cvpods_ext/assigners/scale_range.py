@@ -1,4 +1,4 @@
-"""FCOS' positives (arXiv:1904.01355): a spatial and a scale constraint. ATSS' paper, Sec. 3.2."""
+"""FCOS' positives (arXiv:1904.01355), a spatial and a scale constraint: ATSS's "SSC"."""
 
 from __future__ import annotations
 
@@ -37,7 +37,8 @@ def scale_range_assign(
     Raises:
         ValueError: level_sizes do not sum to R, or there is not one range per level.
 
-    Differs from the published code: inside means a distance > 0, not > 0.01.
+    Differs from the published code: areas without the legacy one pixel in widths; inside means a
+    distance > 0, not > 0.01.
     """
     if sum(level_sizes) != len(anchors):
         raise ValueError(f"level_sizes {list(level_sizes)} do not sum to {len(anchors)} anchors.")

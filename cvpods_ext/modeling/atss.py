@@ -181,6 +181,8 @@ def make_assigner(positive_type: str, topk: int, sides: Sequence[float]) -> Assi
         sides: of the anchors, per level. "SSC": a level answers for sizes between the side of the
             level below it and its own; 64, 128, 256, 512 for strides 8, 16, 32, 64 as in FCOS.
     """
+    if topk < 1:
+        raise ConfigError(f"MODEL.ATSS.TOPK must be at least 1, got {topk}.")
     size_ranges = list(zip([0.0, *sides[:-1]], [*sides[:-1], math.inf], strict=True))
     assigners: dict[str, Assigner] = {
         "ATSS": partial(atss_assign, topk=topk),
