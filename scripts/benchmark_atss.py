@@ -52,13 +52,13 @@ def benchmark_assigners(args: argparse.Namespace) -> None:
 
 
 def benchmark_voting(args: argparse.Namespace) -> None:
-    """2,600 boxes, 26 passes of 100, of 5 and of 80 classes, beside the loop."""
+    """2,600 boxes, 26 passes of 100, of 1, 5 and 80 classes, beside the loop."""
     generator = torch.Generator().manual_seed(0)
     objects = torch.rand(100, 4, generator=generator) * 400
     objects[:, 2:] = objects[:, :2] + objects[:, 2:] + 20
     boxes = objects.repeat(26, 1) + torch.randn(2600, 4, generator=generator) * 4
     scores = torch.rand(2600, generator=generator) * 0.9 + 0.05
-    for num_classes in (5, 80):
+    for num_classes in (1, 5, 80):
         classes = torch.randint(num_classes, (100,), generator=generator).repeat(26)
         inputs = boxes, scores, classes
         lists = boxes.tolist(), scores.tolist(), classes.tolist()
