@@ -41,7 +41,7 @@ def box_voting(
     # that "at least".
     below = np.nextafter(np.float32(iou_threshold), np.float32(-1))
     heads = ops.batched_nms(boxes, scores, classes, float(below))  # (H,), best first
-    iou = ops.box_iou(boxes[heads], boxes).nan_to_num(0.0)  # (H, N)
+    iou = ops.box_iou(boxes[heads], boxes)  # (H, N)
     iou = torch.where(classes[heads][:, None] == classes, iou, -1.0)
     cluster = _first_head(iou, heads, iou_threshold)  # (N,)
 

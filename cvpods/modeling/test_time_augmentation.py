@@ -21,7 +21,7 @@ from cvpods.utils.sizes import shortest_edge_size
 MERGES = ("soft-vote", "vote", "nms")
 
 
-class Scale(NamedTuple):
+class ScaleRange(NamedTuple):
     """Size of a pass, and which detections it keeps.
 
     short_edge, max_size: pixels; the short edge is scaled to short_edge, less where the long one
@@ -66,7 +66,7 @@ class TestTimeAugmentation(nn.Module):
     def __init__(
         self,
         detector: DenseDetector,
-        scales: Sequence[Scale],
+        scales: Sequence[ScaleRange],
         *,
         flip: bool = False,
         from_original: bool = False,
@@ -81,7 +81,7 @@ class TestTimeAugmentation(nn.Module):
                 f"{type(detector).__name__}; set TEST.AUG.ENABLED False."
             )
         self.detector = detector
-        self.scales = [Scale(*scale) for scale in scales]
+        self.scales = [ScaleRange(*scale) for scale in scales]
         self.flip = flip
         self.from_original = from_original
         self.merge = merge
@@ -119,14 +119,14 @@ class TestTimeAugmentation(nn.Module):
             return image.to(self.detector.device)
         return self.detector.normalize(image)
 
-    def _view(self, image: Tensor, scale: Scale) -> Tensor:
+    def _view(self, image: Tensor, scale: ScaleRange) -> Tensor:
         """The normalised image (C, h, w) of a pass."""
         size = shortest_edge_size(*image.shape[1:], scale.short_edge, scale.max_size)
         if self.from_original:
             return self.detector.normalize(TF.resize(image, list(size)))
         return F.interpolate(image[None], size, mode="bilinear", align_corners=True)[0]
 
-    def _passes(self, views: list[Tensor], scale: Scale) -> Iterator[list[Instances]]:
+    def _passes(self, views: list[Tensor], scale: ScaleRange) -> Iterator[list[Instances]]:
         """Detections in images (C, h, w) of one size, and in mirrored ones; unmirrored."""
         yield [_within(one, scale) for one in self._detect(views)]
         if self.flip:
@@ -166,7 +166,7 @@ def groups_of_one_size(images: Sequence[Tensor]) -> list[list[int]]:
     return list(groups.values())
 
 
-def _within(found: Instances, scale: Scale) -> Instances:
+def _within(found: Instances, scale: ScaleRange) -> Instances:
     area = found.pred_boxes.area()
     return found[(area > scale.low**2) & (area < scale.high**2)]
 
@@ -213,7 +213,7 @@ def augmentation_arguments(cfg: Any) -> dict[str, Any]:
             f"TEST.AUG.DETECTIONS_PER_IMAGE must be None or a whole number above 0, got {most!r}."
         )
     return {
-        "scales": [Scale(*pair, *bounds) for pair, bounds in zip(pairs, ranges, strict=True)],
+        "scales": [ScaleRange(*pair, *bounds) for pair, bounds in zip(pairs, ranges, strict=True)],
         "flip": aug.FLIP,
         "from_original": aug.FROM_ORIGINAL,
         "merge": aug.MERGE,

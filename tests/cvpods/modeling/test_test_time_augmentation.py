@@ -22,7 +22,7 @@ from cvpods.modeling.meta_arch import RetinaNet
 from cvpods.modeling.meta_arch.dense_detector import DenseDetector
 from cvpods.modeling.test_time_augmentation import (
     MERGES,
-    Scale,
+    ScaleRange,
     TestTimeAugmentation,
     augmentation_arguments,
     groups_of_one_size,
@@ -809,13 +809,13 @@ def test_scales_of_the_command_line():
         ["TEST.AUG.MIN_SIZES", "()", "TEST.AUG.EXTRA_SIZES", "((20, 99), (50, 60))"]
     )
     model = TestTimeAugmentation.from_config(config, Oracle(nothing))
-    assert model.scales == [Scale(20, 99), Scale(50, 60)] and model.flip is True
+    assert model.scales == [ScaleRange(20, 99), ScaleRange(50, 60)] and model.flip is True
 
 
 def test_defaults_of_the_config():
     """As cvpods': 9 scales, mirrored, soft voting from IoU 0.65; the cap is the detector's."""
     model = TestTimeAugmentation.from_config(BaseConfig(), Oracle(nothing, max_detections=7))
-    assert model.scales == [Scale(size, 4000) for size in range(400, 1201, 100)] and model.flip
+    assert model.scales == [ScaleRange(size, 4000) for size in range(400, 1201, 100)] and model.flip
     assert model.merge == "soft-vote" and model.vote_threshold == 0.65
     assert model.from_original is False and model.max_detections == 7
 
@@ -833,7 +833,7 @@ def test_arguments_of_the_config():
         ]
     )
     assert augmentation_arguments(config) == {
-        "scales": [Scale(40, 70, 0, 8.5), Scale(20, 99, 3, 1e5)],
+        "scales": [ScaleRange(40, 70, 0, 8.5), ScaleRange(20, 99, 3, 1e5)],
         "flip": False,
         "from_original": True,
         "merge": "vote",
@@ -971,7 +971,7 @@ def test_free_anchors_protocol():
     config = FreeAnchorConfig()
     config.override(FREE_ANCHOR_TTA)
     assert augmentation_arguments(config) == {
-        "scales": [Scale(*pair) for pair in SIX],
+        "scales": [ScaleRange(*pair) for pair in SIX],
         "flip": False,
         "from_original": False,
         "merge": "nms",
@@ -984,7 +984,7 @@ def test_atss_protocol():
     config = ATSSConfig()
     config.override(ATSS_TTA)
     assert augmentation_arguments(config) == {
-        "scales": [Scale(*numbers) for numbers in THIRTEEN],
+        "scales": [ScaleRange(*numbers) for numbers in THIRTEEN],
         "flip": True,
         "from_original": True,
         "merge": "soft-vote",
@@ -999,10 +999,10 @@ def test_atss_protocol():
 def test_experiments_with_a_protocol():
     """Those that their authors tested so; an ordinary test remains the default."""
     expected = {
-        "atss.dcnv2.resx101_32x8d.2x": [Scale(*numbers) for numbers in THIRTEEN],
-        "atss.dcnv2.resx101_64x4d.2x": [Scale(*numbers) for numbers in THIRTEEN],
-        "free_anchor.res101.2x.ms2": [Scale(*pair) for pair in SIX],
-        "free_anchor.resx101_64x4d.2x.ms2": [Scale(*pair) for pair in SIX],
+        "atss.dcnv2.resx101_32x8d.2x": [ScaleRange(*numbers) for numbers in THIRTEEN],
+        "atss.dcnv2.resx101_64x4d.2x": [ScaleRange(*numbers) for numbers in THIRTEEN],
+        "free_anchor.res101.2x.ms2": [ScaleRange(*pair) for pair in SIX],
+        "free_anchor.resx101_64x4d.2x.ms2": [ScaleRange(*pair) for pair in SIX],
     }
     named = [
         path.parent.name for path in PLAYGROUND.glob("*/config.py") if "_TTA" in path.read_text()
@@ -1177,7 +1177,7 @@ def test_cap_of_the_protocol(photos):
     keys = {"TEST.AUG.ENABLED": True, "TEST.AUG.SCALE_FILTER": False}
     photos.override({**ATSS_TTA, **keys})
     arguments = augmentation_arguments(photos)
-    arguments["scales"] = [Scale(40, 99)] * 13
+    arguments["scales"] = [ScaleRange(40, 99)] * 13
     for cap, count in ((1000, 1000), (None, 100), (5000, 1200)):
         arguments["max_detections"] = cap
         model = TestTimeAugmentation(Oracle(answer, nms_threshold=0.6), **arguments)
