@@ -83,7 +83,7 @@ def _best_scores(path: Path, dataset: Any) -> dict[str, ScoreThreshold]:
     try:
         results = json.loads(path.read_text())
         best = best_score_thresholds(ground_truth, results) if isinstance(results, list) else {}
-    except (ValueError, KeyError, TypeError, AssertionError) as error:
+    except (ValueError, KeyError, IndexError, TypeError, AssertionError) as error:
         raise DataError(f"{path} holds no results for {dataset.name!r}: {error!r}.") from error
     if not best:
         raise DataError(f"{path} holds no detection that finds an object of {dataset.name!r}.")

@@ -21,18 +21,25 @@ def find_sources(inputs: Sequence[str]) -> tuple[list[str], list[str]]:
     sources: list[str] = []
     missing: list[str] = []
     for text in inputs:
-        path = Path(text).expanduser()
-        if is_camera(text):
-            found = [text]
-        elif path.is_file():
-            found = [str(path)]
-        elif path.is_dir():
-            found = sorted(str(p) for p in path.iterdir() if _is_medium(p))
-        else:
-            found = sorted(p for p in glob.glob(str(path), recursive=True) if Path(p).is_file())
+        try:
+            found = [text] if is_camera(text) else _files(text)
+        except OSError:  # a folder that may not be read, a name that is too long
+            found = []
         sources += found
         missing += [] if found else [text]
     return list(dict.fromkeys(sources)), missing
+
+
+def _files(text: str) -> list[str]:
+    try:
+        path = Path(text).expanduser()
+    except RuntimeError:  # ~x where there is no user x
+        path = Path(text)
+    if path.is_file():
+        return [str(path)]
+    if path.is_dir():
+        return sorted(str(p) for p in path.iterdir() if _is_medium(p))
+    return sorted(p for p in glob.glob(str(path), recursive=True) if Path(p).is_file())
 
 
 def _is_medium(path: Path) -> bool:
@@ -44,13 +51,16 @@ class OutputNames:
     """One name per source in the output folder: its own, with a number where that is taken.
 
     PNG stays PNG, videos become mp4, everything else JPEG. Pictures of an earlier run are
-    replaced, but nothing in a folder that a source lies in.
+    replaced, but nothing in a folder that a source lies in, and neither links nor sources.
     """
 
     def __init__(self, folder: Path, sources: Iterable[str]) -> None:
         self.folder = folder
-        files = [Path(source).resolve() for source in sources if not is_camera(source)]
-        self._keeps_files = folder.resolve() in {file.parent for file in files}
+        files = [Path(source) for source in sources if not is_camera(source)]
+        parents = {path.parent.resolve() for path in files}
+        parents |= {path.resolve().parent for path in files}
+        self._keeps_files = folder.resolve() in parents
+        self._sources = {_identity(path) for path in files if path.exists()}
         self._stems: set[str] = set()
 
     def __call__(self, source: str) -> Path:
@@ -59,11 +69,22 @@ class OutputNames:
         for number in itertools.count(1):
             name = stem if number == 1 else f"{stem}_{number}"
             path = self.folder / (name + suffix)
-            exists = path.exists() or path.with_suffix(".json").exists()
-            if name not in self._stems and not (exists and self._keeps_files):
+            written = (path, path.with_suffix(".json"))
+            if name not in self._stems and not any(map(self._is_kept, written)):
                 break
         self._stems.add(name)
         return path
+
+    def _is_kept(self, path: Path) -> bool:
+        if path.is_symlink() or not path.exists():
+            return path.is_symlink()
+        return self._keeps_files or _identity(path) in self._sources
+
+
+def _identity(path: Path) -> tuple[int, int]:
+    """The same for all links to a file."""
+    status = path.stat()
+    return status.st_dev, status.st_ino
 
 
 def _is_png(source: str) -> bool:

@@ -98,7 +98,9 @@ class Predictor:
         model = prepare_model(cfg, build_model)
         content = Checkpointer(model).load(weights, strict=True, use_ema=True)
         num_classes = getattr(model, "num_classes", None)
-        names = content.get("thing_classes") or _class_names(cfg, num_classes)
+        names = content.get("thing_classes")
+        if not names or len(names) != num_classes:
+            names = _class_names(cfg, num_classes)
         if cfg.TEST.AUG.ENABLED:
             model = TestTimeAugmentation.from_config(cfg, model)
         context = partial(autocast, cfg, cfg.MODEL.DEVICE.split(":")[0])
@@ -181,7 +183,7 @@ def as_array(image: AnyImage, image_format: str) -> np.ndarray:
         kind = "(1 or 3, H, W)" if isinstance(image, Tensor) else "(H, W, 1 or 3)"
         raise DataError(f"An image has the shape {kind}; got {tuple(image.shape)}.")
     array = np.broadcast_to(array, (*array.shape[:2], 3))
-    return np.ascontiguousarray(array[..., ::-1] if image_format == "BGR" else array)
+    return np.array(array[..., ::-1] if image_format == "BGR" else array, order="C")
 
 
 def coco_class_names() -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -48,7 +49,10 @@ class VideoReader:
     def __init__(self, source: str) -> None:
         _require_av()
         self.source = source
-        name, file_format = _camera(source) if is_camera(source) else (source, None)
+        # Absolute, as FFmpeg takes what stands before a colon for a protocol.
+        name, file_format = str(Path(source).absolute()), None
+        if is_camera(source):
+            name, file_format = _camera(source)
         try:
             self._container = av.open(name, format=file_format)
         except (av.error.FFmpegError, OSError, ValueError) as error:
@@ -69,9 +73,9 @@ class VideoReader:
                 yield np.ascontiguousarray(np.rot90(array, k=round(frame.rotation / 90)))
                 index += 1
         except av.error.FFmpegError as error:
-            raise DataError(
-                f"Video {self.source}: frame {index} cannot be read: {error}"
-            ) from error
+            raise DataError(f"{self.source}: frame {index} cannot be read: {error}") from error
+        if index < 0.95 * self.num_frames:
+            raise DataError(f"{self.source} ends after {index} of {self.num_frames} frames.")
 
     def __enter__(self) -> VideoReader:
         return self
@@ -105,31 +109,40 @@ class VideoWriter:
         _require_av()
         self.path = Path(path)
         self._rate = rate
-        try:
-            self._container = av.open(str(path), "w", format="mp4")
-        except (av.error.FFmpegError, OSError) as error:
-            raise DataError(f"Video {path} cannot be written: {error}") from error
         self._stream: Any = None
+        with self._clear_errors():
+            self._container = av.open(str(self.path.absolute()), "w", format="mp4")
 
     def write(self, frame: np.ndarray) -> None:
         height, width = (side - side % 2 for side in frame.shape[:2])
-        if self._stream is None:
-            codec = "libx264" if "libx264" in av.codecs_available else "mpeg4"
-            self._stream = self._container.add_stream(codec, rate=self._rate)
-            self._stream.width, self._stream.height = width, height
-            self._stream.pix_fmt = "yuv420p"
         even = np.ascontiguousarray(frame[:height, :width])
-        self._mux(av.VideoFrame.from_ndarray(even, format="rgb24"))
+        with self._clear_errors():
+            if self._stream is None:
+                codec = "libx264" if "libx264" in av.codecs_available else "mpeg4"
+                self._stream = self._container.add_stream(codec, rate=self._rate)
+                self._stream.width, self._stream.height = width, height
+                self._stream.pix_fmt = "yuv420p"
+            self._mux(av.VideoFrame.from_ndarray(even, format="rgb24"))
 
     def _mux(self, frame: Any) -> None:
         for packet in self._stream.encode(frame):
             self._container.mux(packet)
+
+    @contextmanager
+    def _clear_errors(self) -> Iterator[None]:
+        try:
+            yield
+        except (av.error.FFmpegError, OSError) as error:
+            raise DataError(f"Video {self.path} cannot be written: {error}") from error
 
     def __enter__(self) -> VideoWriter:
         return self
 
     def __exit__(self, *exc: object) -> None:
         """Finish the file, also after an error: what was written can be played."""
-        if self._stream is not None:
-            self._mux(None)
-        self._container.close()
+        with self._clear_errors():
+            try:
+                if self._stream is not None:
+                    self._mux(None)
+            finally:
+                self._container.close()
