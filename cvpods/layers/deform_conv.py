@@ -19,6 +19,7 @@ class DeformConv(ops.DeformConv2d):
 
     Args:
         deformable_groups: G, groups of channels with offsets of their own.
+        bias: None: only where modulated, as in cvpods.
         norm, activation: applied to y; the norm is the sub-module `norm`.
     """
 
@@ -34,10 +35,11 @@ class DeformConv(ops.DeformConv2d):
         dilation: int = 1,
         groups: int = 1,
         deformable_groups: int = 1,
-        bias: bool = False,
+        bias: bool | None = None,
         norm: nn.Module | None = None,
         activation: Callable[[Tensor], Tensor] | None = None,
     ) -> None:
+        bias = self.modulated if bias is None else bias
         super().__init__(
             in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias
         )
@@ -81,22 +83,6 @@ class ModulatedDeformConv(DeformConv):
     """DCNv2, Eq. (1): every sample of a deformable convolution has a factor too, its mask."""
 
     modulated = True
-
-    def __init__(
-        self,
-        in_channels: int,
-        out_channels: int,
-        kernel_size: int,
-        stride: int = 1,
-        padding: int = 0,
-        dilation: int = 1,
-        groups: int = 1,
-        deformable_groups: int = 1,
-        bias: bool = True,
-        **kwargs: Any,
-    ) -> None:
-        shape = in_channels, out_channels, kernel_size, stride, padding, dilation, groups
-        super().__init__(*shape, deformable_groups, bias, **kwargs)
 
     def forward(self, x: Tensor, offset: Tensor, mask: Tensor) -> Tensor:  # type: ignore[override]
         """As DeformConv.forward, with a mask."""
