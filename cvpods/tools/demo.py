@@ -50,8 +50,9 @@ def score_thresholds(args: argparse.Namespace, config: Any) -> dict[str, float] 
         if not 0 <= score <= 1:
             raise ConfigError(f"--score is in 0 ... 1, or {PER_CLASS}; got {args.score!r}.")
         return score
+    results = _results_file(args, config)
     dataset = build_dataset(config, config.DATASETS.TEST[:1], is_train=False).datasets[0]
-    best = _best_scores(_results_file(args, config), dataset)
+    best = _best_scores(results, dataset)
     for name, found in best.items():
         logger.info(
             f"{name}: score >= {found.score:.3f} (about F {found.f_measure:.2f}, precision "
