@@ -137,10 +137,10 @@ class TestTimeAugmentation(nn.Module):
         detector = self.detector
         images = ImageList.from_tensors(views, detector.backbone.size_divisibility)
         predictions, priors = detector.network(images.tensor)
-        sizes = [tuple(size) for size in images.image_sizes]
         if self.merge == "nms":
-            return detector.candidates(predictions, priors, sizes, detector.topk_candidates)
-        return detector.inference(predictions, priors, sizes)
+            cap = detector.topk_candidates
+            return detector.candidates(predictions, priors, images.image_sizes, cap)
+        return detector.inference(predictions, priors, images.image_sizes)
 
     def _merge(self, found: Instances) -> Instances:
         if self.merge == "nms":

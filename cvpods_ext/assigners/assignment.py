@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -20,6 +21,12 @@ class Assignment(NamedTuple):
 
     gt_index: Tensor
     quality: Tensor
+
+
+def check_level_sizes(level_sizes: Sequence[int], anchors: Tensor) -> None:
+    """ValueError where the anchors of each level do not sum to all anchors (R, 4)."""
+    if sum(level_sizes) != len(anchors):
+        raise ValueError(f"level_sizes {list(level_sizes)} do not sum to {len(anchors)} anchors.")
 
 
 def nobody(anchors: Tensor) -> Assignment:

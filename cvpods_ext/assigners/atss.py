@@ -12,6 +12,7 @@ from cvpods_ext.assigners.assignment import (
     best_gt,
     center_inside,
     centers,
+    check_level_sizes,
     nobody,
     overlap,
 )
@@ -46,13 +47,11 @@ def atss_assign(
     Differs from the published code: continuous boxes, without the legacy one pixel in widths; the
     centre is inside when all distances are > 0, not > 0.01; a box without area has no anchors.
     """
-    num_anchors, num_gts = len(anchors), len(gt_boxes)
-    if sum(level_sizes) != num_anchors:
-        raise ValueError(f"level_sizes {list(level_sizes)} do not sum to {num_anchors} anchors.")
+    check_level_sizes(level_sizes, anchors)
     if topk < 1:
         raise ValueError(f"topk must be at least 1, got {topk}.")
     anchors, gt_boxes = anchors.float(), gt_boxes.float()
-    if num_gts == 0 or num_anchors == 0:
+    if len(gt_boxes) == 0 or len(anchors) == 0:
         return nobody(anchors)
 
     candidates = _nearest_per_level(anchors, level_sizes, gt_boxes, topk)  # (M, C)
@@ -60,7 +59,7 @@ def atss_assign(
     iou, inside = overlap(boxes, chosen), center_inside(boxes, chosen)  # (M, C) both
     spread = iou.std(dim=1) if iou.shape[1] > 1 else torch.zeros_like(iou[:, 0])
     positive = inside & (iou >= (iou.mean(dim=1) + spread)[:, None])
-    return best_gt(num_anchors, candidates, torch.where(positive, iou, -1.0))
+    return best_gt(len(anchors), candidates, torch.where(positive, iou, -1.0))
 
 
 def _nearest_per_level(

@@ -7,7 +7,14 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from cvpods_ext.assigners.assignment import BACKGROUND, Assignment, centers, nobody, overlap
+from cvpods_ext.assigners.assignment import (
+    BACKGROUND,
+    Assignment,
+    centers,
+    check_level_sizes,
+    nobody,
+    overlap,
+)
 
 
 @torch.no_grad()
@@ -40,8 +47,7 @@ def scale_range_assign(
     Differs from the published code: areas without the legacy one pixel in widths; inside means a
     distance > 0, not > 0.01.
     """
-    if sum(level_sizes) != len(anchors):
-        raise ValueError(f"level_sizes {list(level_sizes)} do not sum to {len(anchors)} anchors.")
+    check_level_sizes(level_sizes, anchors)
     if len(size_ranges) != len(level_sizes):
         raise ValueError(f"{len(level_sizes)} levels need as many size_ranges; got {size_ranges}.")
     anchors, gt_boxes = anchors.float(), gt_boxes.float()

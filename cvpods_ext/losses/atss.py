@@ -11,6 +11,7 @@ from torchvision.ops import generalized_box_iou_loss
 
 from cvpods.modeling.losses import at_least_float32, one_hot, sigmoid_focal_loss_jit
 from cvpods.modeling.meta_arch.fcos import centerness_of
+from cvpods_ext.assigners.assignment import centers
 
 
 class AtssTargets(NamedTuple):
@@ -47,8 +48,8 @@ def atss_targets(
     row = torch.where(positive, gt_index, len(gt_boxes))
     classes = torch.where(gt_index == -2, -1, padded_classes[row])
     boxes = torch.where(positive[:, None], padded_boxes[row], anchors)
-    centers = (anchors[:, :2] + anchors[:, 2:]) / 2
-    ltrb = torch.cat([centers - boxes[:, :2], boxes[:, 2:] - centers], dim=1)
+    points = centers(anchors)
+    ltrb = torch.cat([points - boxes[:, :2], boxes[:, 2:] - points], dim=1)
     return AtssTargets(classes, boxes, torch.where(positive, centerness_of(ltrb), 0.0))
 
 

@@ -24,6 +24,7 @@ from cvpods_ext.assigners import (
     scale_range_assign,
     topk_iou_assign,
 )
+from cvpods_ext.assigners.assignment import centers
 from cvpods_ext.losses.atss import AtssTargets, atss_loss, atss_targets
 
 # (anchors (R, 4), level_sizes, gt_boxes (M, 4)) -> Assignment
@@ -123,8 +124,7 @@ class ATSS(DenseDetector):
         if self.regression_type == "BOX":
             return self.box2box_transform.apply_deltas(outputs, anchors, strict=False)
         unit = (anchors[:, 2:3] - anchors[:, :1]) / 8
-        points = (anchors[:, :2] + anchors[:, 2:]) / 2
-        return self.shift2box_transform.apply_deltas(outputs.relu() * unit, points)
+        return self.shift2box_transform.apply_deltas(outputs.relu() * unit, centers(anchors))
 
     def candidate_scores(self, outputs: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
         """Threshold on the class score; rank by sqrt(class score * centerness)."""
