@@ -349,7 +349,7 @@ class DefaultRunner(RunnerBase):
         for name in names:
             loader = cls.build_test_loader(cfg, name)
             check_num_classes(model, loader.dataset.meta, name)
-            own = folder if len(names) == 1 else folder / name
+            own = dataset_folder(cfg, folder, name)
             prepared.append((name, loader, build_evaluator(cfg, name, loader.dataset, own)))
         results: dict[str, Any] = {}
         device = next(model.parameters()).device.type
@@ -365,6 +365,11 @@ class DefaultRunner(RunnerBase):
 def inference_folder(cfg: Any) -> Path:
     """Where results go: those of test-time augmentation beside the plain ones."""
     return Path(cfg.OUTPUT_DIR) / ("inference_TTA" if cfg.TEST.AUG.ENABLED else "inference")
+
+
+def dataset_folder(cfg: Any, folder: Path, name: str) -> Path:
+    """Where results on one test data set go: `folder`; one of its own in it beside others."""
+    return folder if len(cfg.DATASETS.TEST) == 1 else folder / name
 
 
 def autocast(cfg: Any, device_type: str) -> Any:

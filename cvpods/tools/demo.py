@@ -20,7 +20,7 @@ from tqdm import tqdm
 from cvpods.configs import BaseConfig
 from cvpods.data import build_dataset
 from cvpods.data.detection_utils import read_image
-from cvpods.engine.runner import inference_folder
+from cvpods.engine.runner import dataset_folder, inference_folder
 from cvpods.evaluation.score_thresholds import ScoreThreshold, best_score_thresholds
 from cvpods.structures import Instances
 from cvpods.tools.common import load_config, make_parser, reporting_errors
@@ -66,8 +66,8 @@ def score_thresholds(args: argparse.Namespace, config: Any) -> dict[str, float] 
 
 def _results_file(args: argparse.Namespace, config: Any) -> Path:
     """--results, or where pods_test leaves those of the first test data set."""
-    names = config.DATASETS.TEST
-    folder = inference_folder(config) / (names[0] if len(names) > 1 else "")
+    first = next(iter(config.DATASETS.TEST), "")
+    folder = dataset_folder(config, inference_folder(config), first)
     path = Path(args.results or folder / "coco_instances_results.json")
     if not path.is_file():
         raise DataError(
