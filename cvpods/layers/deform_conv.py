@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 from torchvision import ops
 
 
@@ -73,7 +74,9 @@ class DeformConv(ops.DeformConv2d):
         x_, offset, mask, weight, bias = _in_float32(x, offset, mask, self.weight, self.bias)
         with torch.autocast(x.device.type, enabled=False):
             geometry = self.stride, self.padding, self.dilation
-            y = ops.deform_conv2d(x_, offset, weight, bias, *geometry, mask).to(x.dtype)
+            # torchvision's backward pass is several times slower on a CPU.
+            convolve = _sampled_conv2d if x.device.type == "cpu" else ops.deform_conv2d
+            y = convolve(x_, offset, weight, bias, *geometry, mask).to(x.dtype)
         if self.norm is not None:
             y = self.norm(y)
         return y if self.activation is None else self.activation(y)
@@ -133,6 +136,41 @@ class DFConv2d(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, H, W) -> (N, C', H', W')."""
         return self.conv(x, *self.offset(x))
+
+
+def _sampled_conv2d(
+    x: Tensor,
+    offset: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    stride: tuple[int, int],
+    padding: tuple[int, int],
+    dilation: tuple[int, int],
+    mask: Tensor | None,
+) -> Tensor:
+    """torchvision.ops.deform_conv2d as grid_sample and a 1x1 convolution of the samples."""
+    (n, channels, height, width), (out_channels, _, *kernel) = x.shape, weight.shape
+    samples = kernel[0] * kernel[1]
+    groups = offset.shape[1] // (2 * samples)
+    offset = offset.unflatten(1, (groups, samples, 2))  # (N, G, k * k, 2, H', W')
+    out_height, out_width = offset.shape[4:]
+    positions = []
+    for axis, size, out_size in ((0, height, out_height), (1, width, out_width)):
+        cells = torch.arange(out_size, device=x.device) * stride[axis] - padding[axis]
+        taps = torch.arange(kernel[axis], device=x.device) * dilation[axis]
+        taps = (taps[:, None] if axis == 0 else taps[None]).expand(*kernel).reshape(samples, 1, 1)
+        at = offset[:, :, :, axis] + taps + (cells[:, None] if axis == 0 else cells)
+        positions.append((2 * at + 1) / size - 1)
+    grid = torch.stack(positions[::-1], dim=-1)
+    grid = grid.reshape(n * groups, samples * out_height, out_width, 2)
+    maps = x.reshape(n * groups, channels // groups, height, width)
+    found = F.grid_sample(maps, grid, align_corners=False)
+    found = found.reshape(n, groups, channels // groups, samples, out_height, out_width)
+    if mask is not None:
+        found = found * mask.unflatten(1, (groups, 1, samples))
+    flat = found.reshape(n, channels * samples, out_height, out_width)
+    flat_weight = weight.reshape(out_channels, -1, 1, 1)
+    return F.conv2d(flat, flat_weight, bias, groups=channels // weight.shape[1])
 
 
 def _in_float32(*tensors: Tensor | None) -> list[Tensor | None]:

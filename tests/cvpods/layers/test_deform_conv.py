@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.autograd import gradcheck
 from torch.func import functional_call
+from torchvision import ops
 
 from cvpods.layers import DeformConv, DFConv2d, ModulatedDeformConv, OffsetConv
 from tests.reference.deform_conv import deform_conv_loop
@@ -88,7 +89,7 @@ def test_offset_moves_the_sample(pair, expected):
     x = torch.arange(12.0).view(1, 1, 3, 4)
     conv = center_conv()
     y = conv(x, offsets_of(conv, x, {4: pair}))
-    assert y[0, 0].tolist() == expected
+    assert torch.allclose(y[0, 0], torch.tensor(expected).float(), atol=1e-5)
 
 
 def test_positions_of_the_kernel_row_by_row():
@@ -101,7 +102,7 @@ def test_positions_of_the_kernel_row_by_row():
     conv = DeformConv(1, 1, 3, padding=1)
     conv.weight.data.copy_(torch.tensor([[1.0, 10, 100], [0, 0, 0], [0, 0, 0]]))
     for pairs, expected in (({}, 210), ({2: (2, 0)}, 810), ({1: (1, -1)}, 230)):
-        assert conv(x, offsets_of(conv, x, pairs))[0, 0, 1, 1].item() == expected
+        assert conv(x, offsets_of(conv, x, pairs))[0, 0, 1, 1].item() == pytest.approx(expected)
 
 
 def test_deformable_groups_have_offsets_of_their_own():
@@ -528,3 +529,28 @@ def test_layers_of_other_precision(dtype):
     if dtype == torch.float64:
         inputs = torch.randn(1, 4, 4, 4, dtype=dtype, requires_grad=True)
         assert torch.autograd.gradcheck(conv, inputs, atol=1e-4, nondet_tol=1e-10)
+
+
+@pytest.mark.parametrize("groups", [1, 2])
+@pytest.mark.parametrize("deformable_groups", [1, 3])
+@pytest.mark.parametrize("modulated", [False, True])
+def test_equals_torchvision_with_gradients(groups, deformable_groups, modulated):
+    """On a CPU the samples are read by grid_sample; torchvision's operator is the reference."""
+    torch.manual_seed(0)
+    kind = ModulatedDeformConv if modulated else DeformConv
+    conv = kind(6, 4, 3, 2, 1, 2, groups, deformable_groups).double()
+    x = torch.randn(2, 6, 9, 7, dtype=torch.float64, requires_grad=True)
+    offset = torch.randn(2, 18 * deformable_groups, 4, 3, dtype=torch.float64) * 3
+    mask = torch.rand(2, 9 * deformable_groups, 4, 3, dtype=torch.float64) if modulated else None
+    inputs = [x, offset.requires_grad_(), conv.weight]
+    inputs += [conv.bias, mask.requires_grad_()] if modulated else []
+    ours = conv(x, offset, mask) if modulated else conv(x, offset)
+    theirs = ops.deform_conv2d(x, offset, conv.weight, conv.bias, (2, 2), (1, 1), (2, 2), mask)
+    assert torch.allclose(ours, theirs)
+    weight = torch.randn_like(ours)
+    for a, b in zip(
+        torch.autograd.grad((ours * weight).sum(), inputs),
+        torch.autograd.grad((theirs * weight).sum(), inputs),
+        strict=True,
+    ):
+        assert torch.allclose(a, b)
