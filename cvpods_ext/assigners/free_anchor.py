@@ -6,55 +6,18 @@ Inside a slice the work is whole-tensor arithmetic; nothing here waits for the d
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-# Elements of one slice (float32: 2 and 64 MiB a table), but never less than one row.
-SLICE_ON_CPU = 2**19
-SLICE_ON_GPU = 2**24
+from cvpods_ext.assigners.slices import as_columns, as_rows, slice_iou, slices
+
 # Whole rows of anchors that are sorted together; slices of fewer do not use all cores.
 BAGS_AT_ONCE = 16
 # Neighbouring anchors that _top looks at together.
 GROUP = 64
-
-
-def slices(length: int, width: int, device: torch.device, at_least: int = 1) -> Iterator[slice]:
-    """Cut `length` rows of `width` elements into slices of a bounded number of elements.
-
-    The bound is SLICE_ON_CPU or SLICE_ON_GPU elements, or `at_least` rows where those are more.
-    """
-    bound = SLICE_ON_CPU if device.type == "cpu" else SLICE_ON_GPU
-    step = max(at_least, bound // max(1, width))
-    return (slice(start, min(start + step, length)) for start in range(0, length, step))
-
-
-def slice_iou(gt_boxes: Tensor, boxes: Tensor) -> Tensor:
-    """IoU (M, R) of boxes given by columns, (4, M, 1) and (4, 1, R); 0 for those without area.
-
-    In place as far as it goes: this is where FreeAnchor's time is spent.
-    """
-    x1, y1, x2, y2 = boxes
-    gt_x1, gt_y1, gt_x2, gt_y2 = gt_boxes
-    width = torch.minimum(gt_x2, x2).sub_(torch.maximum(gt_x1, x1)).clamp_(min=0)
-    height = torch.minimum(gt_y2, y2).sub_(torch.maximum(gt_y1, y1)).clamp_(min=0)
-    intersection = width.mul_(height)
-    union = ((gt_x2 - gt_x1) * (gt_y2 - gt_y1)) + ((x2 - x1) * (y2 - y1))
-    union.sub_(intersection).clamp_(min=torch.finfo(union.dtype).tiny)
-    return intersection.div_(union)
-
-
-def _rows(boxes: Tensor) -> Tensor:
-    """(M, 4) -> (4, M, 1)."""
-    return boxes.t().contiguous()[:, :, None]
-
-
-def _columns(boxes: Tensor) -> Tensor:
-    """(R, 4) -> (4, 1, R)."""
-    return boxes.t().contiguous()[:, None, :]
 
 
 @torch.no_grad()
@@ -72,7 +35,7 @@ def anchor_bags(anchors: Tensor, gt_boxes: Tensor, bag_size: int) -> Tensor:
         (M, min(bag_size, R)) int64 indices of anchors, in no particular order.
     """
     size = min(bag_size, len(anchors))
-    rows, columns = _rows(gt_boxes), _columns(anchors)
+    rows, columns = as_rows(gt_boxes), as_columns(anchors)
     columns = F.pad(columns, (0, -len(anchors) % GROUP))
     bags = [gt_boxes.new_zeros((0, size), dtype=torch.int64)]
     for part in slices(len(gt_boxes), len(anchors), anchors.device, at_least=BAGS_AT_ONCE):
@@ -127,7 +90,7 @@ def predictions_of(
         boxes: (R, 4) xyxy predicted boxes, pixels.
         gt_boxes: (M, 4) xyxy, pixels; gt_classes: (M,) int64 in [0, K).
     """
-    columns, rows = _columns(boxes), _rows(gt_boxes.to(boxes.dtype))
+    columns, rows = as_columns(boxes), as_rows(gt_boxes.to(boxes.dtype))
     count = len(gt_boxes)
     best = boxes.new_full((count, 1), iou_threshold + torch.finfo(boxes.dtype).eps)
     if count:

@@ -14,7 +14,7 @@ For boxes i, anchors j and classes c:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -28,8 +28,8 @@ from cvpods_ext.assigners.free_anchor import (
     class_probability,
     object_probability,
     predictions_of,
-    slices,
 )
+from cvpods_ext.losses.negatives import Found, negatives_and_slopes
 
 
 def free_anchor_loss(
@@ -163,10 +163,6 @@ class _NegativeLogMeanMax(torch.autograd.Function):
         return -grad[:, None] * shares_x * (1 - covered + shares_w * covered.sum(1, keepdim=True))
 
 
-# (image, slice of its anchors) -> A (r, K), or None for an image without boxes.
-Found = Callable[[int, slice], Tensor | None]
-
-
 class _NegativesAndBags(torch.autograd.Function):
     """Sum of FL(p (1 - A)) over all logits, and the logits at the bags, read in one place.
 
@@ -180,7 +176,9 @@ class _NegativesAndBags(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor]:
         ctx.save_for_backward(logits, bags)
         ctx.arguments = found, width, gamma
-        total, ctx.slope = _negatives(logits, found, width, gamma, ctx.needs_input_grad[0])
+        total, ctx.slope, _ = negatives_and_slopes(
+            logits, None, found, width, gamma, ctx.needs_input_grad[0]
+        )
         return total, logits.flatten()[bags]
 
     @staticmethod
@@ -190,30 +188,9 @@ class _NegativesAndBags(torch.autograd.Function):
         slope, ctx.slope = ctx.slope, None  # given away; computed anew for a retained graph
         if slope is None:
             found, width, gamma = ctx.arguments
-            _, slope = _negatives(logits, found, width, gamma, with_slope=True)
+            _, slope, _ = negatives_and_slopes(logits, None, found, width, gamma, True)
         slope.mul_(grad).flatten().index_add_(0, bags.flatten(), grad_bags.flatten())
         return slope, None, None, None, None
-
-
-def _negatives(
-    logits: Tensor, found: Found, width: int, gamma: float, with_slope: bool
-) -> tuple[Tensor, Tensor | None]:
-    """Sum of FL(x), x = p (1 - A), over logits (N, R, K), and its gradient (N, R, K)."""
-    total = logits.new_zeros(())
-    slope = torch.empty_like(logits, memory_format=torch.contiguous_format) if with_slope else None
-    for n in range(len(logits)):
-        for part in slices(logits.shape[1], width, logits.device):
-            # 1 - p, kept from underflow; 1 - x = 1 - p + p A, never computed from x; then x.
-            miss = logits[n, part].neg().sigmoid_().clamp_(min=torch.finfo(logits.dtype).tiny)
-            table = found(n, part)
-            rest = miss if table is None else miss.lerp(miss.new_ones(()), table)
-            x = 1 - rest
-            power, log_rest = x**gamma, rest.log()
-            total -= torch.dot(power.flatten(), log_rest.flatten())
-            if slope is not None:  # (1 - p) x^gamma (x / (1 - x) - gamma log(1 - x))
-                x.div_(rest).sub_(log_rest, alpha=gamma).mul_(miss)
-                torch.mul(x, power, out=slope[n, part])
-    return total, slope
 
 
 def _check_shapes(

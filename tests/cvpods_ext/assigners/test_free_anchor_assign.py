@@ -14,8 +14,8 @@ from cvpods_ext.assigners.free_anchor import (
     class_probability,
     object_probability,
     predictions_of,
-    slices,
 )
+from cvpods_ext.assigners.slices import slices
 from tests.reference.free_anchor import found_loop
 
 CPU = torch.device("cpu")
@@ -62,33 +62,6 @@ class ObjectsFound:
         return class_probability(
             self.per_box(part), classes, self.num_classes, last_write=self.last_write
         )
-
-
-# -- slices --------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("length", "width", "expected"),
-    [
-        (5, 50, [(0, 2), (2, 4), (4, 5)]),
-        (4, 50, [(0, 2), (2, 4)]),
-        (3, 1000, [(0, 1), (1, 2), (2, 3)]),
-        (100, 1, [(0, 100)]),
-        (101, 1, [(0, 100), (100, 101)]),
-        (7, 0, [(0, 7)]),
-        (0, 50, []),
-    ],
-)
-def test_slices_of_at_most_a_hundred_elements(length, width, expected, monkeypatch):
-    """Rows of 50 elements go by twos; rows wider than the bound go alone; rows of none at once."""
-    monkeypatch.setattr(free_anchor, "SLICE_ON_CPU", 100)
-    assert [(s.start, s.stop) for s in slices(length, width, CPU)] == expected
-
-
-def test_slices_of_at_least_so_many_rows(monkeypatch):
-    monkeypatch.setattr(free_anchor, "SLICE_ON_CPU", 100)
-    assert [(s.start, s.stop) for s in slices(5, 50, CPU, at_least=3)] == [(0, 3), (3, 5)]
-    assert [(s.start, s.stop) for s in slices(5, 25, CPU, at_least=3)] == [(0, 4), (4, 5)]
 
 
 # -- bags ----------------------------------------------------------------------------------------
@@ -165,7 +138,7 @@ def test_empty_bags(boxes, anchors, size):
 @pytest.mark.parametrize("seed", range(20))
 def test_bags_match_a_stable_sort(seed, anchors, monkeypatch):
     """Slices of two boxes each."""
-    monkeypatch.setattr(free_anchor, "SLICE_ON_CPU", 2 * anchors)
+    monkeypatch.setattr("cvpods_ext.assigners.slices.SLICE_ON_CPU", 2 * anchors)
     monkeypatch.setattr(free_anchor, "BAGS_AT_ONCE", 1)
     anchors, boxes = whole_boxes(seed, anchors), whole_boxes(100 + seed, 7)
     size = (1, 9, 50, 150)[seed % 4]
@@ -179,7 +152,7 @@ def test_slices_do_not_change_the_bags(monkeypatch):
     expected = anchor_bags(anchors, boxes, 20).sort().values
     monkeypatch.setattr(free_anchor, "BAGS_AT_ONCE", 1)
     for bound in (1, 3 * 150, 4 * 150 - 1):
-        monkeypatch.setattr(free_anchor, "SLICE_ON_CPU", bound)
+        monkeypatch.setattr("cvpods_ext.assigners.slices.SLICE_ON_CPU", bound)
         assert torch.equal(anchor_bags(anchors, boxes, 20).sort().values, expected)
 
 
@@ -272,7 +245,7 @@ def test_last_write_passes_over_boxes_that_the_anchor_does_not_find():
 @pytest.mark.parametrize("seed", range(20))
 def test_objects_found_match_the_loop(seed, last_write, monkeypatch):
     """Slices of a few predicted boxes each; classes clash."""
-    monkeypatch.setattr(free_anchor, "SLICE_ON_CPU", 37)
+    monkeypatch.setattr("cvpods_ext.assigners.slices.SLICE_ON_CPU", 37)
     count, threshold = 1 + seed % 6, (0.6, 0.5, 0.75)[seed % 3]
     boxes, gt = around(seed, 40), around(100 + seed, count)
     classes = torch.randint(0, 2, (count,), generator=torch.Generator().manual_seed(seed))
@@ -292,7 +265,7 @@ def test_slices_do_not_change_what_is_found(last_write, monkeypatch):
     boxes, gt, classes = around(1, 50), around(2, 5), torch.tensor([0, 1, 0, 1, 0])
     whole = ObjectsFound(boxes, gt, classes, 2, last_write=last_write)
     assert 0 < (whole.per_box(EVERYTHING) > 0).sum() < 250
-    monkeypatch.setattr(free_anchor, "SLICE_ON_CPU", 32)
+    monkeypatch.setattr("cvpods_ext.assigners.slices.SLICE_ON_CPU", 32)
     sliced = ObjectsFound(boxes, gt, classes, 2, last_write=last_write)
     assert torch.equal(whole.best_iou, sliced.best_iou)
     parts = list(slices(50, 5, CPU))
