@@ -25,7 +25,10 @@ def batched_nms(boxes: Tensor, scores: Tensor, idxs: Tensor, iou_threshold: floa
     Returns:
         (M,) int64 indices of the kept boxes, best first.
     """
-    return ops.batched_nms(boxes.float(), scores.float(), idxs, iou_threshold)
+    boxes = boxes.float()
+    if len(boxes):  # torchvision tells classes apart by shifts that suppose coordinates >= 0
+        boxes = boxes - boxes.min().clamp(max=0)
+    return ops.batched_nms(boxes, scores.float(), idxs, iou_threshold)
 
 
 def batched_softnms(

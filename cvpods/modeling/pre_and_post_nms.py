@@ -37,7 +37,7 @@ class PreAndPostNMS(nn.Module):
     def forward(self, batched_inputs: Sequence[dict[str, Any]]) -> list[dict[str, Instances]]:
         """{"before": Instances, "after": Instances} of every input, in its original size."""
         images = self.detector.preprocess_image(batched_inputs)
-        predictions, priors = self.detector.network(images.tensor)
+        predictions, priors = self.detector.network(images)
         found = self.detector.candidates(predictions, priors, images.image_sizes, None)
         return [
             {

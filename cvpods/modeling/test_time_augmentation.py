@@ -136,7 +136,7 @@ class TestTimeAugmentation(nn.Module):
     def _detect(self, views: list[Tensor]) -> list[Instances]:
         detector = self.detector
         images = ImageList.from_tensors(views, detector.backbone.size_divisibility)
-        predictions, priors = detector.network(images.tensor)
+        predictions, priors = detector.network(images)
         if self.merge == "nms":
             cap = detector.topk_candidates
             return detector.candidates(predictions, priors, images.image_sizes, cap)

@@ -87,6 +87,12 @@ def dcnv2(*stages: str, method: str = "ATSS") -> Fragment:
     }
 
 
+# FeatureAlign's label assignment alone, FF and MDQ: neither attention nor deformable towers.
+ASSIGN_ONLY: Fragment = {
+    "MODEL.FEATURE_ALIGN.ATTENTION.ENABLED": False,
+    "MODEL.FEATURE_ALIGN.USE_DCN_IN_TOWER": False,
+}
+
 MOBILENETV2: Fragment = {
     "MODEL.PIXEL_MEAN": [123.675, 116.28, 103.53],
     "MODEL.PIXEL_STD": [58.395, 57.12, 57.375],
@@ -216,6 +222,9 @@ SCALE_800: Fragment = {**train_scales([800], 1333), **test_scale(800, 1333)}
 # FreeAnchor's "ms" and "ms2": steps of 32.
 MS_640_800: Fragment = {**train_scales(range(640, 801, 32), 1333), **test_scale(800, 1333)}
 MS_480_960: Fragment = {**train_scales(range(480, 961, 32), 1333), **test_scale(800, 1333)}
+# FeatureAlign's and AutoAssign's 2x: one of two; FeatureAlign's "ms1" (its "ms2" is MS_480_960).
+SCALE_640_OR_800: Fragment = {**train_scales([640, 800], 1333), **test_scale(800, 1333)}
+MS_480_800: Fragment = {**train_scales(range(480, 801, 32), 1333), **test_scale(800, 1333)}
 # A random whole number in [640, 800].
 SCALE_640_800: Fragment = {**train_scales([640, 800], 1333, "range"), **test_scale(800, 1333)}
 
@@ -281,6 +290,20 @@ def shapes_trial(method: str) -> Fragment:
         **adamw_cosine(500, lr=1.5e-3, batch=8),
         **train_scales([160], 256),
         **test_scale(160, 256),
+    }
+
+
+def bccd_trial(method: str) -> Fragment:
+    """What trials on blood cells (BCCD) share: data, MobileNetV2 with narrow parts, budget."""
+    return {
+        **data("bccd_train", "bccd_test", num_classes=3, method=method),
+        **MOBILENETV2,
+        "MODEL.FPN.OUT_CHANNELS": 64,
+        f"MODEL.{method}.NUM_CONVS": 2,
+        "TRAINER.CHANNELS_LAST": True,
+        **adamw_cosine(300, lr=1e-3, batch=8),
+        **train_scales([320, 352, 384, 416, 448], 640),
+        **test_scale(384, 640),
     }
 
 

@@ -30,6 +30,7 @@ from cvpods_ext.assigners.free_anchor import (
     predictions_of,
 )
 from cvpods_ext.losses.negatives import Found, negatives_and_slopes
+from cvpods_ext.losses.targets import check_targets
 
 
 def free_anchor_loss(
@@ -208,15 +209,4 @@ def _check_shapes(
             f"cls_logits {tuple(cls_logits.shape)} need box_deltas ({n}, {r}, 4) and anchors "
             f"({r}, 4); got {tuple(box_deltas.shape)} and {tuple(anchors.shape)}."
         )
-    if len(gt_boxes) != n or len(gt_classes) != n:
-        raise ValueError(
-            f"{n} images need as many gt_boxes and gt_classes; got {len(gt_boxes)} and "
-            f"{len(gt_classes)}."
-        )
-    for boxes, classes in zip(gt_boxes, gt_classes, strict=True):
-        if classes.dtype != torch.int64:
-            raise ValueError(f"gt_classes must be int64; got {classes.dtype}.")
-        if boxes.shape != (len(classes), 4):
-            raise ValueError(
-                f"{len(classes)} classes need boxes ({len(classes)}, 4); got {tuple(boxes.shape)}."
-            )
+    check_targets(n, gt_boxes, gt_classes)

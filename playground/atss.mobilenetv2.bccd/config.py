@@ -10,26 +10,11 @@ Differs   3 classes, 384-pixel images, narrow pyramid and towers, AdamW with a c
 
 from cvpods.data import register_coco_instances
 from cvpods_ext.configs import ATSSConfig, compose
-from cvpods_ext.configs.fragments import MOBILENETV2, adamw_cosine, data, test_scale, train_scales
+from cvpods_ext.configs.fragments import bccd_trial
 
 for split in ("train", "val", "test"):
     register_coco_instances(
         f"bccd_{split}", f"bccd/annotations/instances_{split}.json", f"bccd/{split}"
     )
 
-SMALL = {
-    "MODEL.FPN.OUT_CHANNELS": 64,
-    "MODEL.ATSS.NUM_CONVS": 2,
-    "TRAINER.CHANNELS_LAST": True,
-}
-
-config = compose(
-    ATSSConfig,
-    data("bccd_train", "bccd_test", num_classes=3, method="ATSS"),
-    MOBILENETV2,
-    SMALL,
-    adamw_cosine(300, lr=1e-3, batch=8),
-    train_scales([320, 352, 384, 416, 448], 640),
-    test_scale(384, 640),
-    experiment=__file__,
-)
+config = compose(ATSSConfig, bccd_trial("ATSS"), experiment=__file__)

@@ -50,11 +50,9 @@ class FPN(Backbone):
             raise ConfigError(f"Strides of {list(in_features)} must double from one to the next.")
         for name, level in zip(in_features, self.levels, strict=True):
             self.add_module(
-                f"fpn_lateral{level}", _pyramid_conv(shapes[name].channels, out_channels, 1, norm)
+                f"fpn_lateral{level}", pyramid_conv(shapes[name].channels, out_channels, 1, norm)
             )
-            self.add_module(
-                f"fpn_output{level}", _pyramid_conv(out_channels, out_channels, 3, norm)
-            )
+            self.add_module(f"fpn_output{level}", pyramid_conv(out_channels, out_channels, 3, norm))
         above = top_block.num_levels if top_block is not None else 0
         levels = [*self.levels, *range(self.levels[-1] + 1, self.levels[-1] + 1 + above)]
         self._out_features = [f"p{level}" for level in levels]
@@ -67,7 +65,10 @@ class FPN(Backbone):
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         """(N, C, H, W) -> {"p3": (N, out_channels, H / 8, W / 8), ...}."""
-        bottom_up = self.bottom_up(x)
+        return self.pyramid(self.bottom_up(x))
+
+    def pyramid(self, bottom_up: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The pyramid's levels from the bottom-up maps."""
         outputs: dict[str, Tensor] = {}
         top_down = None
         for name, level in zip(reversed(self.in_features), reversed(self.levels), strict=True):
@@ -100,7 +101,8 @@ def _level(stride: int) -> int:
     return level
 
 
-def _pyramid_conv(inputs: int, outputs: int, kernel: int, norm: str) -> Conv2d:
+def pyramid_conv(inputs: int, outputs: int, kernel: int, norm: str) -> Conv2d:
+    """A convolution of the pyramid, initialised as FPN does."""
     conv = Conv2d(
         inputs,
         outputs,
@@ -148,8 +150,12 @@ class LastLevelP6P7(nn.Module):
         return [p6, self.p7(F.relu(p6) if self.relu else p6)]
 
 
-def build_p3_p7_pyramid(cfg: Any, bottom_up: Backbone) -> FPN:
-    """FPN over `bottom_up` as cfg.MODEL.FPN says, with P6 and P7 from BLOCK_IN_FEATURES."""
+def build_p3_p7_pyramid(cfg: Any, bottom_up: Backbone, make_fpn: Callable[..., FPN] = FPN) -> FPN:
+    """FPN over `bottom_up` as cfg.MODEL.FPN says, with P6 and P7 from BLOCK_IN_FEATURES.
+
+    Args:
+        make_fpn: what takes FPN's arguments and makes the pyramid.
+    """
     fpn = cfg.MODEL.FPN
     source = fpn.BLOCK_IN_FEATURES
     shapes = bottom_up.output_shape()
@@ -164,7 +170,7 @@ def build_p3_p7_pyramid(cfg: Any, bottom_up: Backbone) -> FPN:
             f"MODEL.FPN.BLOCK_IN_FEATURES must be {pyramid_top!r} or one of {list(shapes)}, "
             f"got {source!r}."
         )
-    return FPN(
+    return make_fpn(
         bottom_up,
         fpn.IN_FEATURES,
         fpn.OUT_CHANNELS,

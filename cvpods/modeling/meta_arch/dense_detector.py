@@ -37,6 +37,8 @@ class DenseDetector(nn.Module):
 
     # Channels of one location in each output of the head; None stands for K.
     output_channels: dict[str, int | None] = {"cls_logits": None, "box_deltas": 4}
+    # Clip boxes to the image before NMS; AutoAssign's authors do so after it alone.
+    clip_before_nms = True
 
     def __init__(
         self,
@@ -116,7 +118,7 @@ class DenseDetector(nn.Module):
             {loss name: scalar}, or [{"instances": Instances(pred_boxes, scores, pred_classes)}].
         """
         images = self.preprocess_image(batched_inputs)
-        predictions, priors = self.network(images.tensor)
+        predictions, priors = self.network(images)
         if self.training:
             with torch.autocast(self.device.type, enabled=False):
                 return self.losses(predictions, priors, self.targets(batched_inputs))
@@ -126,12 +128,16 @@ class DenseDetector(nn.Module):
             for result, inputs in zip(results, batched_inputs, strict=True)
         ]
 
-    def network(self, images: Tensor) -> tuple[dict[str, Tensor], list[Tensor]]:
-        """Normalised images (N, C, H, W) -> outputs (N, R, channels) in float32, and priors."""
-        features = self.backbone(images)
-        features = [features[name] for name in self.in_features]
+    def network(self, images: ImageList) -> tuple[dict[str, Tensor], list[Tensor]]:
+        """Normalised images -> outputs (N, R, channels) in float32, and priors."""
+        levels = self.features(images)
+        features = [levels[name] for name in self.in_features]
         outputs = self.head(features)
         return {k: self._flatten(k, maps) for k, maps in outputs.items()}, self.priors(features)
+
+    def features(self, images: ImageList) -> dict[str, Tensor]:
+        """The backbone's maps (N, C, H_l, W_l) by name."""
+        return self.backbone(images.tensor)
 
     def preprocess_image(self, batched_inputs: Sequence[dict[str, Any]]) -> ImageList:
         """Normalised images, padded to one size with zeros."""
@@ -160,7 +166,10 @@ class DenseDetector(nn.Module):
         priors: list[Tensor],
         image_sizes: Sequence[tuple[int, int]],
     ) -> list[Instances]:
-        """Detections of every image, in pixels of the padded input."""
+        """Detections of every image, in pixels of the padded input.
+
+        They may reach beyond the image unless clip_before_nms.
+        """
         found = self.candidates(predictions, priors, image_sizes, self.topk_candidates)
         return [self.suppress(one)[: self.max_detections_per_image] for one in found]
 
@@ -172,7 +181,7 @@ class DenseDetector(nn.Module):
         image_sizes: Sequence[tuple[int, int]],
         per_level: int | None,
     ) -> list[Instances]:
-        """What passes the score threshold in every image, clipped to it, before NMS.
+        """What passes the score threshold in every image, before NMS.
 
         Args:
             per_level: cap on the candidates of a level; None for all.
@@ -188,7 +197,8 @@ class DenseDetector(nn.Module):
                 ]
                 boxes, scores, classes = (torch.cat(parts) for parts in zip(*found, strict=True))
                 boxes = Boxes(boxes)
-                boxes.clip(image_size)
+                if self.clip_before_nms:
+                    boxes.clip(image_size)
                 one = Instances(
                     tuple(image_size), pred_boxes=boxes, scores=scores, pred_classes=classes
                 )

@@ -1,0 +1,142 @@
+"""AutoAssign (arXiv:2007.03496): FCOS' network, an objectness; all locations in a box compete."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from cvpods.modeling.anchor_generator import PointGrid
+from cvpods.modeling.backbone import Backbone
+from cvpods.modeling.box_regression import Shift2BoxTransform
+from cvpods.modeling.meta_arch import DenseDetector, DenseHead, shared_arguments
+from cvpods.structures import Instances
+from cvpods.utils import comm
+from cvpods_ext.losses.auto_assign import auto_assign_loss
+
+# What the box predictor's bias starts from: a box of 8 x 8 strides around the location.
+BOX_BIAS = 4.0
+
+
+class AutoAssign(DenseDetector):
+    """AutoAssign; arguments of DenseDetector, and:
+
+    Args:
+        point_generator: the locations of every level.
+        loss: further arguments of auto_assign_loss.
+
+    mu and sigma (K, 2) are the center prior's; the boxes that are compared by NMS may reach beyond
+    the image, as in the authors' code.
+    """
+
+    output_channels = {"cls_logits": None, "box_deltas": 4, "obj_score": 1}
+    clip_before_nms = False
+
+    def __init__(
+        self, *, point_generator: PointGrid, loss: dict[str, Any] | None = None, **kwargs: Any
+    ) -> None:
+        super().__init__(**kwargs)
+        self.point_generator = point_generator
+        self.shift2box_transform = Shift2BoxTransform((1.0, 1.0, 1.0, 1.0))
+        self.loss = loss or {}
+        self.make_prior()
+
+    def make_prior(self) -> None:
+        """Create the center prior: a Gaussian of one stride around the centre of a box."""
+        self.mu = nn.Parameter(torch.zeros(self.num_classes, 2))
+        self.sigma = nn.Parameter(torch.ones(self.num_classes, 2))
+
+    @classmethod
+    def from_config(cls, cfg: Any, backbone: Backbone) -> AutoAssign:
+        """Build AutoAssign on `backbone` from cfg.MODEL.AUTO_ASSIGN."""
+        return cls(**arguments(cfg, cfg.MODEL.AUTO_ASSIGN, backbone))
+
+    def priors(self, features: Sequence[Tensor]) -> list[Tensor]:
+        return self.point_generator.grid(features)
+
+    def distances(self, box_deltas: Tensor, strides: Tensor | int) -> Tensor:
+        """Distances (..., 4) to the sides in pixels, from the head's output."""
+        return box_deltas.relu() * strides
+
+    def decode(self, box_deltas: Tensor, priors: Tensor, level: int) -> Tensor:
+        distances = self.distances(box_deltas, self.point_generator.strides[level])
+        return self.shift2box_transform.apply_deltas(distances, priors)
+
+    def candidate_scores(self, outputs: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """Class score times objectness, for both the threshold and the ranking."""
+        scores = outputs["cls_logits"].sigmoid() * outputs["obj_score"].sigmoid()
+        return scores, scores
+
+    def _level_candidates(
+        self, outputs: dict[str, Tensor], priors: Tensor, level: int, cap: int | None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """As DenseDetector's, but never more candidates than the level has locations."""
+        cap = cap if cap is None else min(cap, len(priors))
+        return super()._level_candidates(outputs, priors, level, cap)
+
+    def losses(
+        self, predictions: dict[str, Tensor], priors: list[Tensor], targets: list[Instances]
+    ) -> dict[str, Tensor]:
+        """The losses of bags, of background and of the prior; counts are averaged over ranks."""
+        return auto_assign_loss(
+            **self.loss_inputs(predictions, priors, targets), mu=self.mu, sigma=self.sigma
+        )
+
+    def loss_inputs(
+        self, predictions: dict[str, Tensor], priors: list[Tensor], targets: list[Instances]
+    ) -> dict[str, Any]:
+        """Arguments of the loss, but for the prior."""
+        strides = torch.cat(
+            [
+                points.new_full((len(points),), stride)
+                for points, stride in zip(priors, self.point_generator.strides, strict=True)
+            ]
+        )
+        return {
+            "cls_logits": predictions["cls_logits"],
+            "obj_logits": predictions["obj_score"],
+            "ltrb": self.distances(predictions["box_deltas"], strides[:, None]),
+            "points": torch.cat(priors),
+            "strides": strides,
+            "gt_boxes": [target.gt_boxes.tensor for target in targets],
+            "gt_classes": [target.gt_classes for target in targets],
+            "average": partial(comm.all_reduce, op="mean"),
+            **self.loss,
+        }
+
+
+def arguments(
+    cfg: Any, method: Any, backbone: Backbone, deformable: bool = False
+) -> dict[str, Any]:
+    """AutoAssign's arguments, read from the config and from its group of the method.
+
+    Args:
+        deformable: the last convolution of both towers is DCNv2.
+    """
+    shapes = [backbone.output_shape()[name] for name in method.IN_FEATURES]
+    return {
+        "backbone": backbone,
+        "head": DenseHead(
+            in_channels=shapes[0].channels,
+            num_convs=method.NUM_CONVS,
+            num_classes=method.NUM_CLASSES,
+            prior_prob=method.PRIOR_PROB,
+            norm="GN",
+            quality="obj_score",
+            num_scales=len(shapes),
+            box_bias=BOX_BIAS,
+            deformable=deformable,
+        ),
+        "point_generator": PointGrid(
+            strides=[shape.stride for shape in shapes], offset=method.POINT_OFFSET
+        ),
+        "loss": {
+            "alpha": method.FOCAL_LOSS_ALPHA,
+            "gamma": method.FOCAL_LOSS_GAMMA,
+            "reg_weight": method.REG_WEIGHT,
+        },
+        **shared_arguments(cfg, method),
+    }

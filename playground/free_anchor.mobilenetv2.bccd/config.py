@@ -1,0 +1,25 @@
+"""FreeAnchor, MobileNetV2-FPN, blood cells (BCCD: RBC, WBC, Platelets), ImageNet weights.
+
+Paper     none; published orientation for other detectors on this test split: AP50 about 90
+Expected  see docs/comparison.md
+Run       pods_train MODEL.WEIGHTS <mobilenet_v2 features.pth>
+          with bccd/{train,val,test} and bccd/annotations under a data root (datasets/README.md)
+Differs   3 classes, 384-pixel images, narrow pyramid and towers, group norms in them,
+          AdamW with a cosine schedule
+"""
+
+from cvpods.data import register_coco_instances
+from cvpods_ext.configs import FreeAnchorConfig, compose
+from cvpods_ext.configs.fragments import bccd_trial
+
+for split in ("train", "val", "test"):
+    register_coco_instances(
+        f"bccd_{split}", f"bccd/annotations/instances_{split}.json", f"bccd/{split}"
+    )
+
+config = compose(
+    FreeAnchorConfig,
+    bccd_trial("FREE_ANCHOR"),
+    {"MODEL.FREE_ANCHOR.NORM": "GN"},
+    experiment=__file__,
+)
