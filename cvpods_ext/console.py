@@ -7,5 +7,6 @@ from cvpods.tools.demo import main as pods_demo
 from cvpods.tools.draw import main as pods_draw
 from cvpods.tools.test import main as pods_test
 from cvpods.tools.train import main as pods_train
+from cvpods_ext.analysis.vis import main as pods_vis
 
-__all__ = ["pods_demo", "pods_draw", "pods_test", "pods_train"]
+__all__ = ["pods_demo", "pods_draw", "pods_test", "pods_train", "pods_vis"]

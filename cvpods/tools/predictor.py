@@ -128,7 +128,7 @@ class Predictor:
             images = list(images)
         if not isinstance(images, (list, tuple)):
             return self([images])[0]
-        inputs = [self._prepare(as_array(image, self.image_format)) for image in images]
+        inputs = [self.prepare(image) for image in images]
         outputs: dict[int, dict[str, Instances]] = {}
         with inference_mode(self.model):
             # Images of one size together: padding one to another's would change its detections.
@@ -140,7 +140,9 @@ class Predictor:
                     outputs.update(zip(members, found, strict=True))
         return [_best_first(outputs[i]["instances"].to("cpu")) for i in range(len(inputs))]
 
-    def _prepare(self, array: np.ndarray) -> dict[str, Any]:
+    def prepare(self, image: AnyImage) -> dict[str, Any]:
+        """The model's input for an image: "image" as transformed, its own "height" and "width"."""
+        array = as_array(image, self.image_format)
         height, width = array.shape[:2]
         for transform in self.transforms:
             array, _ = transform(array, None)

@@ -189,20 +189,27 @@ def pair_terms(
     )
 
 
-def bag_loss(log_score: Tensor, terms: PairTerms) -> Tensor:
-    """-log sum_j w_ij x_ij of every box, w_ij = exp(x_ij / tau) G_ij / (sum_j of the same).
+def log_weights(log_score: Tensor, terms: PairTerms) -> Tensor:
+    """log w_ij (P,), w_ij = exp(x_ij / tau) G_ij / (sum_j of the same), the sum at least 1e-12.
 
     Args:
         log_score: (P,) log x_ij <= 0.
-
-    Returns:
-        (num_boxes,) LOSS_OF_EMPTY_BAG for boxes without locations.
     """
-    log_weight = SHARPNESS * log_score.exp() + terms.log_prior
-    total = segment_logsumexp(log_weight, terms.box, terms.num_boxes).clamp(min=math.log(1e-12))
-    bag = segment_logsumexp(log_weight + log_score, terms.box, terms.num_boxes)
+    raw = SHARPNESS * log_score.exp() + terms.log_prior
+    total = segment_logsumexp(raw, terms.box, terms.num_boxes).clamp(min=math.log(1e-12))
+    return raw - total.index_select(0, terms.box)
+
+
+def bag_loss(log_score: Tensor, terms: PairTerms) -> Tensor:
+    """-log sum_j w_ij x_ij of every box, (num_boxes,); LOSS_OF_EMPTY_BAG where it has no location.
+
+    Args:
+        log_score: (P,) log x_ij <= 0.
+    """
+    weighted = log_weights(log_score, terms) + log_score
+    bag = segment_logsumexp(weighted, terms.box, terms.num_boxes)
     size = segment_sum(torch.ones_like(log_score), terms.box, terms.num_boxes)
-    return torch.where(size > 0, total - bag, LOSS_OF_EMPTY_BAG)
+    return torch.where(size > 0, -bag, LOSS_OF_EMPTY_BAG)
 
 
 def _negatives(

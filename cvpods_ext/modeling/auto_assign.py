@@ -61,6 +61,11 @@ class AutoAssign(DenseDetector):
         """Distances (..., 4) to the sides in pixels, from the head's output."""
         return box_deltas.relu() * strides
 
+    def strides(self, priors: Sequence[Tensor]) -> Tensor:
+        """(R,) the stride of every location."""
+        pairs = zip(priors, self.point_generator.strides, strict=True)
+        return torch.cat([points.new_full((len(points),), stride) for points, stride in pairs])
+
     def decode(self, box_deltas: Tensor, priors: Tensor, level: int) -> Tensor:
         distances = self.distances(box_deltas, self.point_generator.strides[level])
         return self.shift2box_transform.apply_deltas(distances, priors)
@@ -89,12 +94,7 @@ class AutoAssign(DenseDetector):
         self, predictions: dict[str, Tensor], priors: list[Tensor], targets: list[Instances]
     ) -> dict[str, Any]:
         """Arguments of the loss, but for the prior."""
-        strides = torch.cat(
-            [
-                points.new_full((len(points),), stride)
-                for points, stride in zip(priors, self.point_generator.strides, strict=True)
-            ]
-        )
+        strides = self.strides(priors)
         return {
             "cls_logits": predictions["cls_logits"],
             "obj_logits": predictions["obj_score"],

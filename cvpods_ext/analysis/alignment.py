@@ -1,0 +1,119 @@
+"""Where a detector sees an object, where it places it well, and whom it trains: do they agree?
+
+The question of FeatureAlign's motivation, asked of AutoAssign and of FeatureAlign.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from cvpods.structures import ImageList
+from cvpods.utils.errors import ConfigError
+from cvpods_ext.assigners.auto_assign import inside_pairs
+from cvpods_ext.assigners.segments import segment_sum
+from cvpods_ext.losses.feature_align import filtered_score
+from cvpods_ext.losses.location_bags import (
+    Locations,
+    Predictions,
+    Prior,
+    Targets,
+    log_weights,
+    pair_terms,
+)
+from cvpods_ext.modeling import AutoAssign
+
+
+class Alignment(NamedTuple):
+    """Heat maps (H, W) of an object, in pixels of the network's input; 0 outside of its box.
+
+    level: name of the level that has most of the object's weight, whose locations are shown;
+    classification: class score times objectness; regression: exp(-reg_weight * GIoU loss);
+    auto_assign: weight of a location in the object's bag, without the feature filter;
+    feature_align: with it.
+    """
+
+    level: str
+    classification: Tensor
+    regression: Tensor
+    auto_assign: Tensor
+    feature_align: Tensor
+
+
+@torch.no_grad()
+def alignment_maps(
+    model: nn.Module, images: ImageList, boxes: Tensor, classes: Tensor
+) -> list[Alignment]:
+    """The heat maps of some objects of an image.
+
+    The weights are those of the model's own prior.
+
+    Args:
+        model: AutoAssign or FeatureAlign, in evaluation.
+        images: one image as the model's preprocess_image makes it.
+        boxes: (M, 4) xyxy of the objects, pixels of that image; classes: (M,) int64 in [0, K).
+
+    Raises:
+        ConfigError: the model is another one.
+    """
+    if not isinstance(model, AutoAssign):
+        raise ConfigError(
+            "Alignment is shown for experiments of AutoAssign and FeatureAlign; this model is "
+            f"{type(model).__name__}."
+        )
+    outputs, priors = model.network(images)
+    points, strides = torch.cat(priors), model.strides(priors)
+    levels = torch.repeat_interleave(
+        torch.arange(len(priors), device=points.device),
+        torch.tensor([len(level) for level in priors], device=points.device),
+    )
+    shape = (len(priors), model.num_classes, 2)
+    pairs = inside_pairs(points, boxes)
+    terms = pair_terms(
+        Predictions(
+            outputs["cls_logits"],
+            outputs["obj_score"],
+            model.distances(outputs["box_deltas"], strides[:, None]),
+        ),
+        Prior(model.mu.expand(shape), model.sigma.expand(shape)),
+        Locations(points, strides, levels),
+        Targets(boxes, classes, torch.zeros_like(classes)),
+        pairs,
+        model.loss.get("reg_weight", 5.0),
+    )
+    values = torch.stack(
+        [
+            terms.log_confidence.exp(),
+            terms.log_box.exp(),
+            log_weights(terms.log_joint, terms).exp(),
+            log_weights(filtered_score(terms), terms).exp(),
+        ]
+    )
+    maps = []
+    for i in range(len(boxes)):
+        mine = pairs.box == i
+        location, of_box = pairs.location[mine], values[:, mine]
+        level = int(segment_sum(of_box[-1], levels[location], len(priors)).argmax())
+        table = of_box.new_zeros((len(of_box), len(points)))
+        table[:, location] = of_box
+        stride = model.point_generator.strides[level]
+        nearest = _nearest(priors[level], stride, images.image_sizes[0])
+        painted = table[:, levels == level][:, nearest]
+        maps.append(Alignment(model.in_features[level], *painted))
+    return maps
+
+
+def _nearest(points: Tensor, stride: int, size: tuple[int, int]) -> Tensor:
+    """(height, width) index of the location (R_l, 2) of a level that is nearest to each pixel."""
+    columns = int((points[:, 1] == points[0, 1]).sum())
+    counts = len(points) // columns, columns
+    row, column = (
+        ((torch.arange(n, device=points.device) + 0.5 - first) / stride)
+        .round()
+        .long()
+        .clamp(0, count - 1)
+        for n, first, count in zip(size, points[0].flip(0), counts, strict=True)
+    )
+    return row[:, None] * columns + column
