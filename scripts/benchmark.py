@@ -62,6 +62,49 @@ def peak_mib(work: Callable[[], object]) -> float:
     return (_memory_kib("VmHWM") - before) / 1024
 
 
+def memory(work: Callable[[], object], device: str) -> float:
+    """Peak growth in MiB: of the process, on a GPU of the allocator."""
+    if device == "cpu":
+        return peak_mib(work)
+    work()
+    torch.cuda.synchronize()
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    work()
+    return (torch.cuda.max_memory_allocated() - before) / 2**20
+
+
+def timed(work: Callable[[], object], device: str) -> float:
+    """Seconds of one call."""
+    start = time.perf_counter()
+    work()
+    if device == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter() - start
+
+
+def compare_sides(
+    title: str, sides: dict[str, Callable[[], Tensor]], repeats: int, device: str
+) -> None:
+    """Print value, median time and peak memory of "ours" and "reference", called in turn."""
+    values = {name: work().item() for name, work in sides.items()}
+    times: dict[str, list[float]] = {name: [] for name in sides}
+    for _ in range(repeats):
+        for name, work in sides.items():
+            times[name].append(timed(work, device))
+    medians = {name: statistics.median(t) for name, t in times.items()}
+    peaks = {name: memory(work, device) for name, work in sides.items()}
+    for name in sides:
+        print(
+            f"{title}, {name}: loss {values[name]:.4f}, {medians[name]:.3f} s, "
+            f"peak {peaks[name]:.0f} MiB"
+        )
+    print(
+        f"  reference / ours: time {medians['reference'] / medians['ours']:.1f}, "
+        f"memory {peaks['reference'] / peaks['ours']:.1f}"
+    )
+
+
 # -- data pipeline ---------------------------------------------------------------------------------
 
 

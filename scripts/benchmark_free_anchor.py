@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import statistics
 import sys
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -20,7 +19,7 @@ import torch
 from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from benchmark import peak_mib, random_targets  # noqa: E402
+from benchmark import compare_sides, memory, random_targets, timed  # noqa: E402
 
 from cvpods.modeling.anchor_generator import AnchorGrid  # noqa: E402
 from cvpods_ext.losses import free_anchor_loss  # noqa: E402
@@ -60,48 +59,13 @@ def step(loss: Callable, inputs: Sequence) -> Tensor:
     return total.detach()
 
 
-def memory(work: Callable[[], object], device: str) -> float:
-    """Peak growth in MiB."""
-    if device == "cpu":
-        return peak_mib(work)
-    work()
-    torch.cuda.synchronize()
-    torch.cuda.reset_peak_memory_stats()
-    before = torch.cuda.memory_allocated()
-    work()
-    return (torch.cuda.max_memory_allocated() - before) / 2**20
-
-
-def timed(work: Callable[[], object], device: str) -> float:
-    start = time.perf_counter()
-    work()
-    if device == "cuda":
-        torch.cuda.synchronize()
-    return time.perf_counter() - start
-
-
 def compare(boxes: int, repeats: int, device: str) -> None:
     inputs = make_inputs(2, make_anchors(800, 1216), boxes, device)
     sides = {
         "ours": lambda: step(free_anchor_loss, inputs),
         "reference": lambda: step(free_anchor_loss_per_image, inputs),
     }
-    values = {name: work().item() for name, work in sides.items()}
-    times: dict[str, list[float]] = {name: [] for name in sides}
-    for _ in range(repeats):
-        for name, work in sides.items():
-            times[name].append(timed(work, device))
-    seconds = {name: statistics.median(t) for name, t in times.items()}
-    peaks = {name: memory(work, device) for name, work in sides.items()}
-    for name in sides:
-        print(
-            f"{device}, {boxes} boxes an image, {name}: loss {values[name]:.4f}, "
-            f"{seconds[name]:.3f} s, peak {peaks[name]:.0f} MiB"
-        )
-    print(
-        f"  reference / ours: time {seconds['reference'] / seconds['ours']:.1f}, "
-        f"memory {peaks['reference'] / peaks['ours']:.1f}"
-    )
+    compare_sides(f"{device}, {boxes} boxes an image", sides, repeats, device)
 
 
 def crowd(repeats: int, device: str) -> None:

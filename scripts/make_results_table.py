@@ -37,10 +37,13 @@ def describe(folder: Path) -> dict[str, str]:
 
 
 def paper_ap(text: str) -> str:
-    """ "38.7 AP (minival), 38.7 (test-dev)" -> "38.7 / 38.7"; of a multi-scale test too."""
+    """ "38.7 AP (minival), 38.7 (test-dev)" -> "38.7 / 38.7"; of a multi-scale test too.
+
+    A split without a number is "-".
+    """
     minival = re.findall(r"([\d.]+) AP \(minival\)", text)
     test_dev = re.findall(r"([\d.]+)(?: AP)? \(test-dev\)", text)
-    if not minival:
+    if not minival and not test_dev:
         return "-"
     results = [f"{a} / {b}" for a, b in zip_longest(minival, test_dev, fillvalue="-")]
     return "; multi-scale test ".join(results)

@@ -7,6 +7,7 @@ locations lie in few boxes.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
@@ -15,6 +16,9 @@ from torch import Tensor
 from cvpods_ext.assigners.assignment import centers
 from cvpods_ext.assigners.segments import segment_min_max
 from cvpods_ext.assigners.slices import as_columns, as_rows, slice_iou, slices
+
+# Pairs worked on at once (unless one box has more), so that their number bounds the memory.
+PAIRS_AT_ONCE = 2**19
 
 
 class Pairs(NamedTuple):
@@ -32,14 +36,31 @@ def inside_pairs(points: Tensor, boxes: Tensor) -> Pairs:
         points: (R, 2), pixels; boxes: (M, 4) xyxy, pixels.
     """
     x, y = points.t().contiguous()
-    pairs = [torch.zeros((0, 2), dtype=torch.int64, device=boxes.device)]
+    none = torch.zeros(0, dtype=torch.int64, device=boxes.device)
+    pairs = [(none, none)]
     for part in slices(len(boxes), len(points), boxes.device):
         left, top, right, bottom = boxes[part].t().unsqueeze(-1)
         inside = (x > left).logical_and_(x < right).logical_and_(y > top).logical_and_(y < bottom)
-        found = inside.nonzero()
-        found[:, 0] += part.start
-        pairs.append(found)
-    return Pairs(*torch.cat(pairs).t().contiguous())
+        box, location = inside.nonzero(as_tuple=True)
+        pairs.append((box.add_(part.start), location))
+    return Pairs(*(torch.cat(indices) for indices in zip(*pairs, strict=True)))
+
+
+def chunks(pairs: Pairs, num_boxes: int) -> Iterator[tuple[slice, Pairs]]:
+    """Cut between boxes into (boxes, their pairs) of at most PAIRS_AT_ONCE pairs; at least one.
+
+    A box with more pairs goes alone. Boxes of a chunk count from its first.
+    """
+    if len(pairs.box) <= PAIRS_AT_ONCE:
+        yield slice(0, num_boxes), pairs
+        return
+    ends = pairs.box.bincount(minlength=num_boxes).cumsum(0).tolist()
+    first = start = 0
+    for box in range(1, num_boxes + 1):
+        if box == num_boxes or ends[box] - start > PAIRS_AT_ONCE:
+            part = slice(start, ends[box - 1])
+            yield slice(first, box), Pairs(pairs.box[part] - first, pairs.location[part])
+            first, start = box, part.stop
 
 
 def log_center_prior(
@@ -78,19 +99,24 @@ def found_objects(
         gt_boxes: (M, 4) xyxy, pixels; gt_classes: (M,) int64 in [0, K).
     """
     iou = best_iou(predicted, gt_boxes, pairs.location)
-    f = segment_min_max(1 / (1 - iou).clamp(min=1e-12), pairs.box, len(gt_boxes))
-    entry = pairs.location * num_classes + gt_classes[pairs.box]
     size = len(predicted) * num_classes
-    order = torch.arange(1, len(entry) + 1, dtype=torch.int32, device=entry.device)
-    last = torch.zeros(size, dtype=torch.int32, device=entry.device)
-    is_last = last.scatter_reduce_(0, entry, order, "amax")[entry] == order
+    last = torch.zeros(size, dtype=torch.int64, device=predicted.device)
     table = predicted.new_zeros(size)
-    table[entry[is_last]] = f[is_last]
+    for boxes, (box, location) in chunks(pairs, len(gt_boxes)):
+        f = segment_min_max(1 / (1 - iou[location]).clamp(min=1e-12), box, boxes.stop - boxes.start)
+        entry = location * num_classes + gt_classes[boxes][box]
+        order = box + (boxes.start + 1)
+        is_last = last.scatter_reduce_(0, entry, order, "amax")[entry] == order
+        table[entry[is_last]] = f[is_last]
     return table.view(-1, num_classes)
 
 
 def best_iou(predicted: Tensor, gt_boxes: Tensor, location: Tensor) -> Tensor:
-    """(P,) the largest IoU of the predicted box (R, 4) at each `location` (P,) with any box."""
+    """(R,) the largest IoU of each predicted box (R, 4) with any box; 0 for those not asked for.
+
+    Args:
+        location: (P,) int64, the locations that are asked for; may repeat.
+    """
     asked = torch.zeros(len(predicted), dtype=torch.bool, device=predicted.device)
     asked[location] = True
     chosen = asked.nonzero().flatten()
@@ -98,4 +124,4 @@ def best_iou(predicted: Tensor, gt_boxes: Tensor, location: Tensor) -> Tensor:
     best = predicted.new_zeros(len(predicted))
     for part in slices(len(chosen), len(gt_boxes), predicted.device):
         best[chosen[part]] = slice_iou(rows, columns[:, :, part]).amax(dim=0)
-    return best[location]
+    return best

@@ -7,7 +7,7 @@ a box and a location inside it. Scores are kept as logarithms, so that none unde
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -18,6 +18,7 @@ from torch.utils.checkpoint import checkpoint
 from cvpods.modeling.losses import at_least_float32, iou_loss
 from cvpods_ext.assigners.auto_assign import (
     Pairs,
+    chunks,
     found_objects,
     inside_pairs,
     log_center_prior,
@@ -30,8 +31,6 @@ from cvpods_ext.losses.targets import check_targets
 SHARPNESS = 3.0
 # -log of a bag without locations: a constant, as torch clamps its cross entropy.
 LOSS_OF_EMPTY_BAG = 100.0
-# Pairs worked on at once (unless one box has more), so that their number bounds the memory.
-PAIRS_AT_ONCE = 2**19
 
 
 class Predictions(NamedTuple):
@@ -142,10 +141,10 @@ def bag_sums(
         per_image = segment_sum(spread(terms), chosen.image[box], num_images)
         return positive, terms.log_prior.detach().exp().sum(), per_image
 
-    parts = list(_chunks(_joined(pairs, gt_boxes), len(targets.boxes)))
+    parts = list(chunks(_joined(pairs, gt_boxes), len(targets.boxes)))
     sums = []
-    for boxes, chunk in parts:
-        arguments = (boxes, *chunk, *predictions, *prior)
+    for boxes, inside in parts:
+        arguments = (boxes, *inside, *predictions, *prior)
         if len(parts) == 1:
             sums.append(sums_of(*arguments))
         else:  # a chunk keeps its inputs alone, and is computed again for the gradient
@@ -248,20 +247,6 @@ def _joined(pairs: Sequence[Pairs], gt_boxes: Sequence[Tensor]) -> Pairs:
         boxes.append(inside.box + first)
         first += len(image_boxes)
     return Pairs(torch.cat(boxes), torch.cat([inside.location for inside in pairs]))
-
-
-def _chunks(pairs: Pairs, num_boxes: int) -> Iterator[tuple[slice, Pairs]]:
-    """Cut between boxes into (boxes, their pairs) of at most PAIRS_AT_ONCE pairs; at least one."""
-    if len(pairs.box) <= PAIRS_AT_ONCE:
-        yield slice(0, num_boxes), pairs
-        return
-    ends = pairs.box.bincount(minlength=num_boxes).cumsum(0).tolist()
-    first = start = 0
-    for box in range(1, num_boxes + 1):
-        if box == num_boxes or ends[box] - start > PAIRS_AT_ONCE:
-            part = slice(start, ends[box - 1])
-            yield slice(first, box), Pairs(pairs.box[part] - first, pairs.location[part])
-            first, start = box, part.stop
 
 
 def check_shapes(

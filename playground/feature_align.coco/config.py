@@ -3,7 +3,7 @@
 Paper     TCSVT 33(8) 2023, authors' table, R-50 1x, with G-RFA: 43.5 AP (minival)
 Expected  43.5 +- 0.3 AP on COCO val2017, 16 images an iteration (not measured here)
 Run       pods_train --num-gpus 8
-Parts on  FF, MDQ and G-RFA
+Parts     FF, MDQ and G-RFA
 Differs   (base experiment of this method)
 """
 

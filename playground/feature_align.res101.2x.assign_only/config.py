@@ -3,7 +3,7 @@
 Paper     TCSVT 33(8) 2023, authors' table, R-101 2x: 45.3 AP (test-dev)
 Expected  45.3 +- 0.3 AP on COCO test-dev, 16 images an iteration (not measured here)
 Run       pods_train --num-gpus 8
-Parts on  FF and MDQ alone
+Parts     FF and MDQ alone
 Differs   backbone, schedule, scales; neither attention nor deformable convolutions
 """
 

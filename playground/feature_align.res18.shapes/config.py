@@ -5,7 +5,7 @@ Expected  see docs/comparison.md
 Run       python ../../datasets/make_shapes.py && pods_train
           pods_train MODEL.FEATURE_ALIGN.ATTENTION.ENABLED False
               MODEL.FEATURE_ALIGN.USE_DCN_IN_TOWER False     # assignment only (on one line)
-Parts on  FF, MDQ and G-RFA (its attention is as wide as res4, 256)
+Parts     FF, MDQ and G-RFA (its attention is as wide as res4, 256)
 Differs   6 classes, 160-pixel images, a narrow pyramid P3-P6 on res3 and res4, AdamW with a
           cosine schedule
 """

@@ -3,7 +3,7 @@
 Paper     TCSVT 33(8) 2023, authors' table, R-50 1x: 41.1 AP (minival)
 Expected  41.1 +- 0.3 AP on COCO val2017, 16 images an iteration (not measured here)
 Run       pods_train --num-gpus 8
-Parts on  FF and MDQ alone
+Parts     FF and MDQ alone
 Differs   without attention in the pyramid and deformable convolutions in the towers
 """
 

@@ -3,7 +3,7 @@
 Paper     TCSVT 33(8) 2023, authors' table, X-101-64x4d 2x: 47.2 AP (test-dev)
 Expected  47.2 +- 0.3 AP on COCO test-dev, 16 images an iteration (not measured here)
 Run       pods_train --num-gpus 8
-Parts on  FF and MDQ alone
+Parts     FF and MDQ alone
 Differs   backbone, schedule, scales; neither attention nor deformable convolutions
 """
 

@@ -3,7 +3,7 @@
 Paper     TCSVT 33(8) 2023, authors' table, X-101-64x4d 2x, with G-RFA, ms1: 48.5 AP (test-dev)
 Expected  48.5 +- 0.3 AP on COCO test-dev, 16 images an iteration (not measured here)
 Run       pods_train --num-gpus 8
-Parts on  FF, MDQ and G-RFA
+Parts     FF, MDQ and G-RFA
 Differs   backbone, schedule, scales
 """
 

@@ -23,9 +23,16 @@ from cvpods.tools.experiment import load_experiment
 ROOT = Path(__file__).resolve().parents[2]
 EXPECT = ROOT / "tests" / "expect"
 FOLDERS = sorted(path.parent for path in (ROOT / "playground").rglob("config.py"))
-NUM_EXPERIMENTS = 33
+NUM_EXPERIMENTS = 53
 
-METHODS = {"atss": "ATSS", "free_anchor": "FREE_ANCHOR", "retinanet": "RETINANET"}
+METHODS = {
+    "atss": "ATSS",
+    "auto_assign": "AUTO_ASSIGN",
+    "fcos": "FCOS",
+    "feature_align": "FEATURE_ALIGN",
+    "free_anchor": "FREE_ANCHOR",
+    "retinanet": "RETINANET",
+}
 # (depth, groups, width of a group)
 BACKBONES = {
     "res18": (18, 1, 64),
@@ -35,7 +42,11 @@ BACKBONES = {
     "resx101_32x8d": (101, 32, 8),
     "resx101_64x4d": (101, 64, 4),
 }
-SCALES = {"ms": tuple(range(640, 801, 32)), "ms2": tuple(range(480, 961, 32))}
+SCALES = {
+    "ms": tuple(range(640, 801, 32)),
+    "ms1": tuple(range(480, 801, 32)),
+    "ms2": tuple(range(480, 961, 32)),
+}
 ITERATIONS = {"1x": 90_000, "1_5x": 135_000, "2x": 180_000}
 POSITIVE_TYPES = {"iou": "IoU", "ssc": "SSC", "topk": "TOPK"}
 
@@ -80,9 +91,16 @@ def test_name_says_what_the_config_says(folder):
     if "dcnv2" not in tokens:
         assert not any(resnets.DEFORM_ON_PER_STAGE)
         assert not config.MODEL.get("ATSS", {}).get("USE_DCN_IN_TOWER", False)
+    if method == "feature_align":
+        parts = config.MODEL.FEATURE_ALIGN
+        assert (parts.FEATURE_FILTER, parts.QUALITY_WEIGHT, parts.MDQ) == (True, True, "learned")
+        with_g_rfa = "assign_only" not in tokens
+        assert (parts.ATTENTION.ENABLED, parts.USE_DCN_IN_TOWER) == (with_g_rfa, with_g_rfa)
     if "coco_2017_train" in config.DATASETS.TRAIN and not set(tokens) & set(SCALES):
         if method == "atss" and "2x" in tokens:  # a random whole number
             assert short_edges(config, "range") == (640, 800)
+        elif method in ("auto_assign", "feature_align") and "2x" in tokens:  # one of the two
+            assert short_edges(config) == (640, 800)
         else:
             assert short_edges(config) == (800,)
 
@@ -106,6 +124,8 @@ def check_token(token: str, name: str, config) -> None:
     elif token == "mmdet":
         assert config.INPUT.FORMAT == "RGB"
         assert solver.CLIP_GRADIENTS.CLIP_VALUE == 35
+    elif token == "assign_only":
+        assert "FEATURE_ALIGN" in config.MODEL
     elif token == "mobilenetv2":
         assert resnets.DEPTH is None
     else:  # a data set

@@ -1,0 +1,139 @@
+"""AutoAssign's loss beside the dense version of tests/reference, and FeatureAlign's, in one run.
+
+    python scripts/benchmark_auto_assign.py            # 800 x 1216, batch 2, 27 and 240 boxes each
+    python scripts/benchmark_auto_assign.py --crowd    # 1,000 boxes in one image, small and huge
+
+Times are medians of forward + backward, both sides in turn; memory is the growth of the process at
+its peak (on a GPU: of the allocator), with the inputs outside and the gradients inside.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from benchmark import compare_sides, memory, random_targets, seconds  # noqa: E402
+
+from cvpods.modeling.anchor_generator import PointGrid  # noqa: E402
+from cvpods_ext.losses import auto_assign_loss, feature_align_loss  # noqa: E402
+from tests.reference.auto_assign import auto_assign_loss_per_image  # noqa: E402
+
+NUM_CLASSES = 80
+STRIDES = (8, 16, 32, 64, 128)
+LEARNED = ("cls_logits", "obj_logits", "ltrb", "mu", "sigma")
+
+
+def make_inputs(images: int, height: int, width: int, device: str) -> dict[str, Any]:
+    """Outputs as at the start of training, without boxes."""
+    torch.manual_seed(0)
+    maps = [torch.zeros(1, 1, -(-height // s), -(-width // s)) for s in STRIDES]
+    levels = PointGrid(strides=STRIDES).grid(maps)
+    points = torch.cat(levels)
+    strides = torch.cat(
+        [torch.full((len(p),), float(s)) for p, s in zip(levels, STRIDES, strict=True)]
+    )
+    shape = (images, len(points))
+    inputs = {
+        "cls_logits": torch.randn(*shape, NUM_CLASSES) * 0.1 - 3.9,
+        "obj_logits": torch.randn(*shape, 1) * 0.1,
+        "ltrb": (torch.randn(*shape, 4) * 0.1 + 4) * strides[:, None],
+        "points": points,
+        "strides": strides,
+        "mu": torch.zeros(NUM_CLASSES, 2),
+        "sigma": torch.ones(NUM_CLASSES, 2),
+    }
+    inputs = {name: value.to(device) for name, value in inputs.items()}
+    for name in LEARNED:
+        inputs[name].requires_grad_()
+    return {**inputs, "level_sizes": [len(level) for level in levels]}
+
+
+def with_boxes(inputs: dict[str, Any], gt_boxes: list[Tensor], gt_classes: list[Tensor]) -> dict:
+    device = inputs["points"].device
+    return {
+        **inputs,
+        "gt_boxes": [boxes.to(device) for boxes in gt_boxes],
+        "gt_classes": [classes.to(device) for classes in gt_classes],
+    }
+
+
+def step(loss: Callable, inputs: dict[str, Any]) -> Tensor:
+    """Forward and backward; returns the loss."""
+    total = sum(loss(**inputs).values())
+    torch.autograd.grad(total, [inputs[name] for name in LEARNED])
+    return total.detach()
+
+
+def without_levels(inputs: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in inputs.items() if name != "level_sizes"}
+
+
+def per_level(inputs: dict[str, Any]) -> dict[str, Any]:
+    """A prior for each level, as FeatureAlign has it."""
+    repeated = {
+        name: inputs[name].detach().expand(len(STRIDES), -1, -1).clone().requires_grad_()
+        for name in ("mu", "sigma")
+    }
+    return {**inputs, **repeated}
+
+
+def compare(boxes: int, repeats: int, device: str) -> None:
+    targets = random_targets(boxes)
+    inputs = with_boxes(
+        make_inputs(2, 800, 1216, device),
+        [target.gt_boxes.tensor for target in targets],
+        [target.gt_classes for target in targets],
+    )
+    plain = without_levels(inputs)
+    sides = {
+        "ours": partial(step, auto_assign_loss, plain),
+        "reference": partial(step, auto_assign_loss_per_image, plain),
+    }
+    title = f"{device}, {boxes} boxes an image"
+    compare_sides(f"AutoAssign, {title}", sides, repeats, device)
+    report(f"FeatureAlign, {title}", feature_align_loss, per_level(inputs), repeats, device)
+
+
+def report(title: str, loss: Callable, inputs: dict, repeats: int, device: str) -> None:
+    work = partial(step, loss, inputs)
+    duration = seconds(lambda: work().item(), repeats)
+    print(
+        f"{title}: loss {work().item():.4f}, {duration:.3f} s, peak {memory(work, device):.0f} MiB"
+    )
+
+
+def crowd(repeats: int, device: str) -> None:
+    """1,000 boxes as random_targets makes them, and 1,000 that cover the whole image."""
+    inputs = make_inputs(1, 800, 1344, device)
+    (target,) = random_targets(1000, images=1)
+    whole = torch.tensor([[-1.0, -1.0, 1344.0, 800.0]]).expand(1000, 4)
+    for name, boxes in (("1,000 boxes", target.gt_boxes.tensor), ("1,000 whole images", whole)):
+        given = without_levels(with_boxes(inputs, [boxes], [target.gt_classes]))
+        report(
+            f"AutoAssign, {device}, {name} in one image", auto_assign_loss, given, repeats, device
+        )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Measure AutoAssign's and FeatureAlign's loss.")
+    parser.add_argument("--crowd", action="store_true", help="1,000 boxes in one image")
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    args = parser.parse_args()
+    if args.crowd:
+        crowd(args.repeats, args.device)
+        return
+    for boxes in (27, 240):
+        compare(boxes, args.repeats, args.device)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,108 @@
+"""Train every method on small data with one budget, and print the tables of docs/comparison.md.
+
+    python scripts/compare_methods.py shapes
+    python scripts/compare_methods.py bccd --weights mobilenet_v2_features.pth
+
+Runs that have finished in the output folder are not repeated.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+ASSIGN_ONLY = (
+    "MODEL.FEATURE_ALIGN.ATTENTION.ENABLED", "False",
+    "MODEL.FEATURE_ALIGN.USE_DCN_IN_TOWER", "False",
+)  # fmt: skip
+# Row of the table: (name of its runs, experiment, overrides).
+SHAPES = {
+    "ATSS": ("atss", "atss.res18.shapes", ()),
+    "FreeAnchor": ("free_anchor", "free_anchor.res18.shapes", ()),
+    "AutoAssign": ("auto_assign", "auto_assign.res18.shapes", ()),
+    "FeatureAlign, assignment only": ("fa_assign", "feature_align.res18.shapes", ASSIGN_ONLY),
+    "FeatureAlign": ("fa_full", "feature_align.res18.shapes", ()),
+}
+BCCD = {
+    title: (method, f"{method}.mobilenetv2.bccd", ())
+    for title, method in {
+        "RetinaNet": "retinanet",
+        "FCOS": "fcos",
+        "ATSS": "atss",
+        "FreeAnchor": "free_anchor",
+        "AutoAssign": "auto_assign",
+        "FeatureAlign": "feature_align",
+    }.items()
+}
+
+
+def resize(*short_edges: int) -> str:
+    arguments = {"short_edge_length": short_edges, "max_size": 400, "sample_style": "choice"}
+    return repr(("ResizeShortestEdge", arguments))
+
+
+# A budget for a CPU: a few minutes a run.
+BUDGETS = {
+    "shapes": ("SOLVER.LR_SCHEDULER.MAX_ITER", "250"),
+    "bccd": (
+        "SOLVER.LR_SCHEDULER.MAX_ITER", "100",
+        "INPUT.AUG.TRAIN_PIPELINES", f"[{resize(192, 208, 224, 240, 256)}, ('RandomFlip', {{}})]",
+        "INPUT.AUG.TEST_PIPELINES", f"[{resize(224)}]",
+    ),
+}  # fmt: skip
+
+
+def train(experiment: str, seed: int, output: Path, overrides: Sequence[str]) -> dict[str, float]:
+    """Train and test, unless done; the results on boxes."""
+    results = output / "inference" / "results.json"
+    if not results.is_file():
+        print(f"{experiment}, seed {seed} -> {output}", file=sys.stderr, flush=True)
+        command = [
+            str(Path(sys.executable).with_name("pods_train")),
+            "--dir", str(ROOT / "playground" / experiment),
+            "SEED", str(seed), "DATALOADER.NUM_WORKERS", "1",
+            *overrides, "OUTPUT_DIR", str(output),
+        ]  # fmt: skip
+        output.parent.mkdir(parents=True, exist_ok=True)
+        with open(f"{output}.log", "w") as log:
+            subprocess.run(command, check=True, stdout=log, stderr=log)
+    return json.loads(results.read_text())["bbox"]
+
+
+def row(title: str, results: Sequence[dict[str, float]]) -> str:
+    """ "| title | mean AP | mean AP50 | AP of every seed |"."""
+    means = [f"{statistics.mean(r[name] for r in results):.1f}" for name in ("AP", "AP50")]
+    seeds = ", ".join(f"{r['AP']:.1f}" for r in results)
+    return f"| {title} | {' | '.join(means)} | {seeds} |"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Compare the methods on small data.")
+    parser.add_argument("data", choices=BUDGETS)
+    parser.add_argument("--weights", help="MobileNetV2's features (bccd)")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--output", type=Path, default=ROOT / "outputs" / "comparison")
+    args = parser.parse_args()
+    if args.data == "bccd" and not (args.weights and os.path.isfile(args.weights)):
+        parser.error(f"bccd needs --weights, a file; got {args.weights}")
+    overrides = BUDGETS[args.data]
+    if args.data == "bccd":
+        overrides = (*overrides, "MODEL.WEIGHTS", os.path.abspath(args.weights))
+    print("| method | AP | AP50 | AP of each seed |\n| --- | --- | --- | --- |")
+    for title, (name, experiment, own) in {"shapes": SHAPES, "bccd": BCCD}[args.data].items():
+        results = [
+            train(experiment, seed, args.output / f"{args.data}.{name}.{seed}", (*overrides, *own))
+            for seed in args.seeds
+        ]
+        print(row(title, results), flush=True)
+
+
+if __name__ == "__main__":
+    main()
