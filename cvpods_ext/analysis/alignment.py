@@ -23,11 +23,13 @@ from cvpods_ext.losses.location_bags import (
     log_weights,
     pair_terms,
 )
-from cvpods_ext.modeling import AutoAssign
+from cvpods_ext.modeling import AutoAssign, FeatureAlign
 
 
 class Alignment(NamedTuple):
-    """Heat maps (H, W) of an object, in pixels of the network's input; 0 outside of its box.
+    """Heat maps (H, W) of an object, in pixels of the network's input.
+
+    Every pixel has the value of its nearest location, 0 where that does not lie in the box.
 
     level: name of the level that has most of the object's weight, whose locations are shown;
     classification: class score times objectness; regression: exp(-reg_weight * GIoU loss);
@@ -40,6 +42,21 @@ class Alignment(NamedTuple):
     regression: Tensor
     auto_assign: Tensor
     feature_align: Tensor
+
+
+def check_model(model: nn.Module) -> None:
+    """Raise ConfigError unless the model is AutoAssign or FeatureAlign."""
+    if not isinstance(model, AutoAssign):
+        raise ConfigError(
+            "Alignment is shown for experiments of AutoAssign and FeatureAlign; this model is "
+            f"{type(model).__name__}."
+        )
+
+
+def own_weight(model: AutoAssign) -> str:
+    """The map of Alignment that shows by what weights the model trains."""
+    filtered = isinstance(model, FeatureAlign) and model.loss.get("feature_filter", True)
+    return "feature_align" if filtered else "auto_assign"
 
 
 @torch.no_grad()
@@ -58,11 +75,7 @@ def alignment_maps(
     Raises:
         ConfigError: the model is another one.
     """
-    if not isinstance(model, AutoAssign):
-        raise ConfigError(
-            "Alignment is shown for experiments of AutoAssign and FeatureAlign; this model is "
-            f"{type(model).__name__}."
-        )
+    check_model(model)
     outputs, priors = model.network(images)
     points, strides = torch.cat(priors), model.strides(priors)
     levels = torch.repeat_interleave(
@@ -92,10 +105,11 @@ def alignment_maps(
         ]
     )
     maps = []
+    deciding = Alignment._fields.index(own_weight(model)) - 1
     for i in range(len(boxes)):
         mine = pairs.box == i
         location, of_box = pairs.location[mine], values[:, mine]
-        level = int(segment_sum(of_box[-1], levels[location], len(priors)).argmax())
+        level = int(segment_sum(of_box[deciding], levels[location], len(priors)).argmax())
         table = of_box.new_zeros((len(of_box), len(points)))
         table[:, location] = of_box
         stride = model.point_generator.strides[level]

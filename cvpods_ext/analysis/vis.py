@@ -17,14 +17,16 @@ from torch import Tensor
 
 from cvpods.data import build_dataset
 from cvpods.data.detection_utils import read_image
+from cvpods.evaluation.evaluator import inference_mode
 from cvpods.structures import BoxMode
 from cvpods.tools import Predictor
 from cvpods.tools.common import load_config, make_parser, reporting_errors
 from cvpods.utils.errors import ConfigError, DataError
 from cvpods.utils.visualize import class_color
-from cvpods_ext.analysis.alignment import Alignment, alignment_maps
-from cvpods_ext.modeling import FeatureAlign
+from cvpods_ext.analysis.alignment import Alignment, alignment_maps, check_model, own_weight
 
+# Rows of a figure.
+MAX_OBJECTS = 100
 TITLES = {
     "classification": "classification",
     "regression": "regression quality",
@@ -51,25 +53,49 @@ class Block(NamedTuple):
 
 def alignment(args: argparse.Namespace) -> Path:
     """Write the figure: a row per object; its maps, for one or two models."""
+    _check(args)
     config, _ = load_config(args)
+    output = _output(args.output, config)
     image = read_image(args.input, "RGB")
     folder = Path(args.dir or ".")
     predictor = _predictor(args, folder, args.weights, args.opts)
-    objects = _annotated(args, config) if args.truth else _detected(args, predictor, image)
+    objects = (
+        _annotated(args, config, predictor.class_names)
+        if args.truth
+        else _detected(args, predictor, image)
+    )
     blocks = [_block(folder, predictor, image, objects, both=args.beside is None)]
     if args.beside:
         other = _predictor(args, args.beside, args.beside_weights)
-        if other.class_names != predictor.class_names:
-            raise ConfigError(
-                f"{args.beside} knows other classes than {folder}: {other.class_names} and "
-                f"{predictor.class_names}."
-            )
+        _check_classes(args.beside, other.class_names, predictor.class_names)
         blocks.append(_block(Path(args.beside), other, image, objects, both=False))
-    output = Path(args.output or Path(config.OUTPUT_DIR) / "alignment.png")
-    output.parent.mkdir(parents=True, exist_ok=True)
-    draw_alignment(image, objects, blocks).savefig(output, dpi=110)
+    try:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        draw_alignment(image, objects, blocks).savefig(output, dpi=110)
+    except (OSError, ValueError) as error:
+        raise DataError(f"The picture cannot be written to {output}: {error}") from error
     logger.info(f"{len(objects.boxes)} objects of {args.input}. Wrote {output}")
     return output
+
+
+def _check(args: argparse.Namespace) -> None:
+    if not 1 <= args.count <= MAX_OBJECTS:
+        raise ConfigError(f"--count is in 1 ... {MAX_OBJECTS}; got {args.count}.")
+    if not 0 <= args.score <= 1:
+        raise ConfigError(f"--score is in 0 ... 1; got {args.score}.")
+
+
+def _check_classes(what: str, names: Sequence[str], expected: Sequence[str]) -> None:
+    if list(names) != list(expected):
+        raise ConfigError(
+            f"{what} knows other classes than the model: {list(names)}, not {list(expected)}."
+        )
+
+
+def _output(given: str | None, config: Any) -> Path:
+    """--output, a PNG unless it says otherwise, or alignment.png in OUTPUT_DIR."""
+    path = Path(given or Path(config.OUTPUT_DIR) / "alignment.png")
+    return path if path.suffix else path.with_suffix(".png")
 
 
 def _predictor(
@@ -77,7 +103,9 @@ def _predictor(
 ) -> Predictor:
     device = "cpu" if args.num_gpus == 0 else None
     opts = [*opts, "TEST.AUG.ENABLED", "False"]
-    return Predictor.from_experiment(folder, weights, device=device, opts=opts)
+    predictor = Predictor.from_experiment(folder, weights, device=device, opts=opts)
+    check_model(predictor.model)
+    return predictor
 
 
 def _detected(args: argparse.Namespace, predictor: Predictor, image: np.ndarray) -> Objects:
@@ -93,9 +121,10 @@ def _detected(args: argparse.Namespace, predictor: Predictor, image: np.ndarray)
     return Objects(found.pred_boxes.tensor, found.pred_classes, labels)
 
 
-def _annotated(args: argparse.Namespace, config: Any) -> Objects:
+def _annotated(args: argparse.Namespace, config: Any, class_names: Sequence[str]) -> Objects:
     """The first objects of the image as the experiment's test data set has them."""
     dataset = build_dataset(config, config.DATASETS.TEST[:1], is_train=False)
+    _check_classes(f"--truth: {config.DATASETS.TEST[0]!r}", dataset.meta.thing_classes, class_names)
     wanted = Path(args.input).resolve()
     for sample in dataset.datasets[0].dataset_dicts:
         if Path(sample["file_name"]).resolve() == wanted:
@@ -119,20 +148,20 @@ def _block(
     inputs = predictor.prepare(torch.from_numpy(image).permute(2, 0, 1))
     scale = [n / o for n, o in zip(inputs["image"].shape[:0:-1], image.shape[1::-1], strict=True)]
     boxes = objects.boxes * torch.tensor(scale * 2)
-    with predictor.autocast():
+    with inference_mode(model), predictor.autocast():
         images = model.preprocess_image([inputs])
         maps = alignment_maps(
             model, images, boxes.to(images.device), objects.classes.to(images.device)
         )
-    own = "feature_align" if isinstance(model, FeatureAlign) else "auto_assign"
-    weights = ["auto_assign", "feature_align"] if both else [own]
+    weights = ["auto_assign", "feature_align"] if both else [own_weight(model)]
     return Block(folder.resolve().name, ["classification", "regression", *weights], maps)
 
 
 def draw_alignment(image: np.ndarray, objects: Objects, blocks: Sequence[Block]) -> Figure:
-    """A row per object: the image with its box, then the maps over its surroundings.
+    """A row per object: the image with its box, then the maps inside it over its surroundings.
 
-    Colours go from 0 to the map's maximum, which is written in its corner after the level shown.
+    The corner names the level shown and the map's maximum; the cross is where that is. Colours go
+    from 0 to the maximum of a row's maps of one kind, so that models and weights compare.
 
     Args:
         image: (H, W, 3) uint8 RGB.
@@ -145,45 +174,59 @@ def draw_alignment(image: np.ndarray, objects: Objects, blocks: Sequence[Block])
         axes[i, 0].imshow(image)
         axes[i, 0].set_title(label, fontsize=9)
         _outline(axes[i, 0], box, class_color(int(objects.classes[i])))
-        shown = iter(axes[i, 1:])
-        for block in blocks:
-            for field in block.fields:
-                heat = getattr(block.maps[i], field).cpu().numpy()
-                above = f"{block.name}\n" if field == block.fields[0] else ""
-                title = above + TITLES[field] if i == 0 else ""
-                _heat(next(shown), image, heat, box, title, block.maps[i].level)
+        panels = [(block, field) for block in blocks for field in block.fields]
+        for panel, (block, field) in zip(axes[i, 1:], panels, strict=True):
+            top = max(
+                float(getattr(b.maps[i], f).max()) for b, f in panels if _kind(f) == _kind(field)
+            )
+            above = f"{block.name}\n" if field == block.fields[0] else ""
+            panel.set_title(above + TITLES[field] if i == 0 else "", fontsize=9)
+            heat = getattr(block.maps[i], field).cpu().numpy()
+            _heat(panel, image, heat, box, block.maps[i].level, top)
     for one in axes.flat:
         one.set(xticks=[], yticks=[])
     return figure
 
 
+def _kind(field: str) -> str:
+    """The two weights are of one kind."""
+    return field if field in ("classification", "regression") else "weight"
+
+
 def _heat(
-    axes: Any, image: np.ndarray, heat: np.ndarray, box: list[float], title: str, level: str
+    axes: Any, image: np.ndarray, heat: np.ndarray, box: list[float], level: str, top: float
 ) -> None:
-    """A map over the grey image, cut to the surroundings of the box."""
+    """A map in the box over the grey image, cut to the surroundings of the box."""
     height, width = image.shape[:2]
     extent = (0, width, height, 0)
     axes.imshow(image.mean(axis=2), cmap="gray", extent=extent, vmin=0, vmax=255)
-    top = max(float(heat.max()), 1e-12)
-    axes.imshow(
-        np.ma.masked_equal(heat, 0), cmap="inferno", alpha=0.75, extent=extent, vmin=0, vmax=top
-    )
+    largest = float(heat.max())
+    if largest > 0:
+        shown = axes.imshow(
+            np.ma.masked_equal(heat, 0), cmap="inferno", alpha=0.75, extent=extent, vmin=0, vmax=top
+        )
+        shown.set_clip_path(_rectangle(box, transform=axes.transData))
+        row, column = (np.argwhere(heat == largest) + 0.5).mean(axis=0)
+        scale = height / heat.shape[0], width / heat.shape[1]
+        axes.plot(column * scale[1], row * scale[0], "+", color="cyan", markersize=8)
     _outline(axes, box, "white")
     margin = max(0.25 * max(box[2] - box[0], box[3] - box[1]), 4)
-    axes.set_xlim(max(box[0] - margin, 0), min(box[2] + margin, width))
-    axes.set_ylim(min(box[3] + margin, height), max(box[1] - margin, 0))
-    axes.set_title(title, fontsize=9)
+    axes.set_xlim(max(min(box[0], width) - margin, 0), min(max(box[2], 0) + margin, width))
+    axes.set_ylim(min(max(box[3], 0) + margin, height), max(min(box[1], height) - margin, 0))
+    text = f"{level}, max {largest:.2g}" if largest > 0 else "no location inside"
     axes.text(
-        0.02, 0.02, f"{level}, max {top:.2g}", transform=axes.transAxes, fontsize=8, color="white",
+        0.02, 0.02, text, transform=axes.transAxes, fontsize=8, color="white",
         bbox={"facecolor": "black", "alpha": 0.6, "pad": 1.5, "edgecolor": "none"},
     )  # fmt: skip
 
 
-def _outline(axes: Any, box: list[float], color: str) -> None:
+def _rectangle(box: list[float], **style: Any) -> Rectangle:
     left, top, right, bottom = box
-    axes.add_patch(
-        Rectangle((left, top), right - left, bottom - top, fill=False, color=color, linewidth=1.5)
-    )
+    return Rectangle((left, top), right - left, bottom - top, **style)
+
+
+def _outline(axes: Any, box: list[float], color: str) -> None:
+    axes.add_patch(_rectangle(box, fill=False, color=color, linewidth=1.5))
 
 
 def _alignment_main(argv: Sequence[str]) -> None:
@@ -195,7 +238,9 @@ def _alignment_main(argv: Sequence[str]) -> None:
     parser.prog = "pods_vis alignment"
     parser.add_argument("--input", required=True, help="image")
     parser.add_argument("--weights", help="checkpoint (default: the newest in OUTPUT_DIR)")
-    parser.add_argument("--beside", metavar="DIR", help="another experiment, shown beside it")
+    parser.add_argument(
+        "--beside", metavar="DIR", help="another experiment beside it, without the overrides"
+    )
     parser.add_argument("--beside-weights", help="its checkpoint (default: its newest)")
     parser.add_argument("--truth", action="store_true", help="annotated objects, not detected ones")
     parser.add_argument("--count", type=int, default=4, help="objects (%(default)s)")
@@ -213,8 +258,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Entry point of pods_vis."""
     argv = sys.argv[1:] if argv is None else argv
     if not argv or argv[0] not in FIGURES:
-        print(f"usage: pods_vis {{{','.join(FIGURES)}}} ... (each with --help)", file=sys.stderr)
-        sys.exit(0 if argv and argv[0] in ("-h", "--help") else 2)
+        asked = bool(argv) and argv[0] in ("-h", "--help")
+        usage = f"usage: pods_vis {{{','.join(FIGURES)}}} ... (each with --help)"
+        print(usage, file=sys.stdout if asked else sys.stderr)
+        sys.exit(0 if asked else 2)
     FIGURES[argv[0]](argv[1:])
 
 
