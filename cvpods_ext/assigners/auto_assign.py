@@ -72,7 +72,7 @@ def log_center_prior(
 
     Args:
         points: (P, 2) and strides: (P,) of the locations; boxes: (P, 4) xyxy, pixels.
-        mu, sigma: (P, 2), in strides.
+        mu, sigma: (P, 2), in strides; sigma^2 is kept above 1e-12.
 
     Returns:
         (P,) <= 0.

@@ -30,6 +30,7 @@ from cvpods_ext.losses.location_bags import (
     Predictions,
     Prior,
     bag_sums,
+    per_box,
 )
 
 
@@ -51,7 +52,8 @@ def auto_assign_loss(
 ) -> dict[str, Tensor]:
     """The three losses of a batch, as at the top of this file.
 
-    A box without a location inside costs a constant; an image without boxes is all negative.
+    A box without a location inside costs a constant 100 in the sum of loss_pos; an image without
+    boxes is all negative.
 
     Args:
         cls_logits: (N, R, K); obj_logits: (N, R, 1). Halves are computed in float32.
@@ -72,7 +74,8 @@ def auto_assign_loss(
 
     Differs from the published code: computed from logits, in the log domain, so that the positive
     loss of a box with locations has no ceiling of 100, and a gradient at any logit; where boxes of
-    one class share a location, the last counts for A on every device.
+    one class share a location, the last counts for A on every device; an image whose boxes hold no
+    location adds nothing to loss_norm (published: 1e12 n_gt, without gradient).
     """
     sums = bag_sums(
         Predictions(cls_logits, obj_logits, ltrb),
@@ -85,9 +88,8 @@ def auto_assign_loss(
         log_score=lambda terms: terms.log_joint,
         spread=center_prior,
     )
-    losses = bag_losses(sums, alpha, average)
-    per_image = sums.num_gt / sums.spread.clamp(min=1e-12)
-    return {**losses, "loss_norm": (1 - alpha) * per_image.mean()}
+    loss_norm = (1 - alpha) * per_box(sums, sums.spread.clamp(min=1e-12))
+    return {**bag_losses(sums, alpha, average), "loss_norm": loss_norm}
 
 
 def center_prior(terms: PairTerms) -> Tensor:

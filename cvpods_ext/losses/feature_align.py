@@ -28,7 +28,14 @@ from torch import Tensor
 
 from cvpods_ext.assigners.segments import segment_min_max
 from cvpods_ext.losses.auto_assign import bag_losses, center_prior
-from cvpods_ext.losses.location_bags import Locations, PairTerms, Predictions, Prior, bag_sums
+from cvpods_ext.losses.location_bags import (
+    Locations,
+    PairTerms,
+    Predictions,
+    Prior,
+    bag_sums,
+    per_box,
+)
 
 
 def feature_align_loss(
@@ -86,7 +93,7 @@ def feature_align_loss(
         spread=quality if quality_weight else center_prior,
     )
     spread = sums.spread + 1e-6 if quality_weight else sums.spread.clamp(min=1e-12)
-    loss_quality = (1 - alpha) * (sums.num_gt / spread).mean()
+    loss_quality = (1 - alpha) * per_box(sums, spread)
     return {**bag_losses(sums, alpha, average), "loss_quality": loss_quality}
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from functools import reduce
 from typing import NamedTuple
 
 import torch
@@ -15,7 +16,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from cvpods.modeling.losses import at_least_float32, iou_loss
+from cvpods.modeling.losses import iou_loss
 from cvpods_ext.assigners.auto_assign import (
     Pairs,
     chunks,
@@ -121,7 +122,8 @@ def bag_sums(
         ValueError: shapes that do not go together, no image, or classes that are not int64.
     """
     check_shapes(predictions, locations, prior, gt_boxes, gt_classes)
-    predictions = Predictions(*map(at_least_float32, predictions))
+    dtype = reduce(torch.promote_types, (t.dtype for t in predictions), torch.float32)
+    predictions = Predictions(*(tensor.to(dtype) for tensor in predictions))
     gt_boxes = [boxes.to(predictions.ltrb.dtype) for boxes in gt_boxes]
     pairs = [inside_pairs(locations.points, boxes) for boxes in gt_boxes]
     negative = _negatives(predictions, locations.points, pairs, gt_boxes, gt_classes, gamma)
@@ -202,6 +204,8 @@ def log_weights(log_score: Tensor, terms: PairTerms) -> Tensor:
 def bag_loss(log_score: Tensor, terms: PairTerms) -> Tensor:
     """-log sum_j w_ij x_ij of every box, (num_boxes,); LOSS_OF_EMPTY_BAG where it has no location.
 
+    The w_ij are those of log_weights.
+
     Args:
         log_score: (P,) log x_ij <= 0.
     """
@@ -209,6 +213,11 @@ def bag_loss(log_score: Tensor, terms: PairTerms) -> Tensor:
     bag = segment_logsumexp(weighted, terms.box, terms.num_boxes)
     size = segment_sum(torch.ones_like(log_score), terms.box, terms.num_boxes)
     return torch.where(size > 0, -bag, LOSS_OF_EMPTY_BAG)
+
+
+def per_box(sums: BagSums, spread: Tensor) -> Tensor:
+    """Mean over the images of n_gt / spread; nothing from images without a location in a box."""
+    return torch.where(sums.spread > 0, sums.num_gt / spread, 0.0).mean()
 
 
 def _negatives(
@@ -263,10 +272,14 @@ def check_shapes(
             f"{tuple(predictions.cls_logits.shape)}."
         )
     n, r, k = predictions.cls_logits.shape
-    levels = len(prior.mu)
     shapes = {"obj_logits": (n, r, 1), "ltrb": (n, r, 4), "points": (r, 2), "strides": (r,)}
-    shapes |= {"mu": (levels, k, 2), "sigma": (levels, k, 2)}
-    given = {**predictions._asdict(), **locations._asdict(), **prior._asdict()}
+    given = {**predictions._asdict(), **locations._asdict()}
+    for name, values in prior._asdict().items():
+        if values.shape[1:] != (k, 2) or len(values) != len(prior.mu):
+            raise ValueError(
+                f"cls_logits {(n, r, k)} need {name} of ({k}, 2) on each level, got "
+                f"{tuple(values.shape)} with all {len(values)} levels."
+            )
     for name, shape in shapes.items():
         if given[name].shape != shape:
             raise ValueError(

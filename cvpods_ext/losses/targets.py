@@ -18,6 +18,8 @@ def check_targets(n: int, gt_boxes: Sequence[Tensor], gt_classes: Sequence[Tenso
     for boxes, classes in zip(gt_boxes, gt_classes, strict=True):
         if classes.dtype != torch.int64:
             raise ValueError(f"gt_classes must be int64; got {classes.dtype}.")
+        if classes.dim() != 1:
+            raise ValueError(f"gt_classes must be (M,); got {tuple(classes.shape)}.")
         if boxes.shape != (len(classes), 4):
             raise ValueError(
                 f"{len(classes)} classes need boxes ({len(classes)}, 4); got {tuple(boxes.shape)}."

@@ -209,7 +209,7 @@ def test_object_without_a_location():
     figure = draw_alignment(grey(), objects_of([10, 10, 30, 20]), [one_block(**zero)])
     for axes in figure.axes[1:]:
         assert axes.texts[0].get_text() == "no location inside"
-        assert np.ma.getmaskarray(axes.images[1].get_array()).all()
+        assert len(axes.images) == 1
     pixels, places = rendered(figure)
     for top, bottom, left, right in places[1:]:
         panel = pixels[top + 3 : bottom - 3, left + 3 : right - 3]

@@ -1,0 +1,195 @@
+"""AutoAssign twice, written from the paper (arXiv:2007.03496) without a look at the product.
+
+auto_assign_loss_loop: plain Python numbers, one box and one location at a time.
+auto_assign_loss_per_image: tensors, one image at a time, with the dense tables of the published
+implementations; the other side of the benchmark.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from torchvision.ops import box_iou
+
+from tests.reference.boxes import Box, area, iou
+
+Point = tuple[float, float]
+
+
+def sigmoid(z: float) -> float:
+    return 1 / (1 + math.exp(-z))
+
+
+def inside(point: Point, box: Box) -> bool:
+    return box[0] < point[0] < box[2] and box[1] < point[1] < box[3]
+
+
+def giou(a: Box, b: Box) -> float:
+    outer = (max(a[2], b[2]) - min(a[0], b[0])) * (max(a[3], b[3]) - min(a[1], b[1]))
+    width = max(min(a[2], b[2]) - max(a[0], b[0]), 0)
+    height = max(min(a[3], b[3]) - max(a[1], b[1]), 0)
+    union = area(a) + area(b) - width * height
+    return width * height / union - (outer - union) / outer
+
+
+def center_prior(
+    point: Point, stride: float, box: Box, mu: Sequence[float], sigma: Sequence[float]
+) -> float:
+    dx = (point[0] - (box[0] + box[2]) / 2) / stride
+    dy = (point[1] - (box[1] + box[3]) / 2) / stride
+    along_x = math.exp(-((dx - mu[0]) ** 2) / (2 * sigma[0] ** 2))
+    return along_x * math.exp(-((dy - mu[1]) ** 2) / (2 * sigma[1] ** 2))
+
+
+def bag_loop(scores: Sequence[float], priors: Sequence[float]) -> float:
+    """-log sum_j w_j P_j of one box, at most 100."""
+    weights = [math.exp(3 * p) * g for p, g in zip(scores, priors, strict=True)]
+    total = max(sum(weights), 1e-12)
+    bag = sum(w / total * p for w, p in zip(weights, scores, strict=True))
+    return min(-math.log(bag), 100.0) if bag > 0 else 100.0
+
+
+def min_max(values: Sequence[float]) -> list[float]:
+    low, high = min(values), max(values)
+    return [(v - low + 1e-12) / (high - low + 1e-12) for v in values]
+
+
+def found_loop(
+    predicted: Sequence[Box],
+    points: Sequence[Point],
+    gt_boxes: Sequence[Box],
+    gt_classes: Sequence[int],
+    num_classes: int,
+) -> list[list[float]]:
+    """A as [j][c]; a later box overwrites an earlier one."""
+    table = [[0.0] * num_classes for _ in points]
+    for box, label in zip(gt_boxes, gt_classes, strict=True):
+        members = [j for j, point in enumerate(points) if inside(point, box)]
+        if not members:
+            continue
+        best = [max(iou(gt, predicted[j]) for gt in gt_boxes) for j in members]
+        found = min_max([1 / max(1 - value, 1e-12) for value in best])
+        for j, value in zip(members, found, strict=True):
+            table[j][label] = value
+    return table
+
+
+def auto_assign_loss_loop(
+    cls_logits: list[list[list[float]]],
+    obj_logits: list[list[list[float]]],
+    ltrb: list[list[list[float]]],
+    points: list[Point],
+    strides: list[float],
+    mu: list[list[float]],
+    sigma: list[list[float]],
+    gt_boxes: list[list[Box]],
+    gt_classes: list[list[int]],
+    alpha: float = 0.25,
+    gamma: float = 2.0,
+    reg_weight: float = 5.0,
+) -> dict[str, float]:
+    """The losses of a batch. No probability may be exactly 1."""
+    positive = negative = norm = total_prior = 0.0
+    images = zip(cls_logits, obj_logits, ltrb, gt_boxes, gt_classes, strict=True)
+    for logits, objectness, distances, boxes, classes in images:
+        probability = [
+            [sigmoid(z) * sigmoid(obj[0]) for z in row]
+            for row, obj in zip(logits, objectness, strict=True)
+        ]
+        predicted = [
+            (x - left, y - top, x + right, y + bottom)
+            for (x, y), (left, top, right, bottom) in zip(points, distances, strict=True)
+        ]
+        prior_of_image = 0.0
+        for box, label in zip(boxes, classes, strict=True):
+            scores, priors = [], []
+            for j, point in enumerate(points):
+                if inside(point, box):
+                    box_score = math.exp(-reg_weight * (1 - giou(predicted[j], box)))
+                    scores.append(probability[j][label] * box_score)
+                    priors.append(
+                        center_prior(point, strides[j], box, mu[label], sigma[label]),
+                    )
+            positive += bag_loop(scores, priors)
+            prior_of_image += sum(priors)
+        total_prior += prior_of_image
+        if prior_of_image > 0:  # published: n_gt / 1e-12 without a location
+            norm += len(boxes) / max(prior_of_image, 1e-12)
+        found = found_loop(predicted, points, boxes, classes, len(mu))
+        for j, row in enumerate(probability):
+            for c, p in enumerate(row):
+                x = p * (1 - found[j][c])
+                negative -= x**gamma * math.log(1 - x)
+    count = sum(len(boxes) for boxes in gt_boxes)
+    return {
+        "loss_pos": alpha * positive / max(1, count),
+        "loss_neg": (1 - alpha) * negative / max(1, total_prior),
+        "loss_norm": (1 - alpha) * norm / len(gt_boxes),
+    }
+
+
+def giou_table(distances: Tensor, wanted: Tensor) -> Tensor:
+    """GIoU (M, R) of predicted distances (R, 4) and the true ones (M, R, 4)."""
+    near, far = torch.min(distances, wanted), torch.max(distances, wanted)
+    intersection = (near[..., :2] + near[..., 2:]).clamp(min=0).prod(dim=-1)
+    outer = (far[..., :2] + far[..., 2:]).prod(dim=-1)
+    areas = [(d[..., :2] + d[..., 2:]).prod(dim=-1) for d in (distances, wanted)]
+    union = areas[0] + areas[1] - intersection
+    return intersection / union.clamp(min=1e-7) - (outer - union) / outer.clamp(min=1e-7)
+
+
+def auto_assign_loss_per_image(
+    cls_logits: Tensor,
+    obj_logits: Tensor,
+    ltrb: Tensor,
+    points: Tensor,
+    strides: Tensor,
+    mu: Tensor,
+    sigma: Tensor,
+    gt_boxes: Sequence[Tensor],
+    gt_classes: Sequence[Tensor],
+) -> dict[str, Tensor]:
+    """The same in tensors, default settings, image by image with (M, R) and (R, K) tables."""
+    positive, tables, priors, norms = [], [], [], []
+    probability = cls_logits.sigmoid() * obj_logits.sigmoid()
+    for p, distances, boxes, classes in zip(probability, ltrb, gt_boxes, gt_classes, strict=True):
+        wanted = torch.cat([points - boxes[:, None, :2], boxes[:, None, 2:] - points], dim=2)
+        is_inside = wanted.min(dim=2).values > 0
+        offset = (wanted[..., :2] - wanted[..., 2:]) / 2 / strides[:, None]
+        exponent = (offset - mu[classes][:, None]) ** 2 / (2 * sigma[classes][:, None] ** 2)
+        prior = (-exponent).exp().prod(dim=2) * is_inside
+
+        box_score = (-5 * (1 - giou_table(distances, wanted))).exp()
+        joint = p[:, classes].t() * box_score
+        weight = (3 * joint).exp() * prior
+        weight = weight / weight.sum(dim=1, keepdim=True).clamp(min=1e-12)
+        bag = (weight * joint).sum(dim=1).clamp(max=1)
+        positive.append(F.binary_cross_entropy(bag, torch.ones_like(bag), reduction="none"))
+        priors.append(prior.sum())
+        total = prior.sum()
+        norms.append(torch.where(total > 0, len(boxes) / total.clamp(min=1e-12), 0.0))
+
+        with torch.no_grad():
+            table = torch.zeros_like(p)
+            predicted = torch.cat([points - distances[:, :2], points + distances[:, 2:]], dim=1)
+            if len(boxes):
+                odds = 1 / (1 - box_iou(boxes, predicted).max(dim=0).values).clamp(min=1e-12)
+            for i in range(len(boxes)):
+                values = odds[is_inside[i]]
+                if len(values):
+                    low, high = values.min(), values.max()
+                    found = (values - low + 1e-12) / (high - low + 1e-12)
+                    table[is_inside[i], classes[i]] = found
+            tables.append(table)
+    x = probability * (1 - torch.stack(tables))
+    negative = x**2 * F.binary_cross_entropy(x, torch.zeros_like(x), reduction="none")
+    positive = torch.cat(positive)
+    return {
+        "loss_pos": 0.25 * positive.sum() / max(1, len(positive)),
+        "loss_neg": 0.75 * negative.sum() / torch.stack(priors).sum().detach().clamp(min=1),
+        "loss_norm": 0.75 * torch.stack(norms).mean(),
+    }
