@@ -185,3 +185,48 @@ def test_unknown_type():
         generalized_batched_nms(*random_boxes(0), 0.5, nms_type="hard")
     with pytest.raises(ValueError, match="'cubic'"):
         batched_softnms(*random_boxes(0), 0.5, soft_mode="cubic")
+
+
+def test_classes_stay_apart_at_negative_coordinates():
+    """(0, 0, 10, 10) of class 0 and (-11, -11, -1, -1) of class 1, which do not even touch.
+
+    torchvision shifts class c by c times the largest coordinate plus one, here by 11: that makes
+    the second box the first one. The third, of class 1 too, has IoU 81 / 119 = .68 with the second.
+    """
+    boxes = torch.tensor([[0.0, 0, 10, 10], [-11, -11, -1, -1], [-10, -10, 0, 0]])
+    scores, classes = torch.tensor([0.9, 0.8, 0.7]), torch.tensor([0, 1, 1])
+    assert ops.batched_nms(boxes, scores, classes, 0.5).tolist() == [0]
+    assert batched_nms(boxes, scores, classes, 0.5).tolist() == [0, 1]
+    assert batched_nms(boxes, scores, classes, 0.7).tolist() == [0, 1, 2]
+
+
+def test_all_coordinates_negative():
+    """Shifts by the largest coordinate plus one, -19, go to the left; by one of -1, nowhere."""
+    boxes = torch.tensor([[-20.0, -20, -10, -10], [-29, -29, -19, -19], [-20, -20, -1, -1]])
+    scores, classes = torch.tensor([0.9, 0.8, 0.7]), torch.tensor([1, 0, 2])
+    for chosen in ([0, 1], [0, 2], [1, 2], [0, 1, 2]):
+        kept = batched_nms(boxes[chosen], scores[chosen], classes[chosen], 0.1)
+        assert kept.tolist() == list(range(len(chosen)))
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("shift", [-15.0, -1000.0])
+@pytest.mark.parametrize("nms_type", ["normal", "cluster"])
+def test_shifted_boxes_match_the_loop(nms_type, shift, seed):
+    boxes, scores, classes = random_boxes(seed)
+    boxes = boxes.double() + torch.tensor([shift, 0, shift, 0])
+    before = boxes.clone()
+    kept = generalized_batched_nms(boxes, scores, classes, 0.4, nms_type=nms_type)
+    assert kept.tolist() == nms_loop(boxes.tolist(), scores.tolist(), classes.tolist(), 0.4)
+    assert torch.equal(boxes, before)
+
+
+@pytest.mark.parametrize("lowest", [0.0, 3.0])
+def test_boxes_at_non_negative_coordinates_are_handed_on_as_they_are(monkeypatch, lowest):
+    boxes, scores, classes = random_boxes(0)
+    boxes += lowest - boxes.min()
+    seen = []
+    plain = ops.batched_nms
+    monkeypatch.setattr(ops, "batched_nms", lambda b, *rest: seen.append(b) or plain(b, *rest))
+    kept = batched_nms(boxes, scores, classes, 0.5)
+    assert torch.equal(seen[0], boxes) and torch.equal(kept, plain(boxes, scores, classes, 0.5))

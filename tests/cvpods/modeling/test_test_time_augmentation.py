@@ -89,9 +89,9 @@ class Oracle(DenseDetector):
 
     def network(self, images):
         assert not torch.is_grad_enabled()
-        self.padded.append(tuple(images.shape[2:]))
+        self.padded.append(tuple(images.tensor.shape[2:]))
         self.batches.append(len(images))
-        return {"images": images}, ["priors"]
+        return {"images": images.tensor}, ["priors"]
 
     def candidates(self, predictions, priors, image_sizes, per_level):
         assert priors == ["priors"] and per_level == self.topk_candidates
