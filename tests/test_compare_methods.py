@@ -1,0 +1,70 @@
+"""scripts/compare_methods.py: the tables of docs/comparison.md."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from cvpods.tools.experiment import load_experiment
+
+ROOT = Path(__file__).resolve().parents[1]
+SCRIPT = ROOT / "scripts" / "compare_methods.py"
+
+
+def load_script():
+    spec = importlib.util.spec_from_file_location("compare_methods", SCRIPT)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+script = load_script()
+ROWS = [("shapes", title) for title in script.SHAPES] + [("bccd", title) for title in script.BCCD]
+
+
+@pytest.mark.parametrize(("data", "title"), ROWS, ids=str)
+def test_every_row_has_an_experiment_that_takes_its_overrides(data, title):
+    """One budget for all rows of a table: iterations, batch, learning rate, images, pyramid."""
+    rows = script.SHAPES if data == "shapes" else script.BCCD
+    configs = []
+    for _, experiment, own in (rows[title], rows["ATSS"]):
+        config, _ = load_experiment(ROOT / "playground" / experiment)
+        config.merge_from_list([*script.BUDGETS[data], *own])
+        configs.append(config)
+    one, other = configs
+    assert one.SOLVER.IMS_PER_BATCH == other.SOLVER.IMS_PER_BATCH
+    for key in ("NAME", "MAX_ITER", "WARMUP_ITERS"):
+        assert one.SOLVER.LR_SCHEDULER[key] == other.SOLVER.LR_SCHEDULER[key]
+    for key in ("NAME", "BASE_LR", "WEIGHT_DECAY"):
+        assert one.SOLVER.OPTIMIZER[key] == other.SOLVER.OPTIMIZER[key]
+    assert one.INPUT == other.INPUT and one.DATASETS == other.DATASETS
+    assert one.MODEL.FPN == other.MODEL.FPN
+
+
+def results_of(folder: Path, ap: float) -> None:
+    path = folder / "inference" / "results.json"
+    path.parent.mkdir(parents=True)
+    path.write_text(json.dumps({"bbox": {"AP": ap, "AP50": 2 * ap}}))
+
+
+def test_finished_runs_are_not_repeated(tmp_path):
+    """Rows of means and of every seed: (10 + 11.2) / 2 = 10.6."""
+    for index, (name, _, _) in enumerate(script.SHAPES.values()):
+        results_of(tmp_path / f"shapes.{name}.3", 10 + index)
+        results_of(tmp_path / f"shapes.{name}.5", 11.2 + index)
+    command = [sys.executable, str(SCRIPT), "shapes", "--seeds", "3", "5", "--output", tmp_path]
+    result = subprocess.run(command, capture_output=True, text=True, check=True)
+    lines = result.stdout.splitlines()
+    assert lines[2] == "| ATSS | 10.6 | 21.2 | 10.0, 11.2 |"
+    assert [line.split(" | ")[0] for line in lines[2:]] == [f"| {t}" for t in script.SHAPES]
+
+
+def test_bccd_needs_weights(tmp_path):
+    command = [sys.executable, str(SCRIPT), "bccd", "--weights", str(tmp_path / "none.pth")]
+    result = subprocess.run(command, capture_output=True, text=True)
+    assert result.returncode == 2 and "none.pth" in result.stderr
