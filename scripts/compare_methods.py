@@ -3,7 +3,7 @@
     python scripts/compare_methods.py shapes
     python scripts/compare_methods.py bccd --weights mobilenet_v2_features.pth
 
-Runs that have finished in the output folder are not repeated.
+Runs that have finished in the output folder are not repeated; one of other settings is refused.
 """
 
 from __future__ import annotations
@@ -61,18 +61,21 @@ BUDGETS = {
 
 def train(experiment: str, seed: int, output: Path, overrides: Sequence[str]) -> dict[str, float]:
     """Train and test, unless done; the results on boxes."""
-    results = output / "inference" / "results.json"
+    results, settings = output / "inference" / "results.json", Path(f"{output}.settings.json")
+    words = [experiment, "SEED", str(seed), "DATALOADER.NUM_WORKERS", "1", *overrides]
     if not results.is_file():
         print(f"{experiment}, seed {seed} -> {output}", file=sys.stderr, flush=True)
-        command = [
-            str(Path(sys.executable).with_name("pods_train")),
-            "--dir", str(ROOT / "playground" / experiment),
-            "SEED", str(seed), "DATALOADER.NUM_WORKERS", "1",
-            *overrides, "OUTPUT_DIR", str(output),
-        ]  # fmt: skip
+        pods_train = str(Path(sys.executable).with_name("pods_train"))
+        folder = str(ROOT / "playground" / experiment)
+        command = [pods_train, "--dir", folder, *words[1:], "OUTPUT_DIR", str(output)]
         output.parent.mkdir(parents=True, exist_ok=True)
+        settings.write_text(json.dumps(words))
         with open(f"{output}.log", "w") as log:
-            subprocess.run(command, check=True, stdout=log, stderr=log)
+            status = subprocess.run(command, stdout=log, stderr=log).returncode
+        if status:
+            sys.exit(f"{experiment}, seed {seed}, failed; see {output}.log")
+    elif not settings.is_file() or json.loads(settings.read_text()) != words:
+        sys.exit(f"{output} holds a run of other settings: remove it, or name another --output.")
     return json.loads(results.read_text())["bbox"]
 
 

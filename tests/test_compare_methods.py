@@ -46,25 +46,51 @@ def test_every_row_has_an_experiment_that_takes_its_overrides(data, title):
     assert one.MODEL.FPN == other.MODEL.FPN
 
 
-def results_of(folder: Path, ap: float) -> None:
+def finished_run(output: Path, name: str, seed: int, ap: float, words: list[str]) -> None:
+    """What a run leaves of the shapes."""
+    folder = output / f"shapes.{name}.{seed}"
     path = folder / "inference" / "results.json"
     path.parent.mkdir(parents=True)
     path.write_text(json.dumps({"bbox": {"AP": ap, "AP50": 2 * ap}}))
+    Path(f"{folder}.settings.json").write_text(json.dumps(words))
+
+
+def words_of(experiment: str, seed: int, own: tuple[str, ...]) -> list[str]:
+    return [experiment, "SEED", str(seed), "DATALOADER.NUM_WORKERS", "1", *own]
+
+
+def run(*words: str) -> subprocess.CompletedProcess:
+    command = [sys.executable, str(SCRIPT), *words]
+    return subprocess.run(command, capture_output=True, text=True)
 
 
 def test_finished_runs_are_not_repeated(tmp_path):
     """Rows of means and of every seed: (10 + 11.2) / 2 = 10.6."""
-    for index, (name, _, _) in enumerate(script.SHAPES.values()):
-        results_of(tmp_path / f"shapes.{name}.3", 10 + index)
-        results_of(tmp_path / f"shapes.{name}.5", 11.2 + index)
-    command = [sys.executable, str(SCRIPT), "shapes", "--seeds", "3", "5", "--output", tmp_path]
-    result = subprocess.run(command, capture_output=True, text=True, check=True)
+    for index, (name, experiment, own) in enumerate(script.SHAPES.values()):
+        for seed, ap in ((3, 10), (5, 11.2)):
+            finished_run(tmp_path, name, seed, ap + index, words_of(experiment, seed, own))
+    result = run("shapes", "--seeds", "3", "5", "--output", str(tmp_path))
     lines = result.stdout.splitlines()
     assert lines[2] == "| ATSS | 10.6 | 21.2 | 10.0, 11.2 |"
     assert [line.split(" | ")[0] for line in lines[2:]] == [f"| {t}" for t in script.SHAPES]
 
 
+def test_runs_of_other_settings_are_refused(tmp_path):
+    words = words_of("atss.res18.shapes", 3, ("SOLVER.LR_SCHEDULER.MAX_ITER", "9"))
+    finished_run(tmp_path, "atss", 3, 10.0, words)
+    result = run("shapes", "--seeds", "3", "--output", str(tmp_path))
+    assert result.returncode == 1
+    assert "shapes.atss.3 holds a run of other settings: remove it" in result.stderr
+
+
+def test_a_failed_run_is_named(tmp_path, monkeypatch):
+    """With no data to train on."""
+    monkeypatch.setenv("CVPODS_DATASETS", str(tmp_path))
+    with pytest.raises(SystemExit, match="atss.res18.shapes, seed 0, failed; see .*log"):
+        script.train("atss.res18.shapes", 0, tmp_path / "out", ("SOLVER.NAME", "x"))
+    assert "SOLVER.NAME" in (tmp_path / "out.log").read_text()
+
+
 def test_bccd_needs_weights(tmp_path):
-    command = [sys.executable, str(SCRIPT), "bccd", "--weights", str(tmp_path / "none.pth")]
-    result = subprocess.run(command, capture_output=True, text=True)
+    result = run("bccd", "--weights", str(tmp_path / "none.pth"))
     assert result.returncode == 2 and "none.pth" in result.stderr

@@ -88,13 +88,23 @@ class EvalBatchNorm2d(BatchNorm2d):
         )
 
 
+def group_norm(channels: int) -> nn.GroupNorm:
+    """GroupNorm of 32 groups."""
+    if channels % 32:
+        raise ConfigError(
+            f"Norm 'GN' has 32 groups: it needs a multiple of 32 channels, not {channels} (a "
+            "detector's towers have MODEL.FPN.OUT_CHANNELS)."
+        )
+    return nn.GroupNorm(32, channels)
+
+
 _NORMS: dict[str, Callable[[int], nn.Module]] = {
     "BN": BatchNorm2d,
     "SyncBN": nn.SyncBatchNorm,
     "nnSyncBN": nn.SyncBatchNorm,
     "FrozenBN": FrozenBatchNorm2d,
     "EvalBN": EvalBatchNorm2d,
-    "GN": lambda channels: nn.GroupNorm(32, channels),
+    "GN": group_norm,
 }
 
 

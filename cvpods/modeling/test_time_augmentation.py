@@ -139,8 +139,12 @@ class TestTimeAugmentation(nn.Module):
         predictions, priors = detector.network(images)
         if self.merge == "nms":
             cap = detector.topk_candidates
-            return detector.candidates(predictions, priors, images.image_sizes, cap)
-        return detector.inference(predictions, priors, images.image_sizes)
+            found = detector.candidates(predictions, priors, images.image_sizes, cap)
+        else:
+            found = detector.inference(predictions, priors, images.image_sizes)
+        for one in found:
+            one.pred_boxes.clip(one.image_size)  # also those of detectors that clip after NMS
+        return found
 
     def _merge(self, found: Instances) -> Instances:
         if self.merge == "nms":

@@ -21,7 +21,7 @@ from cvpods.evaluation.evaluator import inference_mode
 from cvpods.structures import BoxMode
 from cvpods.tools import Predictor
 from cvpods.tools.common import load_config, make_parser, reporting_errors
-from cvpods.utils.errors import ConfigError, DataError
+from cvpods.utils.errors import CheckpointError, ConfigError, DataError
 from cvpods.utils.visualize import class_color
 from cvpods_ext.analysis.alignment import Alignment, alignment_maps, check_model, own_weight
 
@@ -83,6 +83,8 @@ def _check(args: argparse.Namespace) -> None:
         raise ConfigError(f"--count is in 1 ... {MAX_OBJECTS}; got {args.count}.")
     if not 0 <= args.score <= 1:
         raise ConfigError(f"--score is in 0 ... 1; got {args.score}.")
+    if args.beside_weights and not args.beside:
+        raise ConfigError("--beside-weights needs --beside, the experiment that they belong to.")
 
 
 def _check_classes(what: str, names: Sequence[str], expected: Sequence[str]) -> None:
@@ -93,8 +95,10 @@ def _check_classes(what: str, names: Sequence[str], expected: Sequence[str]) -> 
 
 
 def _output(given: str | None, config: Any) -> Path:
-    """--output, a PNG unless it says otherwise, or alignment.png in OUTPUT_DIR."""
-    path = Path(given or Path(config.OUTPUT_DIR) / "alignment.png")
+    """--output, a PNG unless it says otherwise; alignment.png in it, or in OUTPUT_DIR."""
+    path = Path(given or config.OUTPUT_DIR)
+    if given is None or path.is_dir():
+        return path / "alignment.png"
     return path if path.suffix else path.with_suffix(".png")
 
 
@@ -103,7 +107,13 @@ def _predictor(
 ) -> Predictor:
     device = "cpu" if args.num_gpus == 0 else None
     opts = [*opts, "TEST.AUG.ENABLED", "False"]
-    predictor = Predictor.from_experiment(folder, weights, device=device, opts=opts)
+    try:
+        predictor = Predictor.from_experiment(folder, weights, device=device, opts=opts)
+    except CheckpointError as error:
+        if weights is not None:
+            raise
+        flag = "--beside-weights" if folder == args.beside else "--weights"
+        raise CheckpointError(f"{error} Here, {flag} x.pth names it.") from error
     check_model(predictor.model)
     return predictor
 
@@ -131,7 +141,8 @@ def _annotated(args: argparse.Namespace, config: Any, class_names: Sequence[str]
             break
     else:
         raise DataError(f"--truth: {args.input} is no image of {config.DATASETS.TEST[0]!r}.")
-    truth = sample["annotations"][: args.count]
+    # Crowds are no objects to train on.
+    truth = [a for a in sample["annotations"] if not a.get("iscrowd", 0)][: args.count]
     if not truth:
         raise DataError(f"--truth: {args.input} has no annotated object.")
     boxes = [BoxMode.convert(a["bbox"], a["bbox_mode"], BoxMode.XYXY_ABS) for a in truth]
@@ -206,7 +217,9 @@ def _heat(
             np.ma.masked_equal(heat, 0), cmap="inferno", alpha=0.75, extent=extent, vmin=0, vmax=top
         )
         shown.set_clip_path(_rectangle(box, transform=axes.transData))
-        row, column = (np.argwhere(heat == largest) + 0.5).mean(axis=0)
+        # Of several best cells, as those of a coarse level, the one nearest to their middle.
+        best = np.argwhere(heat == largest) + 0.5
+        row, column = best[np.square(best - best.mean(axis=0)).sum(axis=1).argmin()]
         scale = height / heat.shape[0], width / heat.shape[1]
         axes.plot(column * scale[1], row * scale[0], "+", color="cyan", markersize=8)
     _outline(axes, box, "white")

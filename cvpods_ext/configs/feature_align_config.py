@@ -21,7 +21,8 @@ _config_dict = {
             # ... and a transformer encoder on the top map of the backbone.
             "ATTENTION": {
                 "ENABLED": True,
-                # Width; None: the channels of that map, 2048. A multiple of 4 and NUM_HEADS.
+                # Width, a multiple of 4 and NUM_HEADS, to which a 1x1 convolution leads. None: the
+                # channels of that map, 2048, without one.
                 "DIM": None,
                 "NUM_LAYERS": 3,
                 "NUM_HEADS": 8,

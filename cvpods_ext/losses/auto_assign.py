@@ -60,7 +60,8 @@ def auto_assign_loss(
         ltrb: (N, R, 4) predicted distances to the sides, >= 0, pixels.
         points: (R, 2), pixels of the padded input; strides: (R,) of their levels.
         mu, sigma: (K, 2) of the center prior, in strides.
-        gt_boxes: N of (M_n, 4) xyxy, pixels; gt_classes: N of (M_n,) int64 in [0, K).
+        gt_boxes: N of (M_n, 4) xyxy, pixels; gt_classes: N of (M_n,) int64 in [0, K),
+            which is not checked.
         alpha: weight of the positive loss; 1 - alpha is that of the others.
         gamma: exponent of the focal loss.
         reg_weight: the paper's lambda, of the box loss in P_ij.

@@ -73,6 +73,9 @@ def feature_align_loss(
 
     Raises:
         ValueError: shapes that do not go together, no image, or classes that are not int64.
+
+    Differs from the published code: as auto_assign_loss does; an image whose boxes hold no location
+    adds nothing to loss_quality (as printed: 1e6 n_gt, without gradient).
     """
     sizes = torch.tensor(level_sizes, device=points.device)
     if sum(level_sizes) != len(points) or len(level_sizes) != len(mu):

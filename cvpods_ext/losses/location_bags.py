@@ -112,7 +112,8 @@ def bag_sums(
     """The sums that both losses consist of.
 
     Args:
-        gt_boxes: N of (M_n, 4) xyxy, pixels; gt_classes: N of (M_n,) int64 in [0, K).
+        gt_boxes: N of (M_n, 4) xyxy, pixels; gt_classes: N of (M_n,) int64 in [0, K), unchecked
+            (that would wait for the device).
         gamma: exponent of the focal loss.
         reg_weight: of the GIoU loss in the box score exp(-reg_weight * loss).
         log_score: log of the score (P,) of a location in its bag.
@@ -153,7 +154,7 @@ def bag_sums(
             sums.append(
                 checkpoint(sums_of, *arguments, use_reentrant=False, preserve_rng_state=False)
             )
-    positive, total_prior, spreads = (sum(parts) for parts in zip(*sums, strict=True))
+    positive, total_prior, spreads = (sum(terms) for terms in zip(*sums, strict=True))
     num_gt = spreads.new_tensor([len(boxes) for boxes in gt_boxes])
     return BagSums(positive, negative, total_prior, spreads, num_gt)
 
@@ -216,7 +217,10 @@ def bag_loss(log_score: Tensor, terms: PairTerms) -> Tensor:
 
 
 def per_box(sums: BagSums, spread: Tensor) -> Tensor:
-    """Mean over the images of n_gt / spread; nothing from images without a location in a box."""
+    """Mean over the images of n_gt / spread; nothing from images where sums.spread is 0.
+
+    There, no box has a location inside, or G underflows at all of them.
+    """
     return torch.where(sums.spread > 0, sums.num_gt / spread, 0.0).mean()
 
 

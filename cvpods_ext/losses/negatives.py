@@ -91,5 +91,6 @@ def negatives_and_slopes(
                 s = x.div_(rest).sub_(log_rest, alpha=gamma).mul_(power)
                 torch.mul(s, miss, out=slope[n, part])
                 if obj_slope is not None:
-                    torch.mul(s.sum(dim=1, keepdim=True), obj_miss, out=obj_slope[n, part])
+                    # Products before sums: s may be near the largest float.
+                    torch.sum(s.mul_(obj_miss), dim=1, keepdim=True, out=obj_slope[n, part])
     return total, slope, obj_slope

@@ -13,10 +13,16 @@ from torch import Tensor
 from cvpods.modeling.anchor_generator import AnchorGrid
 from cvpods.modeling.backbone import Backbone
 from cvpods.modeling.box_regression import Box2BoxTransform, Shift2BoxTransform
-from cvpods.modeling.meta_arch import DenseDetector, DenseHead, shared_arguments
+from cvpods.modeling.meta_arch import (
+    DenseDetector,
+    DenseHead,
+    input_shapes,
+    shared_arguments,
+)
 from cvpods.structures import Instances
 from cvpods.utils import comm
 from cvpods.utils.errors import ConfigError
+from cvpods.utils.ranges import Range
 from cvpods_ext.assigners import (
     Assignment,
     atss_assign,
@@ -33,6 +39,7 @@ REGRESSION_TYPES = ("BOX", "POINT")
 # Bias of the box predictor with POINT: all sides start 4 / 8 of the anchor's side away from its
 # centre, so that the box is the anchor.
 POINT_BIAS = 4.0
+RANGES = {"ANCHOR_SCALE": Range(0, inside=True)}
 
 
 class ATSS(DenseDetector):
@@ -81,7 +88,7 @@ class ATSS(DenseDetector):
     def from_config(cls, cfg: Any, backbone: Backbone) -> ATSS:
         """Build ATSS on `backbone` from cfg.MODEL.ATSS."""
         atss = cfg.MODEL.ATSS
-        shapes = [backbone.output_shape()[name] for name in atss.IN_FEATURES]
+        shapes = input_shapes(cfg, atss, backbone, RANGES)
         strides = [shape.stride for shape in shapes]
         sides = [atss.ANCHOR_SCALE * stride for stride in strides]
         return cls(

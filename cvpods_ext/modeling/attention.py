@@ -89,13 +89,14 @@ class AttentionEncoder(nn.Module):
         dropout: float = 0.1,
     ) -> None:
         super().__init__()
-        self.dim = dim or in_channels
+        self.dim = in_channels if dim is None else dim
         if self.dim % 4 or self.dim % num_heads:
             raise ConfigError(
-                f"The encoder needs a width that is a multiple of 4 and of NUM_HEADS {num_heads}; "
-                f"got {self.dim} (MODEL.FEATURE_ALIGN.ATTENTION.DIM)."
+                f"MODEL.FEATURE_ALIGN.ATTENTION.DIM must be a multiple of 4 and of NUM_HEADS "
+                f"{num_heads}; got {dim}, a width of {self.dim}. (None is that of the backbone's "
+                f"top map, {in_channels}.)"
             )
-        self.input_proj = nn.Conv2d(in_channels, self.dim, 1) if dim else nn.Identity()
+        self.input_proj = nn.Identity() if dim is None else nn.Conv2d(in_channels, dim, 1)
         self.layers = nn.ModuleList(
             EncoderLayer(self.dim, num_heads, feedforward_dim, dropout, batch_first=True)
             for _ in range(num_layers)
@@ -110,7 +111,8 @@ class AttentionEncoder(nn.Module):
         Args:
             padding: (N, H', W') bool of the input images, H' and W' multiples of H and W: a cell
                 is padding if its first pixel is. Such cells are not attended to and come out as 0,
-                as what lies beyond a map. None: there is none.
+                as what lies beyond a map (DETR leaves what was computed there). None: there is
+                none.
         """
         x = self.input_proj(x)
         n, _, height, width = x.shape
@@ -141,8 +143,8 @@ class AttentionFPN(FPN):
         self.top_feature = self.in_features[-1]
         if self.top_block is not None and self.top_block.in_feature == self.top_feature:
             raise ConfigError(
-                f"With attention, MODEL.FPN.BLOCK_IN_FEATURES must be a level of the pyramid, not "
-                f"{self.top_feature!r}."
+                f"With attention, MODEL.FPN.BLOCK_IN_FEATURES must be a level of the pyramid, "
+                f"'p{self.levels[-1]}', not {self.top_feature!r}."
             )
         shape: ShapeSpec = bottom_up.output_shape()[self.top_feature]
         self.encoder = AttentionEncoder(shape.channels, **attention)

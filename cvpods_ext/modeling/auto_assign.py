@@ -12,13 +12,20 @@ from torch import Tensor, nn
 from cvpods.modeling.anchor_generator import PointGrid
 from cvpods.modeling.backbone import Backbone
 from cvpods.modeling.box_regression import Shift2BoxTransform
-from cvpods.modeling.meta_arch import DenseDetector, DenseHead, shared_arguments
+from cvpods.modeling.meta_arch import (
+    DenseDetector,
+    DenseHead,
+    input_shapes,
+    shared_arguments,
+)
 from cvpods.structures import Instances
 from cvpods.utils import comm
+from cvpods.utils.ranges import Range
 from cvpods_ext.losses.auto_assign import auto_assign_loss
 
 # What the box predictor's bias starts from: a box of 8 x 8 strides around the location.
 BOX_BIAS = 4.0
+RANGES = {"FOCAL_LOSS_ALPHA": Range(0, 1), "POINT_OFFSET": Range(0, 1)}
 
 
 class AutoAssign(DenseDetector):
@@ -28,8 +35,8 @@ class AutoAssign(DenseDetector):
         point_generator: the locations of every level.
         loss: further arguments of auto_assign_loss.
 
-    mu and sigma (K, 2) are the center prior's; the boxes that are compared by NMS may reach beyond
-    the image, as in the authors' code.
+    mu and sigma (K, 2) are the center prior's. The boxes that NMS compares may reach beyond the
+    image, as in the authors' code (not so in a test at several scales, which clips those of each).
     """
 
     output_channels = {"cls_logits": None, "box_deltas": 4, "obj_score": 1}
@@ -116,7 +123,7 @@ def arguments(
     Args:
         deformable: the last convolution of both towers is DCNv2.
     """
-    shapes = [backbone.output_shape()[name] for name in method.IN_FEATURES]
+    shapes = input_shapes(cfg, method, backbone, RANGES)
     return {
         "backbone": backbone,
         "head": DenseHead(

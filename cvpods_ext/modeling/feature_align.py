@@ -61,6 +61,11 @@ class FeatureAlign(AutoAssign):
     def from_config(cls, cfg: Any, backbone: Backbone) -> FeatureAlign:
         """Build FeatureAlign on `backbone` from cfg.MODEL.FEATURE_ALIGN."""
         method = cfg.MODEL.FEATURE_ALIGN
+        if method.ATTENTION.ENABLED and not isinstance(backbone, AttentionFPN):
+            raise ConfigError(
+                "MODEL.FEATURE_ALIGN.ATTENTION.ENABLED is True, but the backbone has none: let "
+                "net.py build it by build_resnet_attention_fpn_p3_p7, or set it to False."
+            )
         given = arguments(cfg, method, backbone, deformable=method.USE_DCN_IN_TOWER)
         given["loss"] |= {
             "feature_filter": method.FEATURE_FILTER,

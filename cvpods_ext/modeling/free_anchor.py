@@ -11,9 +11,21 @@ from torch import Tensor
 from cvpods.modeling.anchor_generator import AnchorGrid, DefaultAnchorGenerator
 from cvpods.modeling.backbone import Backbone
 from cvpods.modeling.box_regression import Box2BoxTransform
-from cvpods.modeling.meta_arch import DenseDetector, DenseHead, shared_arguments
+from cvpods.modeling.meta_arch import (
+    DenseDetector,
+    DenseHead,
+    input_shapes,
+    shared_arguments,
+)
 from cvpods.structures import Instances
+from cvpods.utils.ranges import Range
 from cvpods_ext.losses.free_anchor import free_anchor_loss
+
+RANGES = {
+    "FOCAL_LOSS_ALPHA": Range(0, 1),
+    "POS_ANCHOR_TOPK": Range(1, whole=True),
+    "BBOX_THRESHOLD": Range(0, 1),
+}
 
 
 class FreeAnchor(DenseDetector):
@@ -42,7 +54,7 @@ class FreeAnchor(DenseDetector):
     def from_config(cls, cfg: Any, backbone: Backbone) -> FreeAnchor:
         """Build FreeAnchor on `backbone` from cfg.MODEL.FREE_ANCHOR and ANCHOR_GENERATOR."""
         free_anchor = cfg.MODEL.FREE_ANCHOR
-        shapes = [backbone.output_shape()[name] for name in free_anchor.IN_FEATURES]
+        shapes = input_shapes(cfg, free_anchor, backbone, RANGES)
         anchor_generator = DefaultAnchorGenerator(cfg, shapes)
         return cls(
             backbone=backbone,

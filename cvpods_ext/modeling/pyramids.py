@@ -17,7 +17,15 @@ from cvpods.modeling.backbone import (
 )
 from cvpods.modeling.backbone import build_retinanet_resnet_fpn_backbone as build_resnet_fpn_p3_p7
 from cvpods.modeling.backbone.fpn import build_p3_p7_pyramid
+from cvpods.utils.ranges import Range, check_ranges
 from cvpods_ext.modeling.attention import AttentionFPN
+
+ATTENTION_RANGES = {
+    "NUM_LAYERS": Range(1, whole=True),
+    "NUM_HEADS": Range(1, whole=True),
+    "FEEDFORWARD_DIM": Range(1, whole=True),
+    "DROPOUT": Range(0, 1),
+}
 
 __all__ = [
     "build_mobilenetv2_attention_fpn_p3_p7",
@@ -45,6 +53,10 @@ def _attention_fpn(cfg: Any, bottom_up: Backbone) -> FPN:
     attention = cfg.MODEL.FEATURE_ALIGN.ATTENTION
     if not attention.ENABLED:
         return build_p3_p7_pyramid(cfg, bottom_up)
+    ranges = dict(ATTENTION_RANGES)
+    if attention.DIM is not None:
+        ranges["DIM"] = Range(1, whole=True)
+    check_ranges("MODEL.FEATURE_ALIGN.ATTENTION", attention, ranges)
     arguments = {
         "dim": attention.DIM,
         "num_layers": attention.NUM_LAYERS,

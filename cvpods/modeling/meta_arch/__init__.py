@@ -1,4 +1,5 @@
-from cvpods.modeling.meta_arch.dense_detector import DenseDetector, shared_arguments
+from cvpods.modeling.meta_arch.arguments import input_shapes, shared_arguments
+from cvpods.modeling.meta_arch.dense_detector import DenseDetector
 from cvpods.modeling.meta_arch.dense_head import DenseHead
 from cvpods.modeling.meta_arch.fcos import FCOS, FCOSDetector
 from cvpods.modeling.meta_arch.retinanet import RetinaNet, RetinaNetDetector
@@ -10,5 +11,6 @@ __all__ = [
     "FCOSDetector",
     "RetinaNet",
     "RetinaNetDetector",
+    "input_shapes",
     "shared_arguments",
 ]

@@ -153,7 +153,20 @@ class DenseDetector(nn.Module):
         key = "instances" if "instances" in batched_inputs[0] else "targets"
         if key not in batched_inputs[0]:
             raise DataError("Training needs 'instances' in every input; evaluate with .eval().")
+        for inputs in batched_inputs:
+            self._check_classes(inputs[key].gt_classes)
         return [inputs[key].to(self.device) for inputs in batched_inputs]
+
+    def _check_classes(self, classes: Tensor) -> None:
+        """Where that needs no wait for the device: losses would read other classes' numbers."""
+        if classes.device.type != "cpu" or len(classes) == 0:
+            return
+        low, high = (int(value) for value in classes.aminmax())
+        if low < 0 or high >= self.num_classes:
+            raise DataError(
+                f"gt_classes must lie in [0, {self.num_classes}), the classes of the model; got "
+                f"{low} to {high}."
+            )
 
     def _flatten(self, name: str, maps: Sequence[Tensor]) -> Tensor:
         """Maps (N, A * C, H_l, W_l) of all levels -> (N, R, C) in float32."""
@@ -202,7 +215,8 @@ class DenseDetector(nn.Module):
                 one = Instances(
                     tuple(image_size), pred_boxes=boxes, scores=scores, pred_classes=classes
                 )
-                results.append(one[boxes.nonempty()])  # what lies in the padding takes no place
+                # Clipped, what lies in the padding is empty and takes no place among the others.
+                results.append(one[boxes.nonempty()])
         return results
 
     def suppress(self, candidates: Instances) -> Instances:
@@ -231,21 +245,6 @@ class DenseDetector(nn.Module):
         location, classes = passed[best] // self.num_classes, passed[best] % self.num_classes
         boxes = self.decode(outputs["box_deltas"][location], priors[location], level)
         return boxes, scores, classes
-
-
-def shared_arguments(cfg: Any, method: Any) -> dict[str, Any]:
-    """DenseDetector's plain arguments, read from the config and from its group of the method."""
-    return {
-        "in_features": method.IN_FEATURES,
-        "num_classes": method.NUM_CLASSES,
-        "pixel_mean": cfg.MODEL.PIXEL_MEAN,
-        "pixel_std": cfg.MODEL.PIXEL_STD,
-        "score_threshold": method.SCORE_THRESH_TEST,
-        "topk_candidates": method.TOPK_CANDIDATES_TEST,
-        "nms_threshold": method.NMS_THRESH_TEST,
-        "nms_type": cfg.MODEL.NMS_TYPE,
-        "max_detections": cfg.TEST.DETECTIONS_PER_IMAGE,
-    }
 
 
 def permute_to_N_HWA_K(tensor: Tensor, K: int) -> Tensor:  # noqa: N802, N803 - cvpods' name

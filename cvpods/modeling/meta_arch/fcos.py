@@ -15,11 +15,8 @@ from cvpods.modeling.anchor_generator import PointGrid, ShiftGenerator
 from cvpods.modeling.backbone import Backbone, build_retinanet_resnet_fpn_backbone
 from cvpods.modeling.box_regression import Shift2BoxTransform
 from cvpods.modeling.losses import iou_loss, one_hot, sigmoid_focal_loss_jit
-from cvpods.modeling.meta_arch.dense_detector import (
-    DenseDetector,
-    permute_to_N_HWA_K,
-    shared_arguments,
-)
+from cvpods.modeling.meta_arch.arguments import input_shapes, shared_arguments
+from cvpods.modeling.meta_arch.dense_detector import DenseDetector, permute_to_N_HWA_K
 from cvpods.modeling.meta_arch.dense_head import DenseHead, Scale
 from cvpods.structures import Instances
 from cvpods.utils import comm
@@ -104,7 +101,7 @@ class FCOSDetector(DenseDetector):
     def arguments(cfg: Any, backbone: Backbone) -> dict[str, Any]:
         """The constructor's arguments, read from cfg.MODEL.FCOS."""
         fcos = cfg.MODEL.FCOS
-        shapes = [backbone.output_shape()[name] for name in fcos.IN_FEATURES]
+        shapes = input_shapes(cfg, fcos, backbone)
         make_points = cfg.get("build_shift_generator", ShiftGenerator)
         point_generator = make_points(cfg, shapes)
         head = DenseHead(

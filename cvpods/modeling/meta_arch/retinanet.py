@@ -14,11 +14,8 @@ from cvpods.modeling.backbone import Backbone, build_retinanet_resnet_fpn_backbo
 from cvpods.modeling.box_regression import Box2BoxTransform
 from cvpods.modeling.losses import one_hot, sigmoid_focal_loss_jit, smooth_l1_loss
 from cvpods.modeling.matcher import Matcher
-from cvpods.modeling.meta_arch.dense_detector import (
-    DenseDetector,
-    permute_to_N_HWA_K,
-    shared_arguments,
-)
+from cvpods.modeling.meta_arch.arguments import input_shapes, shared_arguments
+from cvpods.modeling.meta_arch.dense_detector import DenseDetector, permute_to_N_HWA_K
 from cvpods.modeling.meta_arch.dense_head import DenseHead
 from cvpods.structures import Boxes, Instances, pairwise_iou
 from cvpods.utils import comm
@@ -74,7 +71,7 @@ class RetinaNetDetector(DenseDetector):
     def arguments(cfg: Any, backbone: Backbone) -> dict[str, Any]:
         """The constructor's arguments, read from cfg.MODEL.RETINANET."""
         retinanet = cfg.MODEL.RETINANET
-        shapes = [backbone.output_shape()[name] for name in retinanet.IN_FEATURES]
+        shapes = input_shapes(cfg, retinanet, backbone)
         make_anchors = cfg.get("build_anchor_generator", DefaultAnchorGenerator)
         anchor_generator = make_anchors(cfg, shapes)
         head = DenseHead(

@@ -191,6 +191,13 @@ class DenseDetectorTests:
         with pytest.raises(DataError, match="'instances'"):
             self.make().train()([{"image": make_inputs(FIRST)[0]["image"]}])
 
+    @pytest.mark.parametrize("label", [-1, CLASSES, 80])
+    def test_classes_of_another_data_set(self, label):
+        inputs = make_inputs(FIRST, SECOND)
+        inputs[1]["instances"].gt_classes[0] = label
+        with pytest.raises(DataError, match=rf"gt_classes must lie in \[0, {CLASSES}\).*{label}"):
+            self.make().train()(inputs)
+
     def test_evaluation(self):
         model = self.make(score_threshold=0.0).eval()
         inputs = make_inputs(FIRST, SECOND)

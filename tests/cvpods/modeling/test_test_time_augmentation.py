@@ -561,6 +561,17 @@ def test_ranges_are_in_pixels_of_the_pass():
         assert sorted(found.pred_boxes.tensor[:, 3].tolist()) == pytest.approx(expected)
 
 
+@pytest.mark.parametrize("merge", MERGES)
+@pytest.mark.parametrize("clip_before_nms", [True, False])
+def test_ranges_are_of_boxes_within_the_image(clip_before_nms, merge):
+    """A square of 30 at (12, 0) in an image of 20 x 20: 8 x 20 = 160 pixels are in it, not 900."""
+    for high, count in ((13, 1), (12, 0)):
+        detector = Oracle(by_hand([(square(30, 12.0), 0.9)]))
+        detector.clip_before_nms = clip_before_nms
+        found = merged(merge, detector, [(20, 99, 0, high)])
+        assert found.pred_boxes.tensor.tolist() == [[12, 0, 20, 20]] * count
+
+
 def test_ranges_before_and_after_nms():
     """Out of range A (side 20, 0.9), in range B (side 18, 0.8): IoU 324 / 400 = 0.81 > 0.5.
 

@@ -135,6 +135,25 @@ def test_corner_texts_and_scales():
         assert below.get_clim() == (0, 255)
 
 
+def cross_of(heat):
+    """(x, y) of the cross in a map of 20 x 30 cells of 2 pixels."""
+    block = Block("tiny", ["classification"], [maps()._replace(classification=heat)])
+    figure = draw_alignment(grey(), objects_of([0, 0, 60, 40]), [block])
+    (line,) = figure.axes[1].lines
+    return line.get_xdata()[0], line.get_ydata()[0]
+
+
+def test_the_cross_is_where_the_maximum_is():
+    """In the middle of one block of the largest value; of two such blocks, in one of them."""
+    heat = torch.full((20, 30), 0.1)
+    heat[3:6, 9:14] = 0.7
+    assert cross_of(heat) == (23, 9)
+    heat = torch.full((20, 30), 0.1)
+    heat[5, 2] = heat[5, 26] = 0.7
+    x, y = cross_of(heat)
+    assert x in (5, 53) and y == 11
+
+
 def test_each_map_is_in_its_column():
     values = dict(zip(BOTH, (0.1, 0.2, 0.3, 0.4), strict=True))
     figure = draw_alignment(grey(), objects_of([10, 10, 30, 20]), [one_block(**values)])
@@ -582,6 +601,18 @@ def test_images_without_truth(root, image, shown, capsys, tmp_path):
     assert f"{empty} has no annotated object" in fails(capsys, words(root, empty, "--truth"))
 
 
+def test_crowds_are_no_objects(root, image, shown, monkeypatch, tmp_path):
+    """The first of three annotations is one: nothing is trained on it."""
+    data = shutil.copytree(root / "data", tmp_path / "data")
+    path = data / "shapes/annotations/instances_val.json"
+    content = json.loads(path.read_text())
+    content["annotations"][0]["iscrowd"] = 1
+    path.write_text(json.dumps(content))
+    monkeypatch.setenv("CVPODS_DATASETS", str(data))
+    main(words(root, data / "shapes/val/first.png", "--truth", "--count", "2"))
+    assert shown.objects.labels == ["disc", "cross"]
+
+
 @pytest.mark.parametrize("options", [["--truth"], ["--score", "0.99"]])
 def test_other_detectors(root, image, shown, capsys, options):
     """Also where they find nothing: no other score would help."""
@@ -609,7 +640,13 @@ def test_no_experiment_and_no_checkpoint(root, image, shown, capsys, tmp_path):
     line = fails(capsys, words(root, image, "--beside", tmp_path, "--truth"))
     assert f"{tmp_path} is no experiment" in line
     line = fails(capsys, words(root, image, "OUTPUT_DIR", tmp_path))
-    assert f"{tmp_path} has no checkpoint" in line
+    assert f"{tmp_path} has no checkpoint" in line and "--weights x.pth" in line
+    line = fails(capsys, words(root, image, "--truth", "--beside-weights", "x.pth"))
+    assert "--beside-weights needs --beside" in line
+    beside = shutil.copytree(root / "align.tiny", tmp_path / "beside")
+    (beside / "output/model_final.pth").unlink()
+    line = fails(capsys, words(root, image, "--truth", "--beside", beside))
+    assert f"{beside}/output has no checkpoint" in line and "--beside-weights x.pth" in line
     assert "x.pth does not exist" in fails(capsys, words(root, image, "--weights", "x.pth"))
 
 
@@ -656,14 +693,22 @@ def test_input_is_needed(capsys):
     assert "the following arguments are required: --input" in line
 
 
-@pytest.mark.parametrize("name", ["out.xyz", "folder.png", "file/out.png"])
+@pytest.mark.parametrize("name", ["out.xyz", "file/out.png"])
 def test_pictures_that_cannot_be_written(root, image, monkeypatch, capsys, tmp_path, name):
-    """A kind that nobody knows, a folder, a path below a file."""
+    """A kind that nobody knows, a path below a file."""
     monkeypatch.setenv("CVPODS_DATASETS", str(root / "data"))
-    (tmp_path / "folder.png").mkdir()
     (tmp_path / "file").write_text("")
     line = fails(capsys, words(root, image, "--truth", "--output", tmp_path / name))
     assert name in line
+
+
+@pytest.mark.parametrize("name", ["folder", "folder.png"])
+def test_picture_into_a_folder(root, image, monkeypatch, tmp_path, name):
+    """That there is."""
+    monkeypatch.setenv("CVPODS_DATASETS", str(root / "data"))
+    (tmp_path / name).mkdir()
+    main(words(root, image, "--truth", "--count", "1", "--output", tmp_path / name))
+    assert [path.name for path in (tmp_path / name).iterdir()] == ["alignment.png"]
 
 
 def test_picture_of_no_kind(root, image, monkeypatch, capsys, tmp_path):

@@ -117,6 +117,23 @@ def test_extreme_logits_are_finite(dtype, obj_value, value):
             assert (gradient[0, 2] == 0).all()
 
 
+@pytest.mark.parametrize("value", [80.0, 87.0, 89.0, 95.0, 200.0])
+@pytest.mark.parametrize("num_classes", [5, 20, 80])
+def test_slopes_of_many_sure_classes(num_classes, value):
+    """1 - x is about exp(-value), 1e-38 for 87: x / (1 - x) of all classes exceeds any float32.
+
+    For logits of exp(-value) << 1, each class has half a slope of 1, the objectness half of each.
+    """
+    logits = torch.full((1, 2, num_classes), value, requires_grad=True)
+    objectness = torch.full((1, 2, 1), value, requires_grad=True)
+    loss = negative_focal_loss(logits, objectness, nothing, num_classes, 2.0)
+    slope, obj_slope = torch.autograd.grad(loss, (logits, objectness))
+    assert loss.isfinite() and slope.isfinite().all() and obj_slope.isfinite().all()
+    if value < 88:  # exp(-value) is a normal float32
+        torch.testing.assert_close(slope, torch.full_like(slope, 0.5))
+        torch.testing.assert_close(obj_slope, torch.full_like(obj_slope, num_classes / 2))
+
+
 def test_sure_and_wrong_costs_in_proportion():
     """-log(1 - p) of a logit of 50 is 50 and its slope 1; with an objectness of 50 too,
 

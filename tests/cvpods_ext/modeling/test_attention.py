@@ -394,9 +394,9 @@ def test_bfloat16(dtype, padded):
 @pytest.mark.parametrize(
     ("channels", "arguments", "message"),
     [
-        (10, {}, "multiple of 4 and of NUM_HEADS 2; got 10"),
-        (8, {"dim": 6}, r"got 6 \(MODEL.FEATURE_ALIGN.ATTENTION.DIM\)"),
-        (8, {"num_heads": 3}, "NUM_HEADS 3; got 8"),
+        (10, {}, "multiple of 4 and of NUM_HEADS 2; got None, a width of 10"),
+        (8, {"dim": 6}, "MODEL.FEATURE_ALIGN.ATTENTION.DIM must be .* got 6, .* top map, 8"),
+        (8, {"num_heads": 3}, "NUM_HEADS 3; got None, a width of 8"),
         (16, {"dim": 20, "num_heads": 8}, "NUM_HEADS 8; got 20"),
     ],
 )

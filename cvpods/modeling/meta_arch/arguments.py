@@ -1,0 +1,64 @@
+"""From the config to a dense detector's arguments: what all of them read alike, checked."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from cvpods.layers import ShapeSpec
+from cvpods.modeling.backbone import Backbone
+from cvpods.utils.errors import ConfigError
+from cvpods.utils.ranges import Range, check_ranges
+
+# Keys of a method's group that mean the same in every method.
+RANGES = {
+    "NUM_CLASSES": Range(1, whole=True),
+    "NUM_CONVS": Range(0, whole=True),
+    "PRIOR_PROB": Range(0, 1, inside=True),
+    "FOCAL_LOSS_GAMMA": Range(0),
+    "REG_WEIGHT": Range(0),
+    "SMOOTH_L1_LOSS_BETA": Range(0),
+    "SCORE_THRESH_TEST": Range(0, 1),
+    "TOPK_CANDIDATES_TEST": Range(1, whole=True),
+    "NMS_THRESH_TEST": Range(0, 1),
+}
+
+
+def input_shapes(
+    cfg: Any, method: Any, backbone: Backbone, ranges: Mapping[str, Range] | None = None
+) -> list[ShapeSpec]:
+    """Shapes of the maps that a method's head reads, its IN_FEATURES.
+
+    Args:
+        method: the method's group of cfg.MODEL.
+        ranges: of keys that are this method's own.
+
+    Raises:
+        ConfigError: a value of the group cannot be used.
+    """
+    name = next(f"MODEL.{key}" for key, group in cfg.MODEL.items() if group is method)
+    check_ranges(name, method, {**RANGES, **(ranges or {})})
+    shapes = backbone.output_shape()
+    known = all(level in shapes for level in method.IN_FEATURES)
+    strides = [shapes[level].stride for level in method.IN_FEATURES] if known else []
+    if not strides or strides != sorted(set(strides)):
+        raise ConfigError(
+            f"{name}.IN_FEATURES must be some of {list(shapes)}, finest first; got "
+            f"{list(method.IN_FEATURES)}."
+        )
+    return [shapes[level] for level in method.IN_FEATURES]
+
+
+def shared_arguments(cfg: Any, method: Any) -> dict[str, Any]:
+    """DenseDetector's plain arguments, read from the config and from its group of the method."""
+    return {
+        "in_features": method.IN_FEATURES,
+        "num_classes": method.NUM_CLASSES,
+        "pixel_mean": cfg.MODEL.PIXEL_MEAN,
+        "pixel_std": cfg.MODEL.PIXEL_STD,
+        "score_threshold": method.SCORE_THRESH_TEST,
+        "topk_candidates": method.TOPK_CANDIDATES_TEST,
+        "nms_threshold": method.NMS_THRESH_TEST,
+        "nms_type": cfg.MODEL.NMS_TYPE,
+        "max_detections": cfg.TEST.DETECTIONS_PER_IMAGE,
+    }
