@@ -108,6 +108,24 @@ def compare_sides(
 # -- data pipeline ---------------------------------------------------------------------------------
 
 
+def loss_benchmark(
+    description: str,
+    compare: Callable[[int, int, str], None],
+    crowd: Callable[[int, str], None],
+) -> None:
+    """Command line of a loss' benchmark: compare(27 and 240 boxes, ...), or crowd(...) alone."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--crowd", action="store_true", help="1,000 boxes in one image")
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    args = parser.parse_args()
+    if args.crowd:
+        crowd(args.repeats, args.device)
+        return
+    for boxes in (27, 240):
+        compare(boxes, args.repeats, args.device)
+
+
 def benchmark_data(args: argparse.Namespace) -> None:
     """Decode, resize to 800 / 1333 and flip: this project's steps beside PIL's, one worker."""
     torch.set_num_threads(1)

@@ -9,7 +9,6 @@ its peak (on a GPU: of the allocator), with the inputs outside and the gradients
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Callable
 from functools import partial
@@ -20,7 +19,7 @@ import torch
 from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from benchmark import compare_sides, memory, random_targets, seconds  # noqa: E402
+from benchmark import compare_sides, loss_benchmark, memory, random_targets, seconds  # noqa: E402
 
 from cvpods.modeling.anchor_generator import PointGrid  # noqa: E402
 from cvpods_ext.losses import auto_assign_loss, feature_align_loss  # noqa: E402
@@ -122,18 +121,5 @@ def crowd(repeats: int, device: str) -> None:
         )
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description="Measure AutoAssign's and FeatureAlign's loss.")
-    parser.add_argument("--crowd", action="store_true", help="1,000 boxes in one image")
-    parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    args = parser.parse_args()
-    if args.crowd:
-        crowd(args.repeats, args.device)
-        return
-    for boxes in (27, 240):
-        compare(boxes, args.repeats, args.device)
-
-
 if __name__ == "__main__":
-    main()
+    loss_benchmark("Measure AutoAssign's and FeatureAlign's loss.", compare, crowd)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import subprocess
 import sys
@@ -11,19 +10,12 @@ from pathlib import Path
 import pytest
 
 from cvpods.tools.experiment import load_experiment
+from tests.load_script import ROOT, load_script
 
-ROOT = Path(__file__).resolve().parents[1]
 SCRIPT = ROOT / "scripts" / "compare_methods.py"
 
 
-def load_script():
-    spec = importlib.util.spec_from_file_location("compare_methods", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-script = load_script()
+script = load_script("scripts/compare_methods.py")
 ROWS = [("shapes", title) for title in script.SHAPES] + [("bccd", title) for title in script.BCCD]
 
 

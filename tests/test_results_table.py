@@ -2,24 +2,14 @@
 
 from __future__ import annotations
 
-import importlib.util
-from pathlib import Path
-
 import pytest
 
-ROOT = Path(__file__).resolve().parents[1]
-SCRIPT = ROOT / "scripts" / "make_results_table.py"
+from tests.load_script import ROOT, load_script
+
 COMMAND = "python scripts/make_results_table.py"
 
 
-def load_script():
-    spec = importlib.util.spec_from_file_location("make_results_table", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-script = load_script()
+script = load_script("scripts/make_results_table.py")
 
 
 def test_readme_is_up_to_date():

@@ -1,7 +1,6 @@
 """Tests of datasets/make_shapes.py: a stable, valid COCO data set with the stated properties."""
 
 import hashlib
-import importlib.util
 import json
 import math
 import subprocess
@@ -14,18 +13,13 @@ import pytest
 from PIL import Image
 from pycocotools.coco import COCO
 
+from tests.load_script import load_script
+
 SCRIPT = Path(__file__).resolve().parents[2] / "datasets" / "make_shapes.py"
 TRAIN, VAL = 60, 4
 
 
-def load_module():
-    spec = importlib.util.spec_from_file_location("make_shapes", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-make_shapes = load_module()
+make_shapes = load_script("datasets/make_shapes.py")
 
 
 def load(output, split="train"):

@@ -67,6 +67,20 @@ def make_inputs(*truths):
     ]
 
 
+def loss_history(model, inputs, steps, lr):
+    """Train with AdamW; the total loss before each step."""
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(parameters, lr=lr)
+    history = []
+    for _ in range(steps):
+        total = sum(model(inputs).values())
+        optimizer.zero_grad()
+        total.backward()
+        optimizer.step()
+        history.append(total.item())
+    return history
+
+
 def empty_features(batch=1):
     return [torch.zeros(batch, CHANNELS, *grid) for grid in GRIDS]
 

@@ -42,6 +42,7 @@ from tests.cvpods.modeling.test_dense_detectors import (
     empty_features,
     ground_truth,
     head_keys,
+    loss_history,
     make_inputs,
 )
 
@@ -557,15 +558,7 @@ def test_learns_a_few_boxes():
 
     def train(steps: int) -> tuple[AutoAssign, list[float]]:
         model = from_config().train()
-        optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
-        history = []
-        for _ in range(steps):
-            loss = sum(model(inputs).values())
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            history.append(loss.item())
-        return model, history
+        return model, loss_history(model, inputs, steps, lr=3e-3)
 
     model, history = train(40)
     assert history[-1] < 0.35 * history[0], history

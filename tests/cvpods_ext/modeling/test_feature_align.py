@@ -45,13 +45,13 @@ from tests.cvpods.modeling.test_dense_detectors import (
     empty_features,
     ground_truth,
     head_keys,
+    loss_history,
     make_inputs,
 )
 from tests.cvpods_ext.modeling.test_attention import STAGES, PointwiseBackbone, pyramid
+from tests.cvpods_ext.modeling.test_auto_assign import OUTPUTS, SCALES
 
 LOSSES = {"loss_pos", "loss_neg", "loss_quality"}
-OUTPUTS = {"cls_logits": CLASSES, "box_deltas": 4, "obj_score": 1}
-SCALES = {f"head.scales.{i}.scale" for i in range(5)}
 DEFORMABLE = {
     f"head.{tower}_subnet.0.{conv}.{part}"
     for tower in ("cls", "bbox")
@@ -290,16 +290,7 @@ def test_config_values_reach_the_detector():
 
 def test_training_lowers_the_loss():
     model = from_config(tiny_config()).train()
-    inputs = make_inputs(FIRST, SECOND)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
-    history = []
-    for _ in range(8):
-        losses = model(inputs)
-        total = sum(losses.values())
-        optimizer.zero_grad()
-        total.backward()
-        optimizer.step()
-        history.append(total.item())
+    history = loss_history(model, make_inputs(FIRST, SECOND), steps=8, lr=3e-3)
     assert history[-1] < 0.85 * history[0], history
 
 

@@ -26,6 +26,7 @@ from tests.cvpods.modeling.test_dense_detectors import (
     STRIDES,
     DenseDetectorTests,
     head_keys,
+    loss_history,
     make_inputs,
 )
 
@@ -216,17 +217,7 @@ def test_config_values_reach_the_detector():
 
 def test_training_lowers_the_loss():
     model = build(tiny_config()).train()
-    inputs = make_inputs(FIRST, SECOND)
-    parameters = [p for p in model.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(parameters, lr=1e-3)
-    history = []
-    for _ in range(6):
-        losses = model(inputs)
-        total = sum(losses.values())
-        optimizer.zero_grad()
-        total.backward()
-        optimizer.step()
-        history.append(total.item())
+    history = loss_history(model, make_inputs(FIRST, SECOND), steps=6, lr=1e-3)
     assert history[-1] < 0.5 * history[0], history
 
 
