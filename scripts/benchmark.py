@@ -105,9 +105,6 @@ def compare_sides(
     )
 
 
-# -- data pipeline ---------------------------------------------------------------------------------
-
-
 def loss_benchmark(
     description: str,
     compare: Callable[[int, int, str], None],
@@ -124,6 +121,9 @@ def loss_benchmark(
         return
     for boxes in (27, 240):
         compare(boxes, args.repeats, args.device)
+
+
+# -- data pipeline ---------------------------------------------------------------------------------
 
 
 def benchmark_data(args: argparse.Namespace) -> None:
