@@ -17,6 +17,6 @@ echo "== import of every module"
 "$VENV/bin/python" scripts/import_all.py
 
 echo "== tests"
-# One thread per test process: the processes share the cores.
+# One thread per test process: the processes share the cores; long files first (tests/conftest.py).
 export OMP_NUM_THREADS=1
-exec "$VENV/bin/python" -m pytest -n auto --dist loadfile "$@"
+exec "$VENV/bin/python" -m pytest -n auto --dist loadfile --no-loadscope-reorder "$@"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import subprocess
 import sys
@@ -13,13 +12,18 @@ import pytest
 import torch
 
 from cvpods_ext.configs import fragments
+from tests.load_script import ROOT, load_script
 
-ROOT = Path(__file__).resolve().parents[1]
 SHARED = Path(os.environ.get("CVPODS_SHARED", ROOT.parent / "shared"))
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skip what this machine cannot run, and say why."""
+    """Skip what this machine cannot run, and say why; files that take long come first.
+
+    So that no process is left alone with one of them in the end.
+    """
+    long = {item.path for item in items if "slow" in item.keywords or "playground" in item.nodeid}
+    items.sort(key=lambda item: item.path not in long)
     for item in items:
         if "gpu" in item.keywords and not torch.cuda.is_available():
             item.add_marker(pytest.mark.skip(reason="no CUDA device"))
@@ -30,12 +34,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(scope="session")
 def shapes_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A data root with a small `shapes` data set: 24 training and 8 validation images."""
-    path = ROOT / "datasets" / "make_shapes.py"
-    spec = importlib.util.spec_from_file_location("make_shapes", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
     root = tmp_path_factory.mktemp("data")
-    module.make_shapes(root / "shapes", train=24, val=8, seed=0)
+    load_script("datasets/make_shapes.py").make_shapes(root / "shapes", train=24, val=8, seed=0)
     return root
 
 
