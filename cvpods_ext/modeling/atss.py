@@ -13,12 +13,7 @@ from torch import Tensor
 from cvpods.modeling.anchor_generator import AnchorGrid
 from cvpods.modeling.backbone import Backbone
 from cvpods.modeling.box_regression import Box2BoxTransform, Shift2BoxTransform
-from cvpods.modeling.meta_arch import (
-    DenseDetector,
-    DenseHead,
-    input_shapes,
-    shared_arguments,
-)
+from cvpods.modeling.meta_arch import DenseDetector, DenseHead, input_shapes, shared_arguments
 from cvpods.structures import Instances
 from cvpods.utils import comm
 from cvpods.utils.errors import ConfigError
@@ -39,7 +34,7 @@ REGRESSION_TYPES = ("BOX", "POINT")
 # Bias of the box predictor with POINT: all sides start 4 / 8 of the anchor's side away from its
 # centre, so that the box is the anchor.
 POINT_BIAS = 4.0
-RANGES = {"ANCHOR_SCALE": Range(0, inside=True)}
+RANGES = {"ANCHOR_SCALE": Range(0, inside=True), "TOPK": Range(1, whole=True)}
 
 
 class ATSS(DenseDetector):
@@ -188,8 +183,6 @@ def make_assigner(positive_type: str, topk: int, sides: Sequence[float]) -> Assi
         sides: of the anchors, per level. "SSC": a level answers for sizes between the side of the
             level below it and its own; 64, 128, 256, 512 for strides 8, 16, 32, 64 as in FCOS.
     """
-    if topk < 1:
-        raise ConfigError(f"MODEL.ATSS.TOPK must be at least 1, got {topk}.")
     size_ranges = list(zip([0.0, *sides[:-1]], [*sides[:-1], math.inf], strict=True))
     assigners: dict[str, Assigner] = {
         "ATSS": partial(atss_assign, topk=topk),

@@ -12,12 +12,7 @@ from torch import Tensor, nn
 from cvpods.modeling.anchor_generator import PointGrid
 from cvpods.modeling.backbone import Backbone
 from cvpods.modeling.box_regression import Shift2BoxTransform
-from cvpods.modeling.meta_arch import (
-    DenseDetector,
-    DenseHead,
-    input_shapes,
-    shared_arguments,
-)
+from cvpods.modeling.meta_arch import DenseDetector, DenseHead, input_shapes, shared_arguments
 from cvpods.structures import Instances
 from cvpods.utils import comm
 from cvpods.utils.ranges import Range

@@ -11,12 +11,7 @@ from torch import Tensor
 from cvpods.modeling.anchor_generator import AnchorGrid, DefaultAnchorGenerator
 from cvpods.modeling.backbone import Backbone
 from cvpods.modeling.box_regression import Box2BoxTransform
-from cvpods.modeling.meta_arch import (
-    DenseDetector,
-    DenseHead,
-    input_shapes,
-    shared_arguments,
-)
+from cvpods.modeling.meta_arch import DenseDetector, DenseHead, input_shapes, shared_arguments
 from cvpods.structures import Instances
 from cvpods.utils.ranges import Range
 from cvpods_ext.losses.free_anchor import free_anchor_loss

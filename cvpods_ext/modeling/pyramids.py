@@ -20,19 +20,19 @@ from cvpods.modeling.backbone.fpn import build_p3_p7_pyramid
 from cvpods.utils.ranges import Range, check_ranges
 from cvpods_ext.modeling.attention import AttentionFPN
 
-ATTENTION_RANGES = {
-    "NUM_LAYERS": Range(1, whole=True),
-    "NUM_HEADS": Range(1, whole=True),
-    "FEEDFORWARD_DIM": Range(1, whole=True),
-    "DROPOUT": Range(0, 1),
-}
-
 __all__ = [
     "build_mobilenetv2_attention_fpn_p3_p7",
     "build_mobilenetv2_fpn_p3_p7",
     "build_resnet_attention_fpn_p3_p7",
     "build_resnet_fpn_p3_p7",
 ]
+
+ATTENTION_RANGES = {
+    "NUM_LAYERS": Range(1, whole=True),
+    "NUM_HEADS": Range(1, whole=True),
+    "FEEDFORWARD_DIM": Range(1, whole=True),
+    "DROPOUT": Range(0, 1),
+}
 
 
 def build_resnet_attention_fpn_p3_p7(cfg: Any) -> FPN:

@@ -7,13 +7,12 @@ import shutil
 from pathlib import Path
 
 import pytest
-import torch
-from torch import Tensor
 
 from cvpods_ext.configs.fragments import ASSIGN_ONLY, train_scales
 from cvpods_ext.configs.fragments import test_scale as evaluation_scale
+from tests.cvpods.tools.test_commands import check_same_weights, metrics, weights
+from tests.load_script import ROOT
 
-ROOT = Path(__file__).resolve().parents[2]
 # 4 iterations of 2 tiny images with a checkpoint half-way, every loss on its own.
 TINY = {
     **train_scales([64], 96),
@@ -50,23 +49,14 @@ def copy_of(tmp_path):
 
 def losses(output: Path) -> dict[int, dict[str, float]]:
     """All losses by iteration; later lines, of a resumed run, replace earlier ones."""
-    lines = (output / "metrics.json").read_text().splitlines()
-    records = [json.loads(line) for line in lines]
-    return {r["iteration"]: {k: v for k, v in r.items() if "loss" in k} for r in records}
-
-
-def weights(path: Path) -> dict[str, Tensor]:
-    return torch.load(path, weights_only=True)["model"]
+    return {r["iteration"]: {k: v for k, v in r.items() if "loss" in k} for r in metrics(output)}
 
 
 def check_same_run(one: Path, other: Path) -> None:
     """Bit for bit: every loss of every iteration, every weight in the end."""
     assert losses(one) == losses(other)
     assert list(losses(one)) == [0, 1, 2, 3]
-    first, second = weights(one / "model_final.pth"), weights(other / "model_final.pth")
-    assert first.keys() == second.keys()
-    for name in first:
-        assert torch.equal(first[name], second[name]), name
+    check_same_weights(one / "model_final.pth", other / "model_final.pth")
 
 
 def interrupted(output: Path, copy: Path) -> None:

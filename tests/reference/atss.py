@@ -5,15 +5,11 @@ from __future__ import annotations
 import math
 import statistics
 
-from tests.reference.boxes import Box, area, iou
+from tests.reference.boxes import Box, giou, iou, is_inside
 
 
 def center(box: Box) -> tuple[float, float]:
     return (box[0] + box[2]) / 2, (box[1] + box[3]) / 2
-
-
-def is_inside(point: tuple[float, float], box: Box) -> bool:
-    return box[0] < point[0] < box[2] and box[1] < point[1] < box[3]
 
 
 def atss_assign_loop(
@@ -44,15 +40,6 @@ def focal_loss_loop(logit: float, target: int, alpha: float, gamma: float) -> fl
     if target:
         return -alpha * (1 - p) ** gamma * math.log(p)
     return -(1 - alpha) * p**gamma * math.log(1 - p)
-
-
-def giou(a: Box, b: Box) -> float:
-    overlap = iou(a, b)
-    width = min(a[2], b[2]) - max(a[0], b[0])
-    height = min(a[3], b[3]) - max(a[1], b[1])
-    union = area(a) + area(b) - max(width, 0) * max(height, 0)
-    hull = (max(a[2], b[2]) - min(a[0], b[0])) * (max(a[3], b[3]) - min(a[1], b[1]))
-    return overlap - (hull - union) / hull
 
 
 def centerness(point: tuple[float, float], box: Box) -> float:

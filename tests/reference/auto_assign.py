@@ -15,25 +15,13 @@ from torch import Tensor
 from torch.nn import functional as F
 from torchvision.ops import box_iou
 
-from tests.reference.boxes import Box, area, iou
+from tests.reference.boxes import Box, giou, iou, is_inside
 
 Point = tuple[float, float]
 
 
 def sigmoid(z: float) -> float:
     return 1 / (1 + math.exp(-z))
-
-
-def inside(point: Point, box: Box) -> bool:
-    return box[0] < point[0] < box[2] and box[1] < point[1] < box[3]
-
-
-def giou(a: Box, b: Box) -> float:
-    outer = (max(a[2], b[2]) - min(a[0], b[0])) * (max(a[3], b[3]) - min(a[1], b[1]))
-    width = max(min(a[2], b[2]) - max(a[0], b[0]), 0)
-    height = max(min(a[3], b[3]) - max(a[1], b[1]), 0)
-    union = area(a) + area(b) - width * height
-    return width * height / union - (outer - union) / outer
 
 
 def center_prior(
@@ -68,7 +56,7 @@ def found_loop(
     """A as [j][c]; a later box overwrites an earlier one."""
     table = [[0.0] * num_classes for _ in points]
     for box, label in zip(gt_boxes, gt_classes, strict=True):
-        members = [j for j, point in enumerate(points) if inside(point, box)]
+        members = [j for j, point in enumerate(points) if is_inside(point, box)]
         if not members:
             continue
         best = [max(iou(gt, predicted[j]) for gt in gt_boxes) for j in members]
@@ -108,7 +96,7 @@ def auto_assign_loss_loop(
         for box, label in zip(boxes, classes, strict=True):
             scores, priors = [], []
             for j, point in enumerate(points):
-                if inside(point, box):
+                if is_inside(point, box):
                     box_score = math.exp(-reg_weight * (1 - giou(predicted[j], box)))
                     scores.append(probability[j][label] * box_score)
                     priors.append(

@@ -11,20 +11,12 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from tests.reference.boxes import Box, iou
+from tests.reference.auto_assign import min_max
+from tests.reference.boxes import Box, iou, is_inside
 
 
 def misalignment(pc: Tensor, pb: Tensor) -> Tensor:
     return 2 / (2 - (pc - pb) ** 2)
-
-
-def min_max(values: Sequence[float]) -> list[float]:
-    low, high = min(values), max(values)
-    return [(value - low + 1e-12) / (high - low + 1e-12) for value in values]
-
-
-def is_inside(point: Sequence[float], box: Box) -> bool:
-    return box[0] < point[0] < box[2] and box[1] < point[1] < box[3]
 
 
 def giou(a: Sequence[Tensor], b: Box) -> Tensor:

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import math
 
-from tests.reference.atss import center, is_inside
-from tests.reference.boxes import Box, area, iou
+from tests.reference.atss import center
+from tests.reference.boxes import Box, area, iou, is_inside
 from tests.reference.fcos import distances
 
 

@@ -31,6 +31,8 @@ RANGES = [(-1, 32), (32, 64), (64, 128), (128, 256), (256, math.inf)]
 SIZES = [(64, 96), (70, 60)]
 GRIDS = [(12, 12), (6, 6), (3, 3), (2, 2), (1, 1)]
 LOCATIONS = sum(h * w for h, w in GRIDS)
+# State-dict keys of the factors that FCOS' kind of head learns for each level.
+SCALES = {f"head.scales.{i}.scale" for i in range(5)}
 
 FIRST = ([[4, 4, 40, 30], [20, 10, 90, 60], [50, 5, 58, 20]], [0, 1, 2])
 SECOND = ([[5, 8, 55, 66], [30, 30, 45, 41]], [2, 0])
@@ -358,7 +360,7 @@ class TestRetinaNetDetector(DenseDetectorTests):
 
 class TestFCOSDetector(DenseDetectorTests):
     loss_names = {"loss_cls", "loss_box_reg", "loss_centerness"}
-    head_keys = head_keys([0, 1], "centerness") | {f"head.scales.{i}.scale" for i in range(5)}
+    head_keys = head_keys([0, 1], "centerness") | SCALES
     stub_channels = {"cls_logits": CLASSES, "box_deltas": 4, "centerness": 1}
     options = {}
 

@@ -24,6 +24,14 @@ def weights(path: Path) -> dict[str, torch.Tensor]:
     return torch.load(path, weights_only=True)["model"]
 
 
+def check_same_weights(one: Path, other: Path) -> None:
+    """Bit for bit."""
+    first, second = weights(one), weights(other)
+    assert first.keys() == second.keys()
+    for name in first:
+        assert torch.equal(first[name], second[name]), name
+
+
 # Every iteration's own loss, not the median of a window.
 EXACT = ["TRAINER.WINDOW_SIZE", "1"]
 
@@ -62,11 +70,7 @@ def test_resume_is_bit_identical(experiment, run_command):
     result = run_command(resumed, experiment)
     assert "Going on at iteration 2 of 4" in result.stderr
     assert losses(experiment / "parts") == losses(experiment / "whole")
-    one = weights(experiment / "whole/model_final.pth")
-    other = weights(experiment / "parts/model_final.pth")
-    assert one.keys() == other.keys()
-    for name in one:
-        assert torch.equal(one[name], other[name]), name
+    check_same_weights(experiment / "whole/model_final.pth", experiment / "parts/model_final.pth")
 
 
 @pytest.mark.slow

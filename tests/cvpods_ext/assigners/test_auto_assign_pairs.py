@@ -17,8 +17,8 @@ from cvpods_ext.assigners.auto_assign import (
     inside_pairs,
     log_center_prior,
 )
-from tests.reference.auto_assign import center_prior, found_loop, inside
-from tests.reference.boxes import iou
+from tests.reference.auto_assign import center_prior, found_loop
+from tests.reference.boxes import iou, is_inside
 
 GT = torch.tensor([[0.0, 0, 10, 10]])
 ROW = torch.tensor([[2.0, 5], [4, 5], [6, 5], [8, 5]])
@@ -114,7 +114,7 @@ def test_pairs_match_the_loop_in_any_slices(seed, bound, monkeypatch):
         (i, j)
         for i, box in enumerate(image.boxes.tolist())
         for j, point in enumerate(image.points.tolist())
-        if inside(point, box)
+        if is_inside(point, box)
     ]
     if bound is not None:
         monkeypatch.setattr("cvpods_ext.assigners.slices.SLICE_ON_CPU", bound)

@@ -19,9 +19,9 @@ from tests.reference.auto_assign import (
     auto_assign_loss_loop,
     auto_assign_loss_per_image,
     bag_loop,
-    inside,
     min_max,
 )
+from tests.reference.boxes import is_inside
 
 NAMES = ["loss_pos", "loss_neg", "loss_norm"]
 NO_AREA = [[20, 10, 20, 40], [20, 10, 40, 10], [20, 20, 20, 20], [40, 10, 20, 30], [40, 30, 20, 10]]
@@ -269,7 +269,7 @@ def test_perfect_prediction_is_near_zero():
     logits = torch.full_like(given.cls_logits, -20)
     ltrb = given.ltrb.detach().clone()
     for box, label in zip(given.boxes[0], (2, 0), strict=True):
-        members = [inside(point, box.tolist()) for point in given.points.tolist()]
+        members = [is_inside(point, box.tolist()) for point in given.points.tolist()]
         logits[0, members, label] = 20
         wanted = torch.cat([given.points - box[:2], box[2:] - given.points], dim=1)
         ltrb[0, members] = wanted[members]

@@ -34,6 +34,7 @@ from tests.cvpods.modeling.test_dense_detectors import (
     LEVELS,
     LOCATIONS,
     NOTHING,
+    SCALES,
     SECOND,
     STRIDES,
     DenseDetectorTests,
@@ -53,7 +54,7 @@ POINT = {"REGRESSION_TYPE": "POINT"}
 
 class TestATSSDetector(DenseDetectorTests):
     loss_names = LOSSES
-    head_keys = head_keys([0, 1], "centerness") | {f"head.scales.{i}.scale" for i in range(5)}
+    head_keys = head_keys([0, 1], "centerness") | SCALES
     stub_channels = {"cls_logits": CLASSES, "box_deltas": 4, "centerness": 1}
 
     def build(self, **arguments):

@@ -36,6 +36,7 @@ from tests.cvpods.modeling.test_dense_detectors import (
     LEVELS,
     LOCATIONS,
     NOTHING,
+    SCALES,
     SECOND,
     STRIDES,
     DenseDetectorTests,
@@ -50,7 +51,6 @@ ROOT = Path(__file__).resolve().parents[3]
 FOLDERS = [p for m in ("auto_assign", "feature_align") for p in ROOT.glob(f"playground/{m}.*")]
 LOSSES = {"loss_pos", "loss_neg", "loss_norm"}
 CONFIGS = {"AUTO_ASSIGN": AutoAssignConfig, "FEATURE_ALIGN": FeatureAlignConfig}
-SCALES = {f"head.scales.{i}.scale" for i in range(5)}
 OUTPUTS = {"cls_logits": CLASSES, "box_deltas": 4, "obj_score": 1}
 
 
@@ -88,6 +88,21 @@ def tiny_config(method: str = "AUTO_ASSIGN", **values: Any) -> Any:
         )
     config.merge(MODEL={method: {"NUM_CLASSES": CLASSES, "NUM_CONVS": 1, **values}})
     return config
+
+
+def own_parts(deformable: bool = False) -> dict[str, Any]:
+    """What AutoAssign and FeatureAlign have beside other detectors' arguments."""
+    head = DenseHead(
+        in_channels=CHANNELS,
+        num_convs=1,
+        num_classes=CLASSES,
+        norm="GN",
+        quality="obj_score",
+        num_scales=5,
+        box_bias=4.0,
+        deformable=deformable,
+    )
+    return {"head": head, "point_generator": PointGrid(strides=STRIDES)}
 
 
 def from_config(config: Any = None, **values: Any) -> AutoAssign:
@@ -132,17 +147,7 @@ class TestAutoAssignDetector(DenseDetectorTests):
     stub_channels = OUTPUTS
 
     def build(self, **arguments):
-        head = DenseHead(
-            in_channels=CHANNELS,
-            num_convs=1,
-            num_classes=CLASSES,
-            norm="GN",
-            quality="obj_score",
-            num_scales=5,
-            box_bias=4.0,
-        )
-        own = {"head": head, "point_generator": PointGrid(strides=STRIDES)}
-        return AutoAssign(**{**own, **arguments, "backbone": tiny_backbone()})
+        return AutoAssign(**{**own_parts(), **arguments, "backbone": tiny_backbone()})
 
     @pytest.mark.parametrize("images", [1, 2])
     def test_training_without_a_box(self, images):

@@ -39,6 +39,7 @@ from tests.cvpods.modeling.test_dense_detectors import (
     LEVELS,
     LOCATIONS,
     NOTHING,
+    SCALES,
     SECOND,
     STRIDES,
     DenseDetectorTests,
@@ -49,7 +50,8 @@ from tests.cvpods.modeling.test_dense_detectors import (
     make_inputs,
 )
 from tests.cvpods_ext.modeling.test_attention import STAGES, PointwiseBackbone, pyramid
-from tests.cvpods_ext.modeling.test_auto_assign import OUTPUTS, SCALES
+from tests.cvpods_ext.modeling.test_auto_assign import OUTPUTS, own_parts
+from tests.cvpods_ext.modeling.test_auto_assign import tiny_config as auto_assign_config
 
 LOSSES = {"loss_pos", "loss_neg", "loss_quality"}
 DEFORMABLE = {
@@ -74,18 +76,7 @@ class TestFeatureAlignDetector(DenseDetectorTests):
     def build(self, **arguments):
         pyramid = attention_pyramid()
         torch.manual_seed(1)  # whether or not the pyramid was already there
-        head = DenseHead(
-            in_channels=CHANNELS,
-            num_convs=1,
-            num_classes=CLASSES,
-            norm="GN",
-            quality="obj_score",
-            num_scales=5,
-            box_bias=4.0,
-            deformable=True,
-        )
-        own = {"head": head, "point_generator": PointGrid(strides=STRIDES)}
-        return FeatureAlign(**{**own, **arguments, "backbone": pyramid})
+        return FeatureAlign(**{**own_parts(deformable=True), **arguments, "backbone": pyramid})
 
     @pytest.mark.parametrize("images", [1, 2])
     def test_training_without_a_box(self, images):
@@ -114,20 +105,10 @@ def feature_align(**arguments: Any) -> FeatureAlign:
     return TestFeatureAlignDetector().make(**arguments)
 
 
-def tiny_config(cls: type = FeatureAlignConfig, **values: Any) -> Any:
-    """3 classes, one convolution in each tower, one layer of attention; values of the method."""
-    config = cls()
-    config.MODEL.WEIGHTS = ""
-    config.MODEL.DEVICE = "cpu"
-    config.MODEL.FPN.OUT_CHANNELS = CHANNELS
-    values = {"NUM_CLASSES": CLASSES, "NUM_CONVS": 1, **values}
-    if cls is FeatureAlignConfig:
-        attention = {"NUM_LAYERS": 1, "NUM_HEADS": 2, "FEEDFORWARD_DIM": 16}
-        values["ATTENTION"] = {**attention, **values.get("ATTENTION", {})}
-        config.merge(MODEL={"FEATURE_ALIGN": values})
-    else:
-        config.merge(MODEL={"AUTO_ASSIGN": values})
-    return config
+def tiny_config(**values: Any) -> Any:
+    """As the one of AutoAssign, all parts on, with the published dropout."""
+    attention = {"DROPOUT": 0.1, **values.pop("ATTENTION", {})}
+    return auto_assign_config("FEATURE_ALIGN", ATTENTION=attention, **values)
 
 
 def from_config(config: FeatureAlignConfig) -> FeatureAlign:
@@ -349,7 +330,7 @@ def test_assign_only_is_auto_assigns_network():
     model = from_config(tiny_config(**ASSIGN_ONLY))
     assert type(model.backbone) is FPN
     assert not any(isinstance(m, DFConv2d | nn.MultiheadAttention) for m in model.modules())
-    config = tiny_config(AutoAssignConfig)
+    config = auto_assign_config()
     fpn = build_p3_p7_pyramid(config, PointwiseBackbone())
     state, expected = model.state_dict(), AutoAssign.from_config(config, fpn).state_dict()
     assert {k: v.shape for k, v in state.items() if k not in ("mu", "sigma")} == {
@@ -361,7 +342,7 @@ def test_assign_only_is_auto_assigns_network():
 def test_without_its_parts_it_is_auto_assign():
     """The same weights: the same losses and detections."""
     model = from_config(tiny_config(SCORE_THRESH_TEST=0.0, **AUTO_ASSIGN))
-    config = tiny_config(AutoAssignConfig, SCORE_THRESH_TEST=0.0)
+    config = auto_assign_config(SCORE_THRESH_TEST=0.0)
     other = AutoAssign.from_config(config, build_p3_p7_pyramid(config, PointwiseBackbone()))
     other.load_state_dict(model.state_dict())
     inputs = make_inputs(FIRST, SECOND)
