@@ -1,54 +1,15 @@
-"""Caffe2-era backbone files (.pkl): read without running code, keys renamed to this project's."""
+"""Caffe2-era and detectron2's backbone files (.pkl), keys renamed to this project's."""
 
 from __future__ import annotations
 
-import collections
-import pickle
 import re
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
 from torch import Tensor
 
+from cvpods.checkpoint.plain_pickle import PlainPickleError, as_tensor, load_plain_pickle
 from cvpods.utils.errors import CheckpointError
-
-try:
-    from numpy._core import multiarray, numeric
-except ImportError:  # numpy < 2
-    from numpy.core import multiarray, numeric
-
-
-def _encode(text: str, encoding: str) -> bytes:
-    """What pickles of Python 2 strings and arrays call as _codecs.encode."""
-    if encoding not in ("latin1", "latin-1"):
-        raise pickle.UnpicklingError(f"encoding {encoding!r} is not admitted")
-    return text.encode("latin1")
-
-
-_ADMITTED: dict[tuple[str, str], Any] = {
-    ("collections", "OrderedDict"): collections.OrderedDict,
-    ("_codecs", "encode"): _encode,
-    ("numpy", "ndarray"): np.ndarray,
-    ("numpy", "dtype"): np.dtype,
-    ("numpy.core.multiarray", "_reconstruct"): multiarray._reconstruct,
-    ("numpy.core.multiarray", "scalar"): multiarray.scalar,
-    ("numpy._core.multiarray", "_reconstruct"): multiarray._reconstruct,
-    ("numpy._core.multiarray", "scalar"): multiarray.scalar,
-    # Pickle protocol 5.
-    ("numpy.core.numeric", "_frombuffer"): numeric._frombuffer,
-    ("numpy._core.numeric", "_frombuffer"): numeric._frombuffer,
-}
-
-
-class _ArraysOnly(pickle.Unpickler):
-    """Unpickles numpy arrays, containers, strings and numbers; refuses everything else."""
-
-    def find_class(self, module: str, name: str) -> Any:
-        if (module, name) not in _ADMITTED:
-            raise pickle.UnpicklingError(f"it asks for {module}.{name}")
-        return _ADMITTED[module, name]
 
 
 def load_caffe2_pickle(path: Path) -> dict[str, Tensor]:
@@ -58,12 +19,9 @@ def load_caffe2_pickle(path: Path) -> dict[str, Tensor]:
         CheckpointError: the file is damaged, or holds anything but arrays and plain values.
     """
     try:
-        with path.open("rb") as file:
-            content = _ArraysOnly(file, encoding="latin1").load()
-    except Exception as error:
-        raise CheckpointError(
-            f"{path} is refused: not a file of plain arrays ({error})."
-        ) from error
+        content = load_plain_pickle(path.read_bytes())
+    except PlainPickleError as error:
+        raise CheckpointError(f"{path} is refused: not a file of plain arrays: {error}.") from error
     if not isinstance(content, dict):
         raise CheckpointError(f"{path} holds a {type(content).__name__}, not named arrays.")
     converted = "model" in content and "__author__" in content
@@ -76,12 +34,9 @@ def load_caffe2_pickle(path: Path) -> dict[str, Tensor]:
     return _tensors({rename_caffe2(name): blob for name, blob in kept.items()})
 
 
-def _tensors(arrays: dict[str, Any]) -> dict[str, Tensor]:
-    return {
-        name: torch.from_numpy(np.array(array))
-        for name, array in arrays.items()
-        if isinstance(array, np.ndarray) and array.dtype.kind in "fiu"
-    }
+def _tensors(values: dict[str, Any]) -> dict[str, Tensor]:
+    tensors = {name: as_tensor(value) for name, value in values.items()}
+    return {name: value for name, value in tensors.items() if isinstance(value, Tensor)}
 
 
 # Applied in order, after "_" has become ".".

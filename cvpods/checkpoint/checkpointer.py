@@ -11,6 +11,7 @@ import torch
 from loguru import logger
 from torch import nn
 
+from cvpods.checkpoint.expectations import check_expectations
 from cvpods.checkpoint.files import load_file
 from cvpods.checkpoint.matching import load_weights
 from cvpods.utils import comm
@@ -79,7 +80,12 @@ class Checkpointer:
         return path
 
     def load(
-        self, path: str | Path, *, strict: bool = False, use_ema: bool = False
+        self,
+        path: str | Path,
+        *,
+        strict: bool = False,
+        use_ema: bool = False,
+        config: Any = None,
     ) -> dict[str, Any]:
         """Load model weights only; returns the file's content, {} without a path.
 
@@ -87,11 +93,14 @@ class Checkpointer:
             strict: every tensor of the model must be in the file; otherwise what fits is taken,
                 and what does not is listed in the log.
             use_ema: take the averaged weights where the file holds them.
+            config: checked against what the weights expect, see check_expectations.
         """
         if not path:
             logger.info("No weights are loaded: the model starts from random ones.")
             return {}
         content = load_file(path)
+        if config is not None:
+            check_expectations(config, content["expects"], f"MODEL.WEIGHTS {path}")
         averaged = use_ema and "ema" in content
         weights = content["ema" if averaged else "model"]
         try:

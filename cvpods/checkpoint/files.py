@@ -1,113 +1,196 @@
-"""Where weights come from: paths and addresses, read without running code from them."""
+"""Files of weights: .pth, .safetensors and .pkl, read without running code from them."""
 
 from __future__ import annotations
 
-import os
-import urllib.error
+import json
+import pickle
+import zipfile
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlparse
 
+import safetensors
+import safetensors.torch
 import torch
-import torchvision
+from torch import Tensor
 
+from cvpods.checkpoint.addresses import find_file
 from cvpods.checkpoint.caffe2 import load_caffe2_pickle
-from cvpods.checkpoint.torchvision_names import from_torchvision_names
+from cvpods.checkpoint.catalog import published
+from cvpods.checkpoint.plain_pickle import CONSTRUCTORS, PlainArray, PlainDtype, as_tensor
+from cvpods.checkpoint.timm_weights import load_timm
 from cvpods.utils.errors import CheckpointError
 
-DETECTRON2_ROOT = "https://dl.fbaipublicfiles.com/detectron2/"
+# Where files keep the weights among other things.
+_WEIGHTS_KEYS = ("model", "state_dict", "model_state_dict", "weights")
+# How torch's files begin that are no zip archives (torch < 1.6).
+_LEGACY_TORCH = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
 
 
-def cache_dir() -> Path:
-    """Folder of downloaded weights: $CVPODS_CACHE, else torch's hub folder."""
-    named = os.environ.get("CVPODS_CACHE")
-    return Path(named).expanduser() if named else Path(torch.hub.get_dir()) / "cvpods"
+class Inert:
+    """Stands for an object of another program's training state; knows and does nothing."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        pass
+
+    def __setstate__(self, state: Any) -> None:
+        pass
 
 
-def find_file(path: str | Path) -> Path:
-    """The local file of a path or address; downloads addresses once.
-
-    Known addresses: http(s)://..., detectron2://... (detectron2's public weights), and
-    torchvision://resnet50 (the first ImageNet weights of a torchvision model).
-
-    Raises:
-        CheckpointError: no such file, unknown kind of address, or the download failed.
-    """
-    text = str(path)
-    if "://" in text:
-        scheme, _, rest = text.partition("://")
-        if scheme == "detectron2":
-            text = DETECTRON2_ROOT + rest
-        elif scheme == "torchvision":
-            text = _torchvision_url(rest)
-        elif scheme not in ("http", "https"):
-            raise CheckpointError(
-                f"MODEL.WEIGHTS {path}: unknown kind of address {scheme}://. Use a path, "
-                "http(s)://, detectron2:// or torchvision://."
-            )
-        return _download(text, str(path))
-    local = Path(text).expanduser()
-    if not local.is_file():
-        raise CheckpointError(f"Weights file {local} does not exist.")
-    return local
+# What files of weights hold beside tensors, by the names under which they ask for it.
+_STANDING_FOR: list[Any] = [
+    (Inert, "mmengine.logging.history_buffer.HistoryBuffer"),
+    (Inert, "argparse.Namespace"),
+    (PlainArray, "numpy.ndarray"),
+    (PlainDtype, "numpy.dtype"),
+    *((made, name) for name, made in CONSTRUCTORS.items() if name.startswith("numpy.core.")),
+    *((made, name) for name, made in CONSTRUCTORS.items() if name.startswith("numpy._core.")),
+]
 
 
-def _torchvision_url(name: str) -> str:
-    try:
-        return torchvision.models.get_model_weights(name).IMAGENET1K_V1.url
-    except (ValueError, AttributeError) as error:
-        known = [m for m in torchvision.models.list_models(torchvision.models) if "res" in m]
-        raise CheckpointError(
-            f"MODEL.WEIGHTS torchvision://{name}: torchvision has no ImageNet weights of that "
-            f"name; it has {', '.join(known)} and others."
-        ) from error
-
-
-def _download(url: str, asked: str) -> Path:
-    address = urlparse(url)
-    target = cache_dir() / address.netloc / address.path.lstrip("/")
-    if target.is_file():
-        return target
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        torch.hub.download_url_to_file(url, str(target), progress=False)  # writes, then renames
-    except (urllib.error.URLError, OSError, ValueError) as error:
-        raise CheckpointError(
-            f"MODEL.WEIGHTS {asked} cannot be downloaded from {url} ({error}). Download it "
-            f"elsewhere and put it at {target}, name a local file (MODEL.WEIGHTS path), or start "
-            'from random weights (MODEL.WEIGHTS "").'
-        ) from error
-    return target
-
-
-def load_file(path: str | Path) -> dict[str, Any]:
-    """Read a checkpoint: .pkl of arrays, else torch.load with weights_only.
+def load_file(address: str | Path) -> dict[str, Any]:
+    """Read the weights that a path or address names (see find_file; timm://NAME, too).
 
     Returns:
-        The file's dict; one that is a bare state dict, or holds it as "state_dict", becomes
-        {"model": state dict}. Names of a torchvision ResNet become ours.
+        The file's dict with the weights as "model" ({name: tensor}), and "expects": {config key:
+        value} that they were trained with, as far as that is known.
 
     Raises:
-        CheckpointError: the file is missing, damaged, or holds more than tensors and plain values.
+        CheckpointError: missing, damaged, not a file of weights, or it holds more than plain data.
     """
-    local = find_file(path)
-    if local.suffix == ".pkl":
-        return {"model": load_caffe2_pickle(local)}
-    try:
-        content = torch.load(local, map_location="cpu", weights_only=True)
-    except Exception as error:  # damaged pickles raise anything: KeyError, IndexError, struct.error
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        size = local.stat().st_size
-        raise CheckpointError(
-            f"Weights file {local} ({size:,} bytes) cannot be read: it is truncated, damaged, or "
-            f"holds more than tensors. {reason}"
-        ) from error
-    if not isinstance(content, dict):
-        raise CheckpointError(f"{local} holds a {type(content).__name__}, not named tensors.")
-    if "model" not in content:
-        content = {"model": content.get("state_dict", content)}
-    if not isinstance(content["model"], dict):
-        kind = type(content["model"]).__name__
-        raise CheckpointError(f"{local} holds a {kind} as 'model', not named tensors.")
-    content["model"] = from_torchvision_names(content["model"])
+    text = str(address)
+    if text.startswith("timm://"):
+        return load_timm(text)
+    content = _read(find_file(address))
+    expects = published(text.partition("#")[0]).expects if _has_catalog(text) else {}
+    provenance = content.get("provenance")
+    if isinstance(provenance, dict):
+        expects = {**expects, **provenance.get("expects", {})}
+        content.setdefault("thing_classes", provenance.get("class_names", []))
+    content["expects"] = expects
     return content
+
+
+def _has_catalog(text: str) -> bool:
+    return "://" in text and not text.startswith("cvpods://")
+
+
+def _read(path: Path) -> dict[str, Any]:
+    with path.open("rb") as file:
+        start = file.read(64)
+    size = path.stat().st_size
+    if start.startswith(b"PK\x03\x04"):
+        _check_archive(path)
+        content = _load_torch(path)
+    elif start.startswith(_LEGACY_TORCH):
+        content = _load_torch(path)
+    elif _is_safetensors(start, size) or path.suffix == ".safetensors":
+        return _load_safetensors(path)
+    elif start.startswith(b"\x80") or path.suffix == ".pkl":
+        return {"model": load_caffe2_pickle(path)}
+    else:
+        what = "a web page" if start.lstrip()[:1] == b"<" else f"starts with {start[:8]!r}"
+        raise CheckpointError(
+            f"Weights file {path} ({size:,} bytes) cannot be read: it is no .pth, .safetensors or "
+            f".pkl ({what}), truncated or damaged."
+        )
+    return _with_weights(content, path)
+
+
+def _with_weights(content: Any, path: Path) -> dict[str, Any]:
+    """A torch file's content with its weights as "model"; arrays among them become tensors."""
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{path} holds a {type(content).__name__}, not named tensors.")
+    key = next((k for k in _WEIGHTS_KEYS if k in content), None)
+    weights = content if key is None else content[key]
+    if not isinstance(weights, dict):
+        kind = type(weights).__name__
+        raise CheckpointError(f"{path} holds a {kind} as {key!r}, not named tensors.")
+    named = {k: as_tensor(v) for k, v in weights.items() if isinstance(k, str)}
+    for name, value in named.items():
+        if isinstance(value, Tensor):
+            _check_tensor(name, value, path)
+    return {**({} if key is None else content), "model": named}
+
+
+def _check_tensor(name: str, tensor: Tensor, path: Path) -> None:
+    """A view may claim more elements than its storage has; to copy it would fill the memory."""
+    held = tensor.untyped_storage().nbytes()
+    if tensor.layout != torch.strided or tensor.numel() * tensor.element_size() > held:
+        raise CheckpointError(
+            f"{path}: the tensor {name} of the shape {tuple(tensor.shape)} is not held in full "
+            f"({held:,} bytes, layout {tensor.layout})."
+        )
+
+
+def _check_archive(path: Path) -> None:
+    """torch writes zip archives without compression: more inside than the file has is a trap."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            entries = archive.infolist()
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError, EOFError) as error:
+        raise _unreadable(path, str(error)) from error
+    if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
+        raise _unreadable(path, "Its entries are compressed, as torch never writes them.")
+    if sum(entry.file_size for entry in entries) > path.stat().st_size:
+        raise _unreadable(path, "Its entries claim more bytes than the file has.")
+
+
+def _load_torch(path: Path) -> Any:
+    try:
+        with torch.serialization.safe_globals(_STANDING_FOR):
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise _unreadable(path, _refused(str(error))) from error
+    except Exception as error:  # damaged files raise anything: KeyError, IndexError, struct.error
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise _unreadable(path, reason) from error
+
+
+def _refused(message: str) -> str:
+    """What a file asked for, of torch's long message about it."""
+    for line in message.splitlines():
+        for sign in ("Unsupported", "Trying to", "was not an allowed", "Can not", "Can only"):
+            if sign in line:
+                return line.split("WeightsUnpickler error:")[-1].strip()
+    return message.strip().splitlines()[0] if message.strip() else "UnpicklingError"
+
+
+def _unreadable(path: Path, reason: str) -> CheckpointError:
+    return CheckpointError(
+        f"Weights file {path} ({path.stat().st_size:,} bytes) cannot be read: it is truncated, "
+        f"damaged, or holds more than tensors. {reason}"
+    )
+
+
+# -- safetensors -----------------------------------------------------------------------------------
+
+
+def _is_safetensors(start: bytes, size: int) -> bool:
+    """8 bytes with the length of a JSON header, then the header."""
+    return len(start) > 8 and start[8:9] == b"{" and int.from_bytes(start[:8], "little") < size
+
+
+def _load_safetensors(path: Path) -> dict[str, Any]:
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            names = list(file.keys())
+            metadata = file.metadata() or {}
+            model = {name: file.get_tensor(name) for name in names}
+        written = json.loads(metadata.get("provenance", "null"))
+    except (safetensors.SafetensorError, OSError, ValueError, RecursionError) as error:
+        raise _unreadable(path, str(error)) from error
+    content: dict[str, Any] = {"model": model}
+    if isinstance(written, dict):
+        content["provenance"] = written
+    return content
+
+
+def safetensors_bytes(model: dict[str, Tensor], provenance: dict[str, Any] | None = None) -> bytes:
+    """The content of a .safetensors file; `provenance` goes into its header as JSON."""
+    metadata = {"format": "pt"}
+    if provenance:
+        metadata["provenance"] = json.dumps(provenance)
+    # Every tensor by itself: the format has no shared storage.
+    return safetensors.torch.save(
+        {k: v.detach().cpu().clone().contiguous() for k, v in model.items()}, metadata
+    )

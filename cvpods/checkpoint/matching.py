@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 from torch import Tensor, nn
 
+from cvpods.checkpoint.torchvision_names import from_torchvision_names
 from cvpods.utils.errors import CheckpointError
 
 
@@ -55,7 +56,7 @@ def load_weights(model: nn.Module, weights: Mapping[str, Tensor], *, strict: boo
     """Copy tensors into `model` where name (after one common prefix) and shape agree.
 
     Args:
-        weights: names may start with "module.".
+        weights: names may start with "module."; those of a torchvision ResNet fit, too.
         strict: everything that the model has must be in the file, in its shape.
 
     Raises:
@@ -63,7 +64,11 @@ def load_weights(model: nn.Module, weights: Mapping[str, Tensor], *, strict: boo
     """
     weights = {k.removeprefix("module."): v for k, v in weights.items() if isinstance(v, Tensor)}
     own = model.state_dict()
-    report = LoadReport(prefix=common_prefix(list(own), list(weights)))
+    namings = [weights, from_torchvision_names(weights)]
+    prefixes = [common_prefix(list(own), list(named)) for named in namings]
+    fits = [sum(p + key in own for key in n) for n, p in zip(namings, prefixes, strict=True)]
+    best = fits.index(max(fits))
+    weights, report = namings[best], LoadReport(prefix=prefixes[best])
     fitting = {}
     for key, tensor in weights.items():
         name = report.prefix + key

@@ -10,6 +10,9 @@ _config_dict = {
         "DEVICE": "cuda",
         # Checkpoint to start from: a path or an address; "" starts from random weights.
         "WEIGHTS": "",
+        # Refuse WEIGHTS that expect another input or network than this config's: colours, mean,
+        # standard deviation, strides. False: only warn.
+        "CHECK_WEIGHTS": True,
         # Accepted for old experiments; only self-supervised ones used it.
         "AS_PRETRAIN": False,
         # Per channel, in the order of INPUT.FORMAT: (image - mean) / std, on the device.

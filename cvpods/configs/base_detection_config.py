@@ -42,6 +42,10 @@ _config_dict = {
             # Groups of channels with offsets of their own.
             "DEFORM_NUM_GROUPS": 1,
         },
+        # A network of the timm package instead (build_timm_fpn_p3_p7 in net.py); OUT_FEATURES and
+        # NORM ("FrozenBN" or "BN") above hold for it, too. ARGUMENTS: pairs (name, value), further
+        # arguments of timm.create_model.
+        "TIMM": {"NAME": "", "ARGUMENTS": ()},
         "FPN": {
             "IN_FEATURES": [],
             "OUT_CHANNELS": 256,
@@ -64,7 +68,12 @@ _config_dict = {
             # Round the sides of a stride-sized window of each ratio first, as the first Faster
             # R-CNN and maskrcnn-benchmark do.
             "ROUNDED": False,
+            # Round the corners of the anchors around a centre to whole pixels, as torchvision does.
+            "WHOLE_CORNERS": False,
         },
+        # Scale and clip boxes by maskrcnn-benchmark's arithmetic, where (x2, y2) is the last pixel
+        # inside a box: cvpods/modeling/postprocessing.py. RetinaNet, FreeAnchor and ATSS have it.
+        "PLUS_ONE": False,
         # "normal", "softnms-linear", "softnms-gaussian"; None is for models that have no NMS.
         "NMS_TYPE": "normal",
     },

@@ -27,6 +27,9 @@ _config_dict = {
             # Box distances as relu(x) * stride instead of exp(x).
             "NORM_REG_TARGETS": False,
             "SCORE_THRESH_TEST": 0.05,
+            # How class score and centerness make a detection's score, see
+            # cvpods/modeling/meta_arch/scores.py.
+            "SCORE_TYPE": "sqrt",
             # Candidates per level before NMS.
             "TOPK_CANDIDATES_TEST": 1000,
             "NMS_THRESH_TEST": 0.6,

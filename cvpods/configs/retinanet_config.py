@@ -28,6 +28,12 @@ _config_dict = {
             "IOU_LABELS": [0, -1, 1],
             # Probability of "object" that the classifier starts from.
             "PRIOR_PROB": 0.01,
+            # What losses are divided by: "ema", the moving average of the positives of a process,
+            # or "positives", those of the batch (at least 1 of each image), as mmdetection does.
+            "LOSS_NORMALIZER": "ema",
+            # An anchor that is the best of a box answers for that box (mmdetection), not for the
+            # box of its own highest IoU.
+            "REASSIGN_LOW_QUALITY": False,
             "SCORE_THRESH_TEST": 0.05,
             # Candidates per level before NMS.
             "TOPK_CANDIDATES_TEST": 1000,

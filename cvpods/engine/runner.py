@@ -183,7 +183,7 @@ class DefaultRunner(RunnerBase):
         if content is None:
             if resume:
                 logger.info(f"No last_checkpoint in {self.cfg.OUTPUT_DIR}: starting anew.")
-            self.checkpointer.load(self.cfg.MODEL.WEIGHTS)
+            self.checkpointer.load(self.cfg.MODEL.WEIGHTS, config=self.cfg)
             if self.ema is not None:
                 self.ema.load_state_dict(self.bare_model.state_dict())
             return

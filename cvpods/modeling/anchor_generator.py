@@ -88,6 +88,8 @@ class AnchorGrid(nn.Module):
         offset: centre of the first anchor, in strides.
         persistent: keep the cell anchors in the state dict, as cvpods' RetinaNet does.
         rounded: see make_rounded_cell_anchors.
+        whole_corners: round the corners of the anchors around a centre to whole pixels.
+        shift: pixels by which all centres lie further right and down.
     """
 
     box_dim = 4
@@ -101,18 +103,23 @@ class AnchorGrid(nn.Module):
         offset: float = 0.0,
         persistent: bool = True,
         rounded: bool = False,
+        whole_corners: bool = False,
+        shift: float = 0.0,
     ) -> None:
         super().__init__()
         if not 0.0 <= offset < 1.0:
             raise ConfigError(f"ANCHOR_GENERATOR.OFFSET must lie in [0, 1); got {offset}.")
         self.strides = list(strides)
         self.offset = offset
+        self.shift = shift
         sizes = _per_level("SIZES", sizes, len(strides))
         aspect_ratios = _per_level("ASPECT_RATIOS", aspect_ratios, len(strides))
         cells = [
             make_rounded_cell_anchors(s, r, stride) if rounded else make_cell_anchors(s, r)
             for s, r, stride in zip(sizes, aspect_ratios, strides, strict=True)
         ]
+        if whole_corners:
+            cells = [cell.round() for cell in cells]
         self.cell_anchors = BufferList(cells, persistent=persistent)
 
     @property
@@ -126,12 +133,18 @@ class AnchorGrid(nn.Module):
         for feature, stride, cell in zip(features, self.strides, self.cell_anchors, strict=True):
             height, width = feature.shape[-2:]
             points = grid_points(height, width, stride, self.offset, cell.device)
-            shifts = torch.cat([points, points], dim=1)
+            shifts = torch.cat([points, points], dim=1) + self.shift
             anchors.append((shifts[:, None] + cell).reshape(-1, 4))
         return anchors
 
     def forward(self, features: Sequence[Tensor]) -> list[Tensor]:
         return self.grid(features)
+
+    def _load_from_state_dict(self, state_dict: dict, prefix: str, *args: Any) -> None:
+        # Other frameworks' files hold no anchors, which are made, not learned.
+        for name, cell in self.state_dict().items():
+            state_dict.setdefault(f"{prefix}{name}", cell)
+        super()._load_from_state_dict(state_dict, prefix, *args)
 
 
 class PointGrid(nn.Module):
@@ -172,6 +185,7 @@ class DefaultAnchorGenerator(AnchorGrid):
             strides=[shape.stride for shape in input_shape],
             offset=generator.OFFSET,
             rounded=generator.get("ROUNDED", False),
+            whole_corners=generator.get("WHOLE_CORNERS", False),
         )
 
     def forward(self, features: Sequence[Tensor]) -> list[list[Boxes]]:

@@ -18,6 +18,8 @@ class Matcher:
         labels: one per interval: 1 object, 0 background, -1 ignored.
         allow_low_quality_matches: the best predictions of every ground truth become objects too,
             whatever their IoU; they keep the ground truth of their own best IoU.
+        reassign: they take the ground truth that they are the best of instead, the last of several,
+            as in mmdetection.
     """
 
     def __init__(
@@ -25,6 +27,7 @@ class Matcher:
         thresholds: Sequence[float],
         labels: Sequence[int],
         allow_low_quality_matches: bool = False,
+        reassign: bool = False,
     ) -> None:
         if len(labels) != len(thresholds) + 1 or list(thresholds) != sorted(thresholds):
             raise ConfigError(
@@ -35,6 +38,7 @@ class Matcher:
         self.thresholds = list(thresholds)
         self.labels = list(labels)
         self.allow_low_quality_matches = allow_low_quality_matches
+        self.reassign = reassign
 
     def __call__(self, match_quality_matrix: Tensor) -> tuple[Tensor, Tensor]:
         """Match a quality matrix (M, R) of M ground truths and R predictions.
@@ -54,4 +58,8 @@ class Matcher:
             best_of_gt = match_quality_matrix.amax(dim=1, keepdim=True)
             is_best = (match_quality_matrix == best_of_gt) & (best_of_gt > 0)
             labels[is_best.any(dim=0)] = 1
+            if self.reassign:
+                order = torch.arange(1, num_gt + 1, device=quality.device)[:, None]
+                last = (is_best * order).amax(dim=0) - 1
+                matches = torch.where(last >= 0, last, matches)
         return matches, labels

@@ -8,8 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from cvpods.modeling.meta_arch.dense_detector import DenseDetector, output_size
-from cvpods.modeling.postprocessing import detector_postprocess
+from cvpods.modeling.meta_arch.dense_detector import DenseDetector
 from cvpods.structures import Instances
 from cvpods.utils.errors import ConfigError
 
@@ -41,8 +40,8 @@ class PreAndPostNMS(nn.Module):
         found = self.detector.candidates(predictions, priors, images.image_sizes, None)
         return [
             {
-                "before": detector_postprocess(before, *output_size(inputs)),
-                "after": detector_postprocess(self.detector.suppress(before), *output_size(inputs)),
+                "before": self.detector.postprocess(before, inputs),
+                "after": self.detector.postprocess(self.detector.suppress(before), inputs),
             }
             for before, inputs in zip(found, batched_inputs, strict=True)
         ]

@@ -12,8 +12,7 @@ from torch.nn import functional as F
 from torchvision.transforms.v2 import functional as TF  # noqa: N812 - torchvision's own alias
 
 from cvpods.layers.box_voting import box_voting
-from cvpods.modeling.meta_arch.dense_detector import DenseDetector, output_size
-from cvpods.modeling.postprocessing import detector_postprocess
+from cvpods.modeling.meta_arch.dense_detector import DenseDetector
 from cvpods.structures import Boxes, ImageList, Instances
 from cvpods.utils.errors import ConfigError
 from cvpods.utils.sizes import shortest_edge_size
@@ -109,8 +108,7 @@ class TestTimeAugmentation(nn.Module):
             for members in groups_of_one_size(views):
                 for detections in self._passes([views[i] for i in members], scale):
                     for i, one in zip(members, detections, strict=True):
-                        size = output_size(batched_inputs[i])
-                        found[i].append(detector_postprocess(one, *size))
+                        found[i].append(self.detector.postprocess(one, batched_inputs[i]))
         return [{"instances": self._merge(Instances.cat(parts))} for parts in found]
 
     def _load(self, image: Tensor) -> Tensor:

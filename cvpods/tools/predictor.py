@@ -96,7 +96,7 @@ class Predictor:
         cfg.MODEL.DEVICE = select_device(cfg.MODEL.DEVICE)
         weights = weights or newest_checkpoint(cfg.OUTPUT_DIR)
         model = prepare_model(cfg, build_model)
-        content = Checkpointer(model).load(weights, strict=True, use_ema=True)
+        content = Checkpointer(model).load(weights, strict=True, use_ema=True, config=cfg)
         num_classes = getattr(model, "num_classes", None)
         names = content.get("thing_classes")
         if not names or len(names) != num_classes:

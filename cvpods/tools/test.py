@@ -53,7 +53,8 @@ def test(args: argparse.Namespace) -> bool:
     passed = True
     for path in weights:
         logger.info(f"Evaluating {path}")
-        Checkpointer(model, config.OUTPUT_DIR).load(path, strict=True, use_ema=True)
+        checkpointer = Checkpointer(model, config.OUTPUT_DIR)
+        checkpointer.load(path, strict=True, use_ema=True, config=config)
         folder = inference_folder(config)
         folder = folder / Path(path).stem if len(weights) > 1 else folder
         if args.nms_recall:

@@ -52,10 +52,19 @@ def overlap(gt_boxes: Tensor, anchors: Tensor) -> Tensor:
     return intersection / (area + anchor_area - intersection).clamp_(min=1e-6)
 
 
-def center_inside(gt_boxes: Tensor, anchors: Tensor) -> Tensor:
-    """(...) whether the centre of the anchor lies strictly inside the box; both broadcast."""
-    points = centers(anchors)
-    return ((points > gt_boxes[..., :2]) & (points < gt_boxes[..., 2:])).all(-1)
+def center_inside(gt_boxes: Tensor, anchors: Tensor, margin: float = 0.0) -> Tensor:
+    """(...) whether the centre of the anchor lies strictly inside the box; both broadcast.
+
+    Args:
+        margin: pixels from the sides.
+    """
+    points, boxes = centers(anchors), inset(gt_boxes, margin)
+    return ((points > boxes[..., :2]) & (points < boxes[..., 2:])).all(-1)
+
+
+def inset(boxes: Tensor, margin: float) -> Tensor:
+    """Boxes (..., 4) whose sides lie `margin` pixels further in; further out below 0."""
+    return boxes + boxes.new_tensor([margin, margin, -margin, -margin])
 
 
 def best_gt(num_anchors: int, candidates: Tensor, iou: Tensor) -> Assignment:

@@ -20,7 +20,12 @@ from cvpods_ext.assigners.assignment import (
 
 @torch.no_grad()
 def atss_assign(
-    anchors: Tensor, level_sizes: Sequence[int], gt_boxes: Tensor, *, topk: int = 9
+    anchors: Tensor,
+    level_sizes: Sequence[int],
+    gt_boxes: Tensor,
+    *,
+    topk: int = 9,
+    inside: float = 0.0,
 ) -> Assignment:
     """Assign anchors to boxes by a threshold that each box derives from its own candidates.
 
@@ -37,6 +42,7 @@ def atss_assign(
         level_sizes: anchors of each level; they sum to R.
         gt_boxes: (M, 4) xyxy, pixels of the padded input.
         topk: candidates per level; k times the number of anchors of one location, as published.
+        inside: pixels by which the centre must lie inside the box.
 
     Returns:
         Assignment(gt_index (R,), quality (R,)).
@@ -56,9 +62,9 @@ def atss_assign(
 
     candidates = _nearest_per_level(anchors, level_sizes, gt_boxes, topk)  # (M, C)
     boxes, chosen = gt_boxes[:, None], anchors[candidates]  # (M, 1, 4), (M, C, 4)
-    iou, inside = overlap(boxes, chosen), center_inside(boxes, chosen)  # (M, C) both
+    iou, is_inside = overlap(boxes, chosen), center_inside(boxes, chosen, inside)  # (M, C) both
     spread = iou.std(dim=1) if iou.shape[1] > 1 else torch.zeros_like(iou[:, 0])
-    positive = inside & (iou >= (iou.mean(dim=1) + spread)[:, None])
+    positive = is_inside & (iou >= (iou.mean(dim=1) + spread)[:, None])
     return best_gt(len(anchors), candidates, torch.where(positive, iou, -1.0))
 
 

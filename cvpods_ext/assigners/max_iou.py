@@ -26,6 +26,7 @@ def max_iou_assign(
     *,
     positive: float = 0.5,
     negative: float = 0.4,
+    inside: float = 0.0,
 ) -> Assignment:
     """Assign an anchor to the box of its highest IoU, where that is high enough.
 
@@ -38,6 +39,7 @@ def max_iou_assign(
         anchors: (R, 4) xyxy, pixels of the padded input.
         level_sizes: as of the other assigners; levels play no part here.
         gt_boxes: (M, 4) xyxy, pixels of the padded input.
+        inside: pixels by which the centre must lie inside the box.
 
     Returns:
         Assignment(gt_index (R,), quality (R,)).
@@ -54,8 +56,8 @@ def max_iou_assign(
         return nobody(anchors)
     iou = overlap(gt_boxes[:, None], anchors)  # (M, R)
     match, label = matcher(iou)
-    inside = center_inside(gt_boxes[match], anchors)
-    is_positive = (label == 1) & inside
-    ignored = (label == -1) | ((label == 1) & ~inside)
+    is_inside = center_inside(gt_boxes[match], anchors, inside)
+    is_positive = (label == 1) & is_inside
+    ignored = (label == -1) | ((label == 1) & ~is_inside)
     gt_index = torch.where(is_positive, match, torch.where(ignored, IGNORE, BACKGROUND))
     return Assignment(gt_index, torch.where(is_positive, iou.amax(dim=0), 0.0))

@@ -24,6 +24,7 @@ def scale_range_assign(
     gt_boxes: Tensor,
     *,
     size_ranges: Sequence[tuple[float, float]],
+    inside: float = 0.0,
 ) -> Assignment:
     """Assign a location to the smallest box that contains it and whose size its level answers for.
 
@@ -37,6 +38,7 @@ def scale_range_assign(
         level_sizes: anchors of each level; they sum to R.
         gt_boxes: (M, 4) xyxy, pixels of the padded input.
         size_ranges: per level (low, high) in pixels, both included.
+        inside: pixels by which the centre must lie inside the box.
 
     Returns:
         Assignment(gt_index (R,), quality (R,)).
@@ -60,7 +62,7 @@ def scale_range_assign(
     counts = torch.tensor(level_sizes, device=x.device)
     bounds = x.new_tensor(size_ranges).repeat_interleave(counts, dim=0, output_size=len(x))
     low, high = bounds.unbind(1)
-    fits = (nearest > 0) & (farthest >= low) & (farthest <= high)
+    fits = (nearest > inside) & (farthest >= low) & (farthest <= high)
     areas = ((right - left) * (bottom - top)).expand_as(nearest)
     smallest, gt_index = torch.where(fits, areas, torch.inf).min(dim=0)
     positive = smallest < torch.inf

@@ -19,7 +19,12 @@ from cvpods_ext.assigners.assignment import (
 
 @torch.no_grad()
 def topk_iou_assign(
-    anchors: Tensor, level_sizes: Sequence[int], gt_boxes: Tensor, *, topk: int = 9
+    anchors: Tensor,
+    level_sizes: Sequence[int],
+    gt_boxes: Tensor,
+    *,
+    topk: int = 9,
+    inside: float = 0.0,
 ) -> Assignment:
     """Assign to every box the anchors that overlap it most.
 
@@ -35,6 +40,7 @@ def topk_iou_assign(
         level_sizes: as of the other assigners; levels play no part here.
         gt_boxes: (M, 4) xyxy, pixels of the padded input.
         topk: candidates per box.
+        inside: pixels by which the centre must lie inside the box.
 
     Returns:
         Assignment(gt_index (R,), quality (R,)).
@@ -58,5 +64,5 @@ def topk_iou_assign(
     preference -= distances / (1000 * distances.amax().clamp(min=1e-6))
     candidates = preference.topk(min(topk, len(anchors)), dim=1).indices  # (M, k)
     boxes, chosen = gt_boxes[:, None], anchors[candidates]  # (M, 1, 4), (M, k, 4)
-    iou, inside = overlap(boxes, chosen), center_inside(boxes, chosen)  # (M, k) both
-    return best_gt(len(anchors), candidates, torch.where(inside, iou, -1.0))
+    iou, is_inside = overlap(boxes, chosen), center_inside(boxes, chosen, inside)  # (M, k) both
+    return best_gt(len(anchors), candidates, torch.where(is_inside, iou, -1.0))

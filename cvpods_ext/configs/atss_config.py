@@ -20,6 +20,9 @@ _config_dict = {
             "ANCHOR_SCALE": 8,
             # Centre of the first anchor, in strides: 0.5 as published; mmdetection and cvpods: 0.0.
             "ANCHOR_OFFSET": 0.5,
+            # Pixels by which the centres lie further right and down. As published, with
+            # MODEL.PLUS_ONE: 0.5.
+            "ANCHOR_SHIFT": 0.0,
             # Who is positive: "ATSS", or for the paper's comparisons "IoU" (RetinaNet's
             # thresholds), "SSC" (FCOS' spatial and scale constraint), "TOPK" (best by IoU).
             "POSITIVE_TYPE": "ATSS",
@@ -35,8 +38,10 @@ _config_dict = {
             "REG_WEIGHT": 2.0,
             "FOCAL_LOSS_GAMMA": 2.0,
             "FOCAL_LOSS_ALPHA": 0.25,
-            # On the class score; detections are ranked by sqrt(class score * centerness).
             "SCORE_THRESH_TEST": 0.05,
+            # How class score and centerness make a detection's score, see
+            # cvpods/modeling/meta_arch/scores.py.
+            "SCORE_TYPE": "sqrt",
             # Candidates per level before NMS.
             "TOPK_CANDIDATES_TEST": 1000,
             "NMS_THRESH_TEST": 0.6,

@@ -19,10 +19,16 @@ METHOD = {
     "FOCAL_LOSS_GAMMA": 2.0,
     # Factor of the GIoU loss in the score of a location (the paper's lambda).
     "REG_WEIGHT": 5.0,
-    # On class score * objectness, by which detections are ranked, too.
     "SCORE_THRESH_TEST": 0.05,
-    # Candidates per level before NMS, or the number of its locations where that is less.
+    # How class score and objectness make a detection's score, see
+    # cvpods/modeling/meta_arch/scores.py.
+    "SCORE_TYPE": "product",
+    # Candidates per level before NMS ...
     "TOPK_CANDIDATES_TEST": 1000,
+    # ... and never more than the level has locations.
+    "CAP_AT_LOCATIONS": True,
+    # Clip boxes to the image before NMS, not only after it.
+    "CLIP_BEFORE_NMS": False,
     "NMS_THRESH_TEST": 0.6,
 }
 

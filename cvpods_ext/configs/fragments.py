@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from cvpods.checkpoint.catalog import IMAGENET_RGB
 from cvpods.configs import BaseConfig
 from cvpods.configs.config_dict import flatten
 from cvpods.modeling.backbone.resnet import STAGES
@@ -93,11 +94,7 @@ ASSIGN_ONLY: Fragment = {
     "MODEL.FEATURE_ALIGN.USE_DCN_IN_TOWER": False,
 }
 
-MOBILENETV2: Fragment = {
-    "MODEL.PIXEL_MEAN": [123.675, 116.28, 103.53],
-    "MODEL.PIXEL_STD": [58.395, 57.12, 57.375],
-    "INPUT.FORMAT": "RGB",
-}
+MOBILENETV2: Fragment = IMAGENET_RGB
 
 
 def small_p3_p6(method: str) -> Fragment:
@@ -122,35 +119,6 @@ def octave_anchors(sizes: Sequence[float]) -> Fragment:
     """Per level, anchors of a size x 2^0, 2^(1/3), 2^(2/3)."""
     scales = (1.0, 2 ** (1 / 3), 2 ** (2 / 3))
     return {"MODEL.ANCHOR_GENERATOR.SIZES": [[size * scale for scale in scales] for size in sizes]}
-
-
-def mmdetection(method: str, weights: str) -> Fragment:
-    """What mmdetection's RetinaNet family does otherwise: torchvision-like weights in RGB, batch
-    norms whose affine maps learn, exact anchors from the corner, P6 from C5 without a relu before
-    P7, one learning rate and decay for all parameters, gradients clipped to a norm of 35.
-    """
-    return {
-        "MODEL.WEIGHTS": weights,
-        "MODEL.PIXEL_MEAN": [123.675, 116.28, 103.53],
-        "MODEL.PIXEL_STD": [58.395, 57.12, 57.375],
-        "INPUT.FORMAT": "RGB",
-        "MODEL.RESNETS.NORM": "EvalBN",
-        "MODEL.RESNETS.STRIDE_IN_1X1": False,
-        "MODEL.FPN.BLOCK_IN_FEATURES": "res5",
-        "MODEL.FPN.RELU_BEFORE_P7": False,
-        "MODEL.ANCHOR_GENERATOR.OFFSET": 0.0,
-        "MODEL.ANCHOR_GENERATOR.ROUNDED": False,
-        f"MODEL.{method}.PRIOR_PROB": 0.01,
-        "SOLVER.LR_SCHEDULER.WARMUP_METHOD": "linear",
-        "SOLVER.LR_SCHEDULER.WARMUP_FACTOR": 0.001,
-        "SOLVER.LR_SCHEDULER.WARMUP_ITERS": 500,
-        "SOLVER.OPTIMIZER.BIAS_LR_FACTOR": 1.0,
-        "SOLVER.OPTIMIZER.WEIGHT_DECAY_NORM": 1e-4,
-        "SOLVER.OPTIMIZER.WEIGHT_DECAY_BIAS": None,
-        "SOLVER.CLIP_GRADIENTS.ENABLED": True,
-        "SOLVER.CLIP_GRADIENTS.CLIP_TYPE": "full_model",
-        "SOLVER.CLIP_GRADIENTS.CLIP_VALUE": 35.0,
-    }
 
 
 # No pretrained weights: train every layer, with batch norms that learn.

@@ -14,6 +14,7 @@ from cvpods.modeling.anchor_generator import AnchorGrid
 from cvpods.modeling.backbone import Backbone
 from cvpods.modeling.box_regression import Box2BoxTransform, Shift2BoxTransform
 from cvpods.modeling.meta_arch import DenseDetector, DenseHead, input_shapes, shared_arguments
+from cvpods.modeling.meta_arch.scores import Scores, check_score_type, combine_scores
 from cvpods.structures import Instances
 from cvpods.utils import comm
 from cvpods.utils.errors import ConfigError
@@ -25,7 +26,7 @@ from cvpods_ext.assigners import (
     scale_range_assign,
     topk_iou_assign,
 )
-from cvpods_ext.assigners.assignment import centers
+from cvpods_ext.assigners.assignment import centers, inset
 from cvpods_ext.losses.atss import AtssTargets, atss_loss, atss_targets
 
 # (anchors (R, 4), level_sizes, gt_boxes (M, 4)) -> Assignment
@@ -34,6 +35,11 @@ REGRESSION_TYPES = ("BOX", "POINT")
 # Bias of the box predictor with POINT: all sides start 4 / 8 of the anchor's side away from its
 # centre, so that the box is the anchor.
 POINT_BIAS = 4.0
+# With plus_one, distances to the sides are those to the centres of the outermost pixels: centerness
+# and GIoU are of boxes half a pixel smaller on every side ...
+HALF_PIXEL = 0.5
+# ... and a centre is inside where all of them are above 0.01.
+INSIDE_PLUS_ONE = HALF_PIXEL + 0.01
 RANGES = {"ANCHOR_SCALE": Range(0, inside=True), "TOPK": Range(1, whole=True)}
 
 
@@ -48,6 +54,7 @@ class ATSS(DenseDetector):
         bbox_reg_weights: with BOX, weights of (dx, dy, dw, dh).
         reg_weight: factor of the box loss.
         focal_alpha, focal_gamma: of the focal loss.
+        score_type: one of SCORE_TYPES.
     """
 
     output_channels = {"cls_logits": None, "box_deltas": 4, "centerness": 1}
@@ -62,9 +69,11 @@ class ATSS(DenseDetector):
         reg_weight: float = 2.0,
         focal_alpha: float = 0.25,
         focal_gamma: float = 2.0,
+        score_type: str = "sqrt",
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
+        self.score_type = check_score_type(score_type, "ATSS")
         self.anchor_generator = anchor_generator
         self.assigner = assigner
         if regression_type not in REGRESSION_TYPES:
@@ -104,14 +113,19 @@ class ATSS(DenseDetector):
                 aspect_ratios=[[1.0]],
                 strides=strides,
                 offset=atss.ANCHOR_OFFSET,
+                shift=atss.ANCHOR_SHIFT,
                 persistent=False,
             ),
-            assigner=make_assigner(atss.POSITIVE_TYPE, atss.TOPK, sides),
+            assigner=make_assigner(
+                atss.POSITIVE_TYPE, atss.TOPK, sides, INSIDE_PLUS_ONE if cfg.MODEL.PLUS_ONE else 0.0
+            ),
             regression_type=atss.REGRESSION_TYPE,
             bbox_reg_weights=atss.BBOX_REG_WEIGHTS,
             reg_weight=atss.REG_WEIGHT,
             focal_alpha=atss.FOCAL_LOSS_ALPHA,
             focal_gamma=atss.FOCAL_LOSS_GAMMA,
+            score_type=atss.SCORE_TYPE,
+            plus_one=cfg.MODEL.PLUS_ONE,
             **shared_arguments(cfg, atss),
         )
 
@@ -126,12 +140,13 @@ class ATSS(DenseDetector):
         if self.regression_type == "BOX":
             return self.box2box_transform.apply_deltas(outputs, anchors, strict=False)
         unit = (anchors[:, 2:3] - anchors[:, :1]) / 8
-        return self.shift2box_transform.apply_deltas(outputs.relu() * unit, centers(anchors))
+        boxes = self.shift2box_transform.apply_deltas(outputs.relu() * unit, centers(anchors))
+        return inset(boxes, -HALF_PIXEL) if self.plus_one else boxes
 
-    def candidate_scores(self, outputs: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-        """Threshold on the class score; rank by sqrt(class score * centerness)."""
-        scores = outputs["cls_logits"].sigmoid()
-        return scores, (scores * outputs["centerness"].sigmoid()).sqrt()
+    def candidate_scores(self, outputs: dict[str, Tensor]) -> Scores:
+        """Of class score and centerness, as score_type says."""
+        scores, centerness = outputs["cls_logits"].sigmoid(), outputs["centerness"].sigmoid()
+        return combine_scores(self.score_type, scores, centerness)
 
     def losses(
         self, predictions: dict[str, Tensor], priors: list[Tensor], targets: list[Instances]
@@ -144,6 +159,8 @@ class ATSS(DenseDetector):
         anchors = torch.cat(priors)
         wanted = self.assign(anchors, [len(level) for level in priors], targets)
         boxes = self.boxes(predictions["box_deltas"], anchors)
+        if self.plus_one:
+            boxes = inset(boxes, HALF_PIXEL)
         sums = atss_loss(
             predictions["cls_logits"],
             boxes,
@@ -169,26 +186,31 @@ class ATSS(DenseDetector):
         for target in targets:
             boxes = target.gt_boxes.tensor
             gt_index = self.assigner(anchors, level_sizes, boxes).gt_index
+            if self.plus_one:
+                boxes = inset(boxes, HALF_PIXEL)
             per_image.append(
                 atss_targets(anchors, gt_index, boxes, target.gt_classes, self.num_classes)
             )
         return AtssTargets(*(torch.stack(parts) for parts in zip(*per_image, strict=True)))
 
 
-def make_assigner(positive_type: str, topk: int, sides: Sequence[float]) -> Assigner:
+def make_assigner(
+    positive_type: str, topk: int, sides: Sequence[float], inside: float = 0.0
+) -> Assigner:
     """The assigner that MODEL.ATSS.POSITIVE_TYPE names.
 
     Args:
         topk: of "ATSS" and "TOPK".
         sides: of the anchors, per level. "SSC": a level answers for sizes between the side of the
             level below it and its own; 64, 128, 256, 512 for strides 8, 16, 32, 64 as in FCOS.
+        inside: pixels by which a centre must lie inside a box.
     """
     size_ranges = list(zip([0.0, *sides[:-1]], [*sides[:-1], math.inf], strict=True))
     assigners: dict[str, Assigner] = {
-        "ATSS": partial(atss_assign, topk=topk),
-        "IoU": max_iou_assign,
-        "SSC": partial(scale_range_assign, size_ranges=size_ranges),
-        "TOPK": partial(topk_iou_assign, topk=topk),
+        "ATSS": partial(atss_assign, topk=topk, inside=inside),
+        "IoU": partial(max_iou_assign, inside=inside),
+        "SSC": partial(scale_range_assign, size_ranges=size_ranges, inside=inside),
+        "TOPK": partial(topk_iou_assign, topk=topk, inside=inside),
     }
     if positive_type not in assigners:
         raise ConfigError(

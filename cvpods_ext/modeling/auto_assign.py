@@ -13,6 +13,7 @@ from cvpods.modeling.anchor_generator import PointGrid
 from cvpods.modeling.backbone import Backbone
 from cvpods.modeling.box_regression import Shift2BoxTransform
 from cvpods.modeling.meta_arch import DenseDetector, DenseHead, input_shapes, shared_arguments
+from cvpods.modeling.meta_arch.scores import Scores, check_score_type, combine_scores
 from cvpods.structures import Instances
 from cvpods.utils import comm
 from cvpods.utils.ranges import Range
@@ -29,18 +30,30 @@ class AutoAssign(DenseDetector):
     Args:
         point_generator: the locations of every level.
         loss: further arguments of auto_assign_loss.
+        score_type: one of SCORE_TYPES.
+        cap_at_locations: no level gives more candidates than it has locations.
+        clip_before_nms: otherwise the boxes that NMS compares may reach beyond the image, as in the
+            authors' code (not so in a test at several scales, which clips those of each).
 
-    mu and sigma (K, 2) are the center prior's. The boxes that NMS compares may reach beyond the
-    image, as in the authors' code (not so in a test at several scales, which clips those of each).
+    mu and sigma (K, 2) are the center prior's.
     """
 
     output_channels = {"cls_logits": None, "box_deltas": 4, "obj_score": 1}
-    clip_before_nms = False
 
     def __init__(
-        self, *, point_generator: PointGrid, loss: dict[str, Any] | None = None, **kwargs: Any
+        self,
+        *,
+        point_generator: PointGrid,
+        loss: dict[str, Any] | None = None,
+        score_type: str = "product",
+        cap_at_locations: bool = True,
+        clip_before_nms: bool = False,
+        **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
+        self.score_type = check_score_type(score_type, "AUTO_ASSIGN")
+        self.cap_at_locations = cap_at_locations
+        self.clip_before_nms = clip_before_nms
         self.point_generator = point_generator
         self.shift2box_transform = Shift2BoxTransform((1.0, 1.0, 1.0, 1.0))
         self.loss = loss or {}
@@ -72,16 +85,17 @@ class AutoAssign(DenseDetector):
         distances = self.distances(box_deltas, self.point_generator.strides[level])
         return self.shift2box_transform.apply_deltas(distances, priors)
 
-    def candidate_scores(self, outputs: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-        """Class score times objectness, for both the threshold and the ranking."""
-        scores = outputs["cls_logits"].sigmoid() * outputs["obj_score"].sigmoid()
-        return scores, scores
+    def candidate_scores(self, outputs: dict[str, Tensor]) -> Scores:
+        """Of class score and objectness, as score_type says."""
+        scores, objectness = outputs["cls_logits"].sigmoid(), outputs["obj_score"].sigmoid()
+        return combine_scores(self.score_type, scores, objectness)
 
     def _level_candidates(
         self, outputs: dict[str, Tensor], priors: Tensor, level: int, cap: int | None
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """As DenseDetector's, but never more candidates than the level has locations."""
-        cap = cap if cap is None else min(cap, len(priors))
+        """As DenseDetector's, but with cap_at_locations."""
+        if cap is not None and self.cap_at_locations:
+            cap = min(cap, len(priors))
         return super()._level_candidates(outputs, priors, level, cap)
 
     def losses(
@@ -140,5 +154,8 @@ def arguments(
             "gamma": method.FOCAL_LOSS_GAMMA,
             "reg_weight": method.REG_WEIGHT,
         },
+        "score_type": method.SCORE_TYPE,
+        "cap_at_locations": method.CAP_AT_LOCATIONS,
+        "clip_before_nms": method.CLIP_BEFORE_NMS,
         **shared_arguments(cfg, method),
     }

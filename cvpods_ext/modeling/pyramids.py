@@ -16,6 +16,7 @@ from cvpods.modeling.backbone import (
     build_retinanet_mobilenetv2_fpn_backbone as build_mobilenetv2_fpn_p3_p7,
 )
 from cvpods.modeling.backbone import build_retinanet_resnet_fpn_backbone as build_resnet_fpn_p3_p7
+from cvpods.modeling.backbone import build_retinanet_timm_fpn_backbone as build_timm_fpn_p3_p7
 from cvpods.modeling.backbone.fpn import build_p3_p7_pyramid
 from cvpods.utils.ranges import Range, check_ranges
 from cvpods_ext.modeling.attention import AttentionFPN
@@ -25,6 +26,7 @@ __all__ = [
     "build_mobilenetv2_fpn_p3_p7",
     "build_resnet_attention_fpn_p3_p7",
     "build_resnet_fpn_p3_p7",
+    "build_timm_fpn_p3_p7",
 ]
 
 ATTENTION_RANGES = {

@@ -8,6 +8,7 @@ Differs   deformable convolutions in c3-c5 and the towers
 
 from cvpods_ext.configs import ATSSConfig, compose
 from cvpods_ext.configs.fragments import COCO_2017, RES50, SCALE_800, SCHEDULE_1X, dcnv2
+from cvpods_ext.configs.frameworks import mrcnn
 
 config = compose(
     ATSSConfig,
@@ -16,5 +17,6 @@ config = compose(
     SCALE_800,
     SCHEDULE_1X,
     dcnv2("res3", "res4", "res5"),
+    mrcnn("ATSS"),
     experiment=__file__,
 )

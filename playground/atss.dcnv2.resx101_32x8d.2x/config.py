@@ -16,6 +16,7 @@ from cvpods_ext.configs.fragments import (
     SCHEDULE_2X,
     dcnv2,
 )
+from cvpods_ext.configs.frameworks import mrcnn
 
 config = compose(
     ATSSConfig,
@@ -25,5 +26,6 @@ config = compose(
     SCHEDULE_2X,
     dcnv2("res4", "res5"),
     ATSS_TTA,
+    mrcnn("ATSS"),
     experiment=__file__,
 )

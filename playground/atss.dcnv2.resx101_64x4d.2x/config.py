@@ -17,6 +17,7 @@ from cvpods_ext.configs.fragments import (
     SCHEDULE_2X,
     dcnv2,
 )
+from cvpods_ext.configs.frameworks import mrcnn
 
 config = compose(
     ATSSConfig,
@@ -26,5 +27,6 @@ config = compose(
     SCHEDULE_2X,
     dcnv2("res4", "res5"),
     ATSS_TTA,
+    mrcnn("ATSS"),
     experiment=__file__,
 )

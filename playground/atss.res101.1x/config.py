@@ -8,5 +8,8 @@ Differs   backbone
 
 from cvpods_ext.configs import ATSSConfig, compose
 from cvpods_ext.configs.fragments import COCO_2017, RES101, SCALE_800, SCHEDULE_1X
+from cvpods_ext.configs.frameworks import mrcnn
 
-config = compose(ATSSConfig, COCO_2017, RES101, SCALE_800, SCHEDULE_1X, experiment=__file__)
+config = compose(
+    ATSSConfig, COCO_2017, RES101, SCALE_800, SCHEDULE_1X, mrcnn("ATSS"), experiment=__file__
+)

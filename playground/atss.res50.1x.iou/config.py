@@ -8,6 +8,7 @@ Differs   anchors of IoU >= 0.5 with a box are positive, those below 0.4 are not
 
 from cvpods_ext.configs import ATSSConfig, compose
 from cvpods_ext.configs.fragments import COCO_2017, RES50, SCALE_800, SCHEDULE_1X
+from cvpods_ext.configs.frameworks import mrcnn
 
 config = compose(
     ATSSConfig,
@@ -16,5 +17,6 @@ config = compose(
     SCALE_800,
     SCHEDULE_1X,
     {"MODEL.ATSS.POSITIVE_TYPE": "IoU"},
+    mrcnn("ATSS"),
     experiment=__file__,
 )

@@ -9,6 +9,7 @@ Differs   locations inside a box are positive on the level that answers for its 
 
 from cvpods_ext.configs import ATSSConfig, compose
 from cvpods_ext.configs.fragments import COCO_2017, RES50, SCALE_800, SCHEDULE_1X
+from cvpods_ext.configs.frameworks import mrcnn
 
 config = compose(
     ATSSConfig,
@@ -17,5 +18,6 @@ config = compose(
     SCALE_800,
     SCHEDULE_1X,
     {"MODEL.ATSS.POSITIVE_TYPE": "SSC"},
+    mrcnn("ATSS"),
     experiment=__file__,
 )

@@ -8,6 +8,7 @@ Differs   of all levels together, the 9 anchors of a box with the highest IoU ar
 
 from cvpods_ext.configs import ATSSConfig, compose
 from cvpods_ext.configs.fragments import COCO_2017, RES50, SCALE_800, SCHEDULE_1X
+from cvpods_ext.configs.frameworks import mrcnn
 
 config = compose(
     ATSSConfig,
@@ -16,5 +17,6 @@ config = compose(
     SCALE_800,
     SCHEDULE_1X,
     {"MODEL.ATSS.POSITIVE_TYPE": "TOPK"},
+    mrcnn("ATSS"),
     experiment=__file__,
 )

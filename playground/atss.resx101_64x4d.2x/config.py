@@ -8,7 +8,14 @@ Differs   backbone, schedule, scales
 
 from cvpods_ext.configs import ATSSConfig, compose
 from cvpods_ext.configs.fragments import COCO_2017, RESX101_64X4D, SCALE_640_800, SCHEDULE_2X
+from cvpods_ext.configs.frameworks import mrcnn
 
 config = compose(
-    ATSSConfig, COCO_2017, RESX101_64X4D, SCALE_640_800, SCHEDULE_2X, experiment=__file__
+    ATSSConfig,
+    COCO_2017,
+    RESX101_64X4D,
+    SCALE_640_800,
+    SCHEDULE_2X,
+    mrcnn("ATSS"),
+    experiment=__file__,
 )

@@ -8,5 +8,14 @@ Differs   backbone, schedule
 
 from cvpods_ext.configs import FreeAnchorConfig, compose
 from cvpods_ext.configs.fragments import COCO_2017, RES101, SCALE_800, SCHEDULE_1_5X
+from cvpods_ext.configs.frameworks import mrcnn
 
-config = compose(FreeAnchorConfig, COCO_2017, RES101, SCALE_800, SCHEDULE_1_5X, experiment=__file__)
+config = compose(
+    FreeAnchorConfig,
+    COCO_2017,
+    RES101,
+    SCALE_800,
+    SCHEDULE_1_5X,
+    mrcnn("FREE_ANCHOR"),
+    experiment=__file__,
+)

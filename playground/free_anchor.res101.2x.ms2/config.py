@@ -10,6 +10,7 @@ Differs   backbone, schedule, scales
 
 from cvpods_ext.configs import FreeAnchorConfig, compose
 from cvpods_ext.configs.fragments import COCO_2017, FREE_ANCHOR_TTA, MS_480_960, RES101, SCHEDULE_2X
+from cvpods_ext.configs.frameworks import mrcnn
 
 config = compose(
     FreeAnchorConfig,
@@ -18,5 +19,6 @@ config = compose(
     MS_480_960,
     SCHEDULE_2X,
     FREE_ANCHOR_TTA,
+    mrcnn("FREE_ANCHOR"),
     experiment=__file__,
 )

@@ -8,7 +8,8 @@ Differs   weights, colours, batch norms, anchors, P6 and P7, prior, warm-up, dec
 """
 
 from cvpods_ext.configs import FreeAnchorConfig, compose
-from cvpods_ext.configs.fragments import COCO_2017, RES50, SCALE_800, SCHEDULE_1X, mmdetection
+from cvpods_ext.configs.fragments import COCO_2017, RES50, SCALE_800, SCHEDULE_1X
+from cvpods_ext.configs.frameworks import mmdetection
 
 config = compose(
     FreeAnchorConfig,

@@ -8,5 +8,14 @@ Differs   (base experiment of this method)
 
 from cvpods_ext.configs import FreeAnchorConfig, compose
 from cvpods_ext.configs.fragments import COCO_2017, RES50, SCALE_800, SCHEDULE_1X
+from cvpods_ext.configs.frameworks import mrcnn
 
-config = compose(FreeAnchorConfig, COCO_2017, RES50, SCALE_800, SCHEDULE_1X, experiment=__file__)
+config = compose(
+    FreeAnchorConfig,
+    COCO_2017,
+    RES50,
+    SCALE_800,
+    SCHEDULE_1X,
+    mrcnn("FREE_ANCHOR"),
+    experiment=__file__,
+)

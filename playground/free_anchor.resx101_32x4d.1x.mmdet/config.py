@@ -13,8 +13,8 @@ from cvpods_ext.configs.fragments import (
     RESX101_32X4D,
     SCALE_800,
     SCHEDULE_1X,
-    mmdetection,
 )
+from cvpods_ext.configs.frameworks import mmdetection
 
 config = compose(
     FreeAnchorConfig,

@@ -8,7 +8,14 @@ Differs   backbone, schedule, scales
 
 from cvpods_ext.configs import FreeAnchorConfig, compose
 from cvpods_ext.configs.fragments import COCO_2017, MS_640_800, RESX101_32X8D, SCHEDULE_1_5X
+from cvpods_ext.configs.frameworks import mrcnn
 
 config = compose(
-    FreeAnchorConfig, COCO_2017, RESX101_32X8D, MS_640_800, SCHEDULE_1_5X, experiment=__file__
+    FreeAnchorConfig,
+    COCO_2017,
+    RESX101_32X8D,
+    MS_640_800,
+    SCHEDULE_1_5X,
+    mrcnn("FREE_ANCHOR"),
+    experiment=__file__,
 )

@@ -16,6 +16,7 @@ from cvpods_ext.configs.fragments import (
     RESX101_64X4D,
     SCHEDULE_2X,
 )
+from cvpods_ext.configs.frameworks import mrcnn
 
 config = compose(
     FreeAnchorConfig,
@@ -24,5 +25,6 @@ config = compose(
     MS_480_960,
     SCHEDULE_2X,
     FREE_ANCHOR_TTA,
+    mrcnn("FREE_ANCHOR"),
     experiment=__file__,
 )

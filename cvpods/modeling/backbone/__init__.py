@@ -6,15 +6,18 @@ from cvpods.modeling.backbone.fpn import (
     build_retinanet_mobilenetv2_fpn_backbone,
     build_retinanet_resnet_fpn_backbone,
     build_retinanet_resnet_fpn_p5_backbone,
+    build_retinanet_timm_fpn_backbone,
 )
 from cvpods.modeling.backbone.mobilenet import MobileNetV2, build_mobilenetv2_backbone
 from cvpods.modeling.backbone.resnet import ResNet, build_resnet_backbone
+from cvpods.modeling.backbone.timm_backbone import TimmBackbone, build_timm_backbone
 
 __all__ = [
     "FPN",
     "Backbone",
     "MobileNetV2",
     "ResNet",
+    "TimmBackbone",
     "build_mobilenetv2_backbone",
     "build_resnet_backbone",
     "build_resnet_fpn_backbone",
@@ -22,4 +25,6 @@ __all__ = [
     "build_retinanet_mobilenetv2_fpn_backbone",
     "build_retinanet_resnet_fpn_backbone",
     "build_retinanet_resnet_fpn_p5_backbone",
+    "build_retinanet_timm_fpn_backbone",
+    "build_timm_backbone",
 ]

@@ -13,6 +13,7 @@ from cvpods.layers import Conv2d, ShapeSpec, get_norm
 from cvpods.modeling.backbone.backbone import Backbone
 from cvpods.modeling.backbone.mobilenet import build_mobilenetv2_backbone
 from cvpods.modeling.backbone.resnet import build_resnet_backbone
+from cvpods.modeling.backbone.timm_backbone import build_timm_backbone
 from cvpods.modeling.nn_utils.weight_init import c2_xavier_fill
 from cvpods.utils.errors import ConfigError
 
@@ -183,13 +184,14 @@ def build_p3_p7_pyramid(cfg: Any, bottom_up: Backbone, make_fpn: Callable[..., F
 _BACKBONES: dict[str, Callable[[Any, ShapeSpec], Backbone]] = {
     "resnet": build_resnet_backbone,
     "mobilev2": build_mobilenetv2_backbone,
+    "timm": build_timm_backbone,
 }
 
 
 def build_retinanet_fpn_backbone(
     cfg: Any, input_shape: ShapeSpec | None = None, backbone_name: str = "resnet"
 ) -> FPN:
-    """P3-P7 pyramid on the backbone called "resnet" or "mobilev2"."""
+    """P3-P7 pyramid on the backbone called "resnet", "mobilev2" or "timm"."""
     if backbone_name not in _BACKBONES:
         raise ConfigError(f"Unknown backbone {backbone_name!r}; there are {list(_BACKBONES)}.")
     input_shape = input_shape or ShapeSpec(channels=len(cfg.MODEL.PIXEL_MEAN))
@@ -204,6 +206,11 @@ def build_retinanet_resnet_fpn_backbone(cfg: Any, input_shape: ShapeSpec | None 
 def build_retinanet_mobilenetv2_fpn_backbone(cfg: Any, input_shape: ShapeSpec | None = None) -> FPN:
     """P3-P7 pyramid on MobileNetV2."""
     return build_retinanet_fpn_backbone(cfg, input_shape, "mobilev2")
+
+
+def build_retinanet_timm_fpn_backbone(cfg: Any, input_shape: ShapeSpec | None = None) -> FPN:
+    """P3-P7 pyramid on cfg.MODEL.TIMM, any feature backbone of the timm package."""
+    return build_retinanet_fpn_backbone(cfg, input_shape, "timm")
 
 
 def build_retinanet_resnet_fpn_p5_backbone(cfg: Any, input_shape: ShapeSpec | None = None) -> FPN:

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from cvpods.layers.nms import NMS_TYPES, generalized_batched_nms
 from cvpods.modeling.backbone import Backbone
-from cvpods.modeling.postprocessing import detector_postprocess
+from cvpods.modeling.meta_arch.scores import Scores
+from cvpods.modeling.postprocessing import clip_plus_one, detector_postprocess, scale_plus_one
 from cvpods.structures import Boxes, ImageList, Instances
 from cvpods.utils.errors import ConfigError, DataError
 
@@ -33,6 +34,8 @@ class DenseDetector(nn.Module):
         topk_candidates: candidates kept per level before NMS.
         nms_threshold, nms_type: see cvpods.layers.generalized_batched_nms.
         max_detections: boxes kept per image.
+        plus_one: boxes are scaled and clipped by maskrcnn-benchmark's arithmetic, see
+            cvpods.modeling.postprocessing.
     """
 
     # Channels of one location in each output of the head; None stands for K.
@@ -54,6 +57,7 @@ class DenseDetector(nn.Module):
         nms_threshold: float = 0.6,
         nms_type: str = "normal",
         max_detections: int = 100,
+        plus_one: bool = False,
     ) -> None:
         super().__init__()
         self.backbone = backbone
@@ -65,6 +69,7 @@ class DenseDetector(nn.Module):
         self.nms_threshold = nms_threshold
         self.nms_type = nms_type
         self.max_detections_per_image = max_detections
+        self.plus_one = plus_one
         if nms_type not in NMS_TYPES:
             raise ConfigError(f"MODEL.NMS_TYPE must be one of {NMS_TYPES}, got {nms_type!r}.")
         if len(pixel_mean) != len(pixel_std):
@@ -91,14 +96,10 @@ class DenseDetector(nn.Module):
         """Boxes (J, 4) of J chosen locations of a level."""
         raise NotImplementedError
 
-    def candidate_scores(self, outputs: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-        """Of one level of one image, outputs (R_l, channels): two scores (R_l, K).
-
-        The first is held against the score threshold; the second ranks candidates and is the
-        score of the detection.
-        """
+    def candidate_scores(self, outputs: dict[str, Tensor]) -> Scores:
+        """Of one level of one image, outputs (R_l, channels): scores (R_l, K)."""
         scores = outputs["cls_logits"].sigmoid()
-        return scores, scores
+        return Scores(scores, scores, scores)
 
     # -- what all detectors share --------------------------------------------------------------
 
@@ -124,7 +125,7 @@ class DenseDetector(nn.Module):
                 return self.losses(predictions, priors, self.targets(batched_inputs))
         results = self.inference(predictions, priors, images.image_sizes)
         return [
-            {"instances": detector_postprocess(result, *output_size(inputs))}
+            {"instances": self.postprocess(result, inputs)}
             for result, inputs in zip(results, batched_inputs, strict=True)
         ]
 
@@ -138,6 +139,10 @@ class DenseDetector(nn.Module):
     def features(self, images: ImageList) -> dict[str, Tensor]:
         """The backbone's maps (N, C, H_l, W_l) by name."""
         return self.backbone(images.tensor)
+
+    def postprocess(self, result: Instances, inputs: dict[str, Any]) -> Instances:
+        """Detections in pixels of the resized image -> in those of the size that `inputs` says."""
+        return detector_postprocess(result, *output_size(inputs), plus_one=self.plus_one)
 
     def preprocess_image(self, batched_inputs: Sequence[dict[str, Any]]) -> ImageList:
         """Normalised images, padded to one size with zeros."""
@@ -155,7 +160,19 @@ class DenseDetector(nn.Module):
             raise DataError("Training needs 'instances' in every input; evaluate with .eval().")
         for inputs in batched_inputs:
             self._check_classes(inputs[key].gt_classes)
-        return [inputs[key].to(self.device) for inputs in batched_inputs]
+        targets = [inputs[key].to(self.device) for inputs in batched_inputs]
+        return [self._plus_one(*pair) for pair in zip(targets, batched_inputs, strict=True)]
+
+    def _plus_one(self, target: Instances, inputs: dict[str, Any]) -> Instances:
+        """With plus_one, boxes as maskrcnn-benchmark would have scaled them from the original."""
+        if not self.plus_one:
+            return target
+        height, width = output_size(inputs)
+        ratios = target.image_size[1] / width, target.image_size[0] / height
+        moved = Instances(target.image_size, **target.get_fields())
+        boxes = target.gt_boxes.tensor / target.gt_boxes.tensor.new_tensor([*ratios, *ratios])
+        moved.gt_boxes = Boxes(scale_plus_one(boxes, *ratios))
+        return moved
 
     def _check_classes(self, classes: Tensor) -> None:
         """Where that needs no wait for the device: losses would read other classes' numbers."""
@@ -210,7 +227,9 @@ class DenseDetector(nn.Module):
                 ]
                 boxes, scores, classes = (torch.cat(parts) for parts in zip(*found, strict=True))
                 boxes = Boxes(boxes)
-                if self.clip_before_nms:
+                if self.plus_one:
+                    boxes = Boxes(clip_plus_one(boxes.tensor, image_size))
+                elif self.clip_before_nms:
                     boxes.clip(image_size)
                 one = Instances(
                     tuple(image_size), pred_boxes=boxes, scores=scores, pred_classes=classes
@@ -238,13 +257,13 @@ class DenseDetector(nn.Module):
         Differs from cvpods: the threshold comes before the cap, which is the same on every level,
         not the number of locations where that is less.
         """
-        filtering, ranking = self.candidate_scores(outputs)
-        passed = (filtering > self.score_threshold).flatten().nonzero().flatten()
+        scores = self.candidate_scores(outputs)
+        passed = (scores.threshold > self.score_threshold).flatten().nonzero().flatten()
         count = len(passed) if cap is None else min(cap, len(passed))
-        scores, best = ranking.flatten()[passed].topk(count)
-        location, classes = passed[best] // self.num_classes, passed[best] % self.num_classes
+        best = passed[scores.ranking.flatten()[passed].topk(count).indices]
+        location, classes = best // self.num_classes, best % self.num_classes
         boxes = self.decode(outputs["box_deltas"][location], priors[location], level)
-        return boxes, scores, classes
+        return boxes, scores.final.flatten()[best], classes
 
 
 def permute_to_N_HWA_K(tensor: Tensor, K: int) -> Tensor:  # noqa: N802, N803 - cvpods' name

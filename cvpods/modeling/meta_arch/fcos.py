@@ -18,6 +18,7 @@ from cvpods.modeling.losses import iou_loss, one_hot, sigmoid_focal_loss_jit
 from cvpods.modeling.meta_arch.arguments import input_shapes, shared_arguments
 from cvpods.modeling.meta_arch.dense_detector import DenseDetector, permute_to_N_HWA_K
 from cvpods.modeling.meta_arch.dense_head import DenseHead, Scale
+from cvpods.modeling.meta_arch.scores import Scores, check_score_type, combine_scores
 from cvpods.structures import Instances
 from cvpods.utils import comm
 from cvpods.utils.errors import ConfigError
@@ -66,6 +67,7 @@ class FCOSDetector(DenseDetector):
         bbox_reg_weights: weights of the distances.
         iou_loss_type: "iou", "linear_iou" or "giou".
         focal_alpha, focal_gamma: of the focal loss.
+        score_type: one of SCORE_TYPES.
     """
 
     output_channels = {"cls_logits": None, "box_deltas": 4, "centerness": 1}
@@ -81,9 +83,11 @@ class FCOSDetector(DenseDetector):
         iou_loss_type: str = "iou",
         focal_alpha: float = 0.25,
         focal_gamma: float = 2.0,
+        score_type: str = "sqrt",
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
+        self.score_type = check_score_type(score_type, "FCOS")
         self.shift_generator = point_generator
         self.size_ranges = [tuple(bounds) for bounds in size_ranges]
         self.center_sampling_radius = center_sampling_radius
@@ -127,6 +131,7 @@ class FCOSDetector(DenseDetector):
             "iou_loss_type": fcos.IOU_LOSS_TYPE,
             "focal_alpha": fcos.FOCAL_LOSS_ALPHA,
             "focal_gamma": fcos.FOCAL_LOSS_GAMMA,
+            "score_type": fcos.SCORE_TYPE,
         }
 
     @classmethod
@@ -146,10 +151,10 @@ class FCOSDetector(DenseDetector):
         distances = self.distances(box_deltas, self.shift_generator.strides[level])
         return self.shift2box_transform.apply_deltas(distances, priors)
 
-    def candidate_scores(self, outputs: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-        """Threshold on the class score; rank by sqrt(class score * centerness)."""
-        scores = outputs["cls_logits"].sigmoid()
-        return scores, (scores * outputs["centerness"].sigmoid()).sqrt()
+    def candidate_scores(self, outputs: dict[str, Tensor]) -> Scores:
+        """Of class score and centerness, as score_type says."""
+        scores, centerness = outputs["cls_logits"].sigmoid(), outputs["centerness"].sigmoid()
+        return combine_scores(self.score_type, scores, centerness)
 
     def losses(
         self, predictions: dict[str, Tensor], priors: list[Tensor], targets: list[Instances]

@@ -19,6 +19,7 @@ from cvpods.modeling.meta_arch.dense_detector import DenseDetector, permute_to_N
 from cvpods.modeling.meta_arch.dense_head import DenseHead
 from cvpods.structures import Boxes, Instances, pairwise_iou
 from cvpods.utils import comm
+from cvpods.utils.errors import ConfigError
 
 __all__ = [
     "RetinaNet",
@@ -26,6 +27,9 @@ __all__ = [
     "permute_all_cls_and_box_to_N_HWA_K_and_concat",
     "permute_to_N_HWA_K",
 ]
+
+
+LOSS_NORMALIZERS = ("ema", "positives")
 
 
 class RetinaNetDetector(DenseDetector):
@@ -37,6 +41,8 @@ class RetinaNetDetector(DenseDetector):
         bbox_reg_weights: weights of (dx, dy, dw, dh).
         focal_alpha, focal_gamma: of the focal loss.
         smooth_l1_beta: of the box loss.
+        loss_normalizer: one of LOSS_NORMALIZERS.
+        reassign_low_quality: see Matcher.
     """
 
     def __init__(
@@ -49,15 +55,23 @@ class RetinaNetDetector(DenseDetector):
         focal_alpha: float = 0.25,
         focal_gamma: float = 2.0,
         smooth_l1_beta: float = 0.1,
+        loss_normalizer: str = "ema",
+        reassign_low_quality: bool = False,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         self.anchor_generator = anchor_generator
-        self.matcher = Matcher(iou_thresholds, iou_labels, allow_low_quality_matches=True)
+        self.matcher = Matcher(iou_thresholds, iou_labels, True, reassign_low_quality)
         self.box2box_transform = Box2BoxTransform(bbox_reg_weights)
         self.focal_alpha = focal_alpha
         self.focal_gamma = focal_gamma
         self.smooth_l1_beta = smooth_l1_beta
+        if loss_normalizer not in LOSS_NORMALIZERS:
+            raise ConfigError(
+                f"MODEL.RETINANET.LOSS_NORMALIZER must be one of {LOSS_NORMALIZERS}, got "
+                f"{loss_normalizer!r}."
+            )
+        self.moving_average = loss_normalizer == "ema"
         # Moving average of the number of objects per process: the normaliser of both losses.
         self.register_buffer("loss_normalizer", torch.tensor(100.0))
         self.loss_normalizer_momentum = 0.9
@@ -93,6 +107,9 @@ class RetinaNetDetector(DenseDetector):
             "focal_alpha": retinanet.FOCAL_LOSS_ALPHA,
             "focal_gamma": retinanet.FOCAL_LOSS_GAMMA,
             "smooth_l1_beta": retinanet.SMOOTH_L1_LOSS_BETA,
+            "loss_normalizer": retinanet.LOSS_NORMALIZER,
+            "reassign_low_quality": retinanet.REASSIGN_LOW_QUALITY,
+            "plus_one": cfg.MODEL.PLUS_ONE,
         }
 
     @classmethod
@@ -114,10 +131,7 @@ class RetinaNetDetector(DenseDetector):
         gt_classes, gt_deltas = (torch.stack(parts) for parts in zip(*assigned, strict=True))
         valid = gt_classes >= 0
         foreground = valid & (gt_classes < self.num_classes)
-        count = comm.all_reduce(foreground.sum().float(), "mean")
-        self.loss_normalizer.lerp_(count.clamp(min=1), 1 - self.loss_normalizer_momentum)
-        normalizer = self.loss_normalizer.clone()  # the buffer changes before a late backward
-
+        normalizer = self.normalizer(foreground)
         wanted = one_hot(gt_classes, self.num_classes)
         cls = sigmoid_focal_loss_jit(
             predictions["cls_logits"], wanted, self.focal_alpha, self.focal_gamma
@@ -127,6 +141,14 @@ class RetinaNetDetector(DenseDetector):
             "loss_cls": (cls * valid[..., None]).sum() / normalizer,
             "loss_box_reg": (box * foreground[..., None]).sum() / normalizer,
         }
+
+    def normalizer(self, foreground: Tensor) -> Tensor:
+        """What the losses are divided by, of positives (N, R), averaged over the ranks."""
+        if not self.moving_average:
+            return comm.all_reduce(foreground.sum(dim=1).clamp(min=1).sum().float(), "mean")
+        count = comm.all_reduce(foreground.sum().float(), "mean")
+        self.loss_normalizer.lerp_(count.clamp(min=1), 1 - self.loss_normalizer_momentum)
+        return self.loss_normalizer.clone()  # the buffer changes before a late backward
 
     @torch.no_grad()
     def assign(self, anchors: Tensor, target: Instances) -> tuple[Tensor, Tensor]:

@@ -18,9 +18,9 @@ from cvpods.checkpoint import (
     load_file,
     load_weights,
 )
+from cvpods.checkpoint.addresses import cache_dir, find_file
 from cvpods.checkpoint.caffe2 import rename_caffe2
 from cvpods.checkpoint.checkpointer import write_atomically
-from cvpods.checkpoint.files import cache_dir, find_file
 from cvpods.utils.errors import CheckpointError
 
 

@@ -499,7 +499,10 @@ def test_published_defaults():
     assert (own.FOCAL_LOSS_ALPHA, own.FOCAL_LOSS_GAMMA, own.PRIOR_PROB) == (0.25, 2.0, 0.01)
     assert (own.REG_WEIGHT, tuple(own.BBOX_REG_WEIGHTS)) == (2.0, (10, 10, 5, 5))
     model = from_config()
-    assert model.assigner.func is atss_assign and model.assigner.keywords == {"topk": 9}
+    assert model.assigner.func is atss_assign and model.assigner.keywords == {
+        "topk": 9,
+        "inside": 0.0,
+    }
     cells = [cell.tolist() for cell in model.anchor_generator.cell_anchors]
     assert cells == [[[-side / 2, -side / 2, side / 2, side / 2]] for side in SIDES]
 

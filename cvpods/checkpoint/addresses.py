@@ -1,0 +1,182 @@
+"""From what MODEL.WEIGHTS says to a file on this machine: paths, addresses, cache, mirrors."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import shutil
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+from urllib.parse import urlparse
+
+import torch
+from filelock import FileLock
+from loguru import logger
+
+from cvpods.checkpoint.catalog import Published, published
+from cvpods.utils.errors import CheckpointError
+
+# Seconds without an answer or without further bytes.
+TIMEOUT = 30.0
+
+
+def cache_dir() -> Path:
+    """Folder of downloaded weights: $CVPODS_CACHE, else torch's hub folder."""
+    named = os.environ.get("CVPODS_CACHE")
+    return Path(named).expanduser() if named else Path(torch.hub.get_dir()) / "cvpods"
+
+
+def find_file(address: str | Path) -> Path:
+    """The local file of a path or address; downloads addresses once.
+
+    Addresses: http(s)://host/file.pth, with #sha256=... to have it checked; the catalogue's
+    detectron2://, catalog:// and open-mmlab://; torchvision://resnet50?IMAGENET1K_V2; and
+    cvpods://NAME, a file of $CVPODS_WEIGHTS or a mirror (an experiment's name: its
+    model_final.pth). A file that $CVPODS_WEIGHTS holds is used before any download.
+
+    Raises:
+        CheckpointError: no such file, unknown address, failed download, or another hash.
+    """
+    text = str(address)
+    if text.startswith("cvpods://"):
+        return _of_project(text)
+    if "://" in text:
+        plain, _, fragment = text.partition("#")
+        known = published(plain)
+        return _fetch(plain, known, _asked_hash(text, fragment) or known.sha256)
+    local = Path(text).expanduser()
+    if local.is_file():
+        return local
+    if not local.is_absolute() and (found := in_weights_folder([text])):
+        return found
+    raise CheckpointError(f"Weights file {local} does not exist.")
+
+
+def file_sha256(path: Path) -> str:
+    """Hexadecimal SHA-256 of a file."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _asked_hash(address: str, fragment: str) -> str:
+    if not fragment:
+        return ""
+    match = re.fullmatch(r"sha256=([0-9a-f]{8,64})", fragment.lower())
+    if match is None:
+        raise CheckpointError(
+            f"MODEL.WEIGHTS {address}: write the hash as #sha256= and 8 to 64 hexadecimal digits."
+        )
+    return match[1]
+
+
+def _check_hash(path: Path, sha256: str, address: str) -> Path:
+    if sha256 and not file_sha256(path).startswith(sha256):
+        raise CheckpointError(
+            f"{path}, for {address}, has the SHA-256 {file_sha256(path)}, not {sha256}...: it is "
+            "damaged or another file. Remove it to have it downloaded again."
+        )
+    return path
+
+
+def in_weights_folder(names: list[str]) -> Path | None:
+    """The first of `names` that $CVPODS_WEIGHTS holds."""
+    folder = os.environ.get("CVPODS_WEIGHTS")
+    if not folder:
+        return None
+    paths = (Path(folder).expanduser() / name for name in names)
+    return next((path for path in paths if path.is_file()), None)
+
+
+def mirrors() -> list[str]:
+    """Base addresses of $CVPODS_MIRRORS, separated by commas; tried before the publisher's."""
+    listed = os.environ.get("CVPODS_MIRRORS", "").split(",")
+    return [mirror.strip().rstrip("/") for mirror in listed if mirror.strip()]
+
+
+def _of_project(address: str) -> Path:
+    name = address.removeprefix("cvpods://")
+    # "atss.res50.1x" has dots, but no ending of a file of weights.
+    if not re.search(r"\.(pth|pt|pkl|safetensors)$", name):
+        name = f"{name}/model_final.pth"
+    if ".." in PurePosixPath(name).parts or name.startswith("/"):
+        raise CheckpointError(f"MODEL.WEIGHTS {address}: names lie below $CVPODS_WEIGHTS.")
+    if found := in_weights_folder([name]):
+        return found
+    target = cache_dir() / "cvpods" / name
+    if target.is_file():
+        return target
+    urls = [f"{mirror}/{name}" for mirror in mirrors()]
+    if not urls:
+        raise CheckpointError(
+            f"MODEL.WEIGHTS {address}: there is no {name} in $CVPODS_WEIGHTS "
+            f"({os.environ.get('CVPODS_WEIGHTS', 'not set')}), and $CVPODS_MIRRORS names no server."
+        )
+    return _download(urls, target, "", f"MODEL.WEIGHTS {address}")
+
+
+def _fetch(address: str, known: Published, sha256: str) -> Path:
+    url = urlparse(known.url)
+    path = url.path.lstrip("/")
+    if not path:
+        raise CheckpointError(f"MODEL.WEIGHTS {address} names no file.")
+    names = [address.replace("://", "/"), f"{url.netloc}/{path}", path, Path(path).name]
+    if found := in_weights_folder(names):
+        return _check_hash(found, sha256, address)
+    target = cache_dir() / url.netloc / path
+    if target.is_file():
+        return _check_hash(target, sha256, address)
+    urls = [f"{mirror}/{path}" for mirror in mirrors()] + [known.url]
+    return _download(urls, target, sha256, f"MODEL.WEIGHTS {address}", known.equivalent)
+
+
+def _download(urls: list[str], target: Path, sha256: str, asked: str, equivalent: str = "") -> Path:
+    """Try `urls` in turn; processes that want the same file wait for the one that fetches it."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    failures = []
+    with FileLock(f"{target}.lock"):
+        if target.is_file():
+            return target
+        for url in urls:
+            try:
+                return _download_one(url, target, sha256)
+            except (urllib.error.URLError, OSError, ValueError, CheckpointError) as error:
+                failures.append(f"  {url}: {error}")
+    raise CheckpointError(
+        "\n".join([f"{asked} cannot be had:", *failures, *_ways(target, equivalent)])
+    )
+
+
+def _download_one(url: str, target: Path, sha256: str) -> Path:
+    partial = target.with_name(f"{target.name}.part")
+    try:
+        logger.info(f"Downloading {url}")
+        with urllib.request.urlopen(url, timeout=TIMEOUT) as answer, partial.open("wb") as file:
+            shutil.copyfileobj(answer, file, 1 << 20)
+            expected = answer.headers.get("Content-Length")
+        if expected is not None and partial.stat().st_size != int(expected):
+            raise CheckpointError(f"the connection ended after {partial.stat().st_size:,} bytes")
+        if sha256 and not (found := file_sha256(partial)).startswith(sha256):
+            raise CheckpointError(f"its SHA-256 is {found}, not {sha256}...")
+        return partial.replace(target)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _ways(target: Path, equivalent: str) -> Iterator[str]:
+    """What to do when a download fails."""
+    yield "Ways on:"
+    yield f"  put the file at {target},"
+    yield "  or under its name into a folder, and export CVPODS_WEIGHTS=folder;"
+    yield "  name a server that has it: export CVPODS_MIRRORS=https://server/folder;"
+    if equivalent:
+        yield (
+            f"  take torchvision's weights instead: pretrained('torchvision://{equivalent}') of "
+            "cvpods_ext.configs.fragments in config.py (other colours and strides: it sets them);"
+        )
+    yield '  or start from random weights: MODEL.WEIGHTS "".'

@@ -1,0 +1,187 @@
+"""Published backbones: where they are, and what input and network they expect of a config."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torchvision
+
+from cvpods.utils.errors import CheckpointError
+
+Expects = dict[str, Any]  # {dotted config key: value}
+
+# Caffe's networks read BGR; the standard deviation is part of their first convolution.
+_BGR = {
+    "INPUT.FORMAT": "BGR",
+    "MODEL.PIXEL_MEAN": [103.53, 116.28, 123.675],
+    "MODEL.PIXEL_STD": [1.0, 1.0, 1.0],
+}
+IMAGENET_RGB: Expects = {
+    "INPUT.FORMAT": "RGB",
+    "MODEL.PIXEL_MEAN": [123.675, 116.28, 103.53],
+    "MODEL.PIXEL_STD": [58.395, 57.12, 57.375],
+}
+
+
+def _network(depth: int, groups: int = 1, width: int = 64, stride_in_1x1: bool = False) -> Expects:
+    return {
+        "MODEL.RESNETS.DEPTH": depth,
+        "MODEL.RESNETS.NUM_GROUPS": groups,
+        "MODEL.RESNETS.WIDTH_PER_GROUP": width,
+        "MODEL.RESNETS.STRIDE_IN_1X1": stride_in_1x1,
+    }
+
+
+@dataclass(frozen=True)
+class Published:
+    """A file of weights.
+
+    Args:
+        url: where its publishers keep it.
+        expects: config keys that it was trained with, and their values.
+        sha256: the hash's first digits, "" where they are not known.
+        equivalent: torchvision's network of the same shape.
+    """
+
+    url: str
+    expects: Expects = field(default_factory=dict)
+    sha256: str = ""
+    equivalent: str = ""
+
+
+DETECTRON = "https://dl.fbaipublicfiles.com/detectron/"
+DETECTRON2 = "https://dl.fbaipublicfiles.com/detectron2/"
+MMLAB = "https://download.openmmlab.com/pretrain/third_party/"
+
+_R50_CAFFE = {**_BGR, **_network(50, stride_in_1x1=True)}
+_R101_CAFFE = {**_BGR, **_network(101, stride_in_1x1=True)}
+_X101_32X8D_D2 = {**_BGR, "MODEL.PIXEL_STD": [57.375, 57.12, 58.395], **_network(101, 32, 8)}
+
+
+def _mmlab(name: str, expects: Expects, equivalent: str) -> Published:
+    """OpenMMLab's file names end in eight digits of their hash."""
+    digits = name.rpartition("-")[2].partition(".")[0]
+    return Published(MMLAB + name, expects, digits, equivalent)
+
+
+# By the address that configs write.
+CATALOG: dict[str, Published] = {
+    "detectron2://ImageNetPretrained/MSRA/R-50.pkl": Published(
+        f"{DETECTRON2}ImageNetPretrained/MSRA/R-50.pkl", _R50_CAFFE, equivalent="resnet50"
+    ),
+    "detectron2://ImageNetPretrained/MSRA/R-101.pkl": Published(
+        f"{DETECTRON2}ImageNetPretrained/MSRA/R-101.pkl", _R101_CAFFE, equivalent="resnet101"
+    ),
+    "detectron2://ImageNetPretrained/FAIR/X-101-32x8d.pkl": Published(
+        f"{DETECTRON2}ImageNetPretrained/FAIR/X-101-32x8d.pkl",
+        _X101_32X8D_D2,
+        equivalent="resnext101_32x8d",
+    ),
+    "catalog://ImageNetPretrained/MSRA/R-50": Published(
+        f"{DETECTRON}ImageNetPretrained/MSRA/R-50.pkl", _R50_CAFFE, equivalent="resnet50"
+    ),
+    "catalog://ImageNetPretrained/MSRA/R-101": Published(
+        f"{DETECTRON}ImageNetPretrained/MSRA/R-101.pkl", _R101_CAFFE, equivalent="resnet101"
+    ),
+    # Detectron's own file: standard deviation 1, as in the code of FreeAnchor and ATSS.
+    "catalog://ImageNetPretrained/FAIR/20171220/X-101-32x8d": Published(
+        f"{DETECTRON}ImageNetPretrained/20171220/X-101-32x8d.pkl",
+        {**_BGR, **_network(101, 32, 8)},
+        equivalent="resnext101_32x8d",
+    ),
+    "catalog://ImageNetPretrained/FAIR/X-101-64x4d": Published(
+        f"{DETECTRON}ImageNetPretrained/FBResNeXt/X-101-64x4d.pkl",
+        {**_BGR, **_network(101, 64, 4)},
+        equivalent="resnext101_64x4d",
+    ),
+    "open-mmlab://resnext101_32x4d": _mmlab(
+        "resnext101_32x4d-a5af3160.pth", {**IMAGENET_RGB, **_network(101, 32, 4)}, ""
+    ),
+    "open-mmlab://resnext101_64x4d": _mmlab(
+        "resnext101_64x4d-ee2c6f71.pth",
+        {**IMAGENET_RGB, **_network(101, 64, 4)},
+        "resnext101_64x4d",
+    ),
+    "open-mmlab://detectron/resnet50_caffe": _mmlab(
+        "resnet50_caffe-788b5fa3.pth", _R50_CAFFE, "resnet50"
+    ),
+    "open-mmlab://detectron/resnet101_caffe": _mmlab(
+        "resnet101_caffe-3ad79236.pth", _R101_CAFFE, "resnet101"
+    ),
+    "open-mmlab://detectron2/resnet50_caffe": _mmlab(
+        "resnet50_msra-5891d200.pth", _R50_CAFFE, "resnet50"
+    ),
+    "open-mmlab://detectron2/resnet101_caffe": _mmlab(
+        "resnet101_msra-6cc46731.pth", _R101_CAFFE, "resnet101"
+    ),
+    "open-mmlab://detectron2/resnext101_32x8d": _mmlab(
+        "resnext101_32x8d-1516f1aa.pth", _X101_32X8D_D2, "resnext101_32x8d"
+    ),
+}
+_BY_URL = {published.url: published for published in CATALOG.values()}
+
+# ResNets of torchvision and timm that this project's ResNet can be.
+RESNETS = {
+    "resnet18": _network(18),
+    "resnet34": _network(34),
+    "resnet50": _network(50),
+    "resnet101": _network(101),
+    "resnet152": _network(152),
+    "resnext50_32x4d": _network(50, 32, 4),
+    "resnext101_32x8d": _network(101, 32, 8),
+    "resnext101_64x4d": _network(101, 64, 4),
+    "wide_resnet50_2": _network(50, 1, 128),
+    "wide_resnet101_2": _network(101, 1, 128),
+}
+
+
+def published(address: str) -> Published:
+    """What is known of an address; of one that is not in the catalogue, its URL alone.
+
+    Raises:
+        CheckpointError: an address of a kind that has names, and not this one.
+    """
+    if address in CATALOG:
+        return CATALOG[address]
+    if address in _BY_URL:
+        return _BY_URL[address]
+    scheme, _, rest = address.partition("://")
+    if scheme in ("http", "https"):
+        return Published(address)
+    if scheme == "detectron2":
+        return Published(DETECTRON2 + rest)
+    if scheme == "torchvision":
+        return _torchvision(rest)
+    known = [name for name in CATALOG if name.startswith(f"{scheme}://")]
+    if known:
+        raise CheckpointError(
+            f"MODEL.WEIGHTS {address} is not in the catalogue, which has {', '.join(known)}."
+        )
+    raise CheckpointError(
+        f"MODEL.WEIGHTS {address}: unknown kind of address {scheme}://. Use a path, http(s)://, "
+        "detectron2://, catalog://, open-mmlab://, torchvision://, timm:// or cvpods://."
+    )
+
+
+def _torchvision(rest: str) -> Published:
+    """torchvision's address: resnet50, or resnet50?IMAGENET1K_V2; the first weights by default."""
+    name, _, version = rest.partition("?")
+    try:
+        versions = torchvision.models.get_model_weights(name)
+    except ValueError as error:
+        known = torchvision.models.list_models(torchvision.models)
+        known = [m for m in known if "res" in m or "mobile" in m]
+        raise CheckpointError(
+            f"MODEL.WEIGHTS torchvision://{rest}: torchvision has no network of that name; it has "
+            f"{', '.join(known)} and others."
+        ) from error
+    names = [member.name for member in versions]
+    if (version or names[0]) not in names:
+        raise CheckpointError(
+            f"MODEL.WEIGHTS torchvision://{rest}: {name} has the weights {', '.join(names)}: "
+            f"torchvision://{name}?{names[0]}"
+        )
+    url = versions[version or names[0]].url
+    digits = url.rpartition("-")[2].partition(".")[0]
+    return Published(url, {**IMAGENET_RGB, **RESNETS.get(name, {})}, digits, "")

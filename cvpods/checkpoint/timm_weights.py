@@ -1,0 +1,44 @@
+"""timm://NAME: weights of a backbone of timm (optional: pip install cvpods-ext[timm])."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from cvpods.checkpoint.addresses import in_weights_folder
+from cvpods.checkpoint.catalog import RESNETS
+from cvpods.utils.errors import CheckpointError
+from cvpods.utils.timm import import_timm
+
+
+def load_timm(address: str) -> dict[str, Any]:
+    """Weights of timm://NAME under timm's names, without its classifier, and what they expect.
+
+    The file is $CVPODS_WEIGHTS/timm/NAME.safetensors (or .pth) where that is, else timm downloads
+    it. timm reads both without running code from them.
+
+    Raises:
+        CheckpointError: no such network, or its weights cannot be had.
+    """
+    timm = import_timm()
+    name = address.removeprefix("timm://")
+    settings = timm.get_pretrained_cfg(name) if timm.is_model(name.partition(".")[0]) else None
+    if settings is None:
+        near = timm.list_pretrained(f"{name[:6]}*")[:8]
+        raise CheckpointError(f"MODEL.WEIGHTS {address}: timm has no such weights; near: {near}.")
+    local = in_weights_folder([f"timm/{name}.safetensors", f"timm/{name}.pth"])
+    overlay = {"file": str(local)} if local else None
+    try:
+        model = timm.create_model(
+            name, pretrained=True, features_only=True, pretrained_cfg_overlay=overlay
+        )
+    except Exception as error:  # of the file, of the hub, of the network
+        folder = Path("$CVPODS_WEIGHTS") / "timm" / f"{name}.safetensors"
+        raise CheckpointError(
+            f"MODEL.WEIGHTS {address}: timm cannot load it ({str(error).strip().splitlines()[0]}). "
+            f"Put the file at {folder}, or take torchvision:// weights."
+        ) from error
+    mean, std = ([255 * value for value in values] for values in (settings.mean, settings.std))
+    input_keys = {"INPUT.FORMAT": "RGB", "MODEL.PIXEL_MEAN": mean, "MODEL.PIXEL_STD": std}
+    expects = {**input_keys, **RESNETS.get(settings.architecture or "", {})}
+    return {"model": dict(model.state_dict()), "expects": expects}

@@ -1,0 +1,110 @@
+"""Any feature backbone of the timm package (optional: pip install cvpods-ext[timm])."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from cvpods.layers import ShapeSpec
+from cvpods.modeling.backbone.backbone import Backbone
+from cvpods.utils.errors import ConfigError
+from cvpods.utils.timm import import_timm
+
+# Stage -> stride, as of a ResNet.
+STRIDES = {"stem": 2, "res2": 4, "res3": 8, "res4": 16, "res5": 32}
+
+
+class TimmBackbone(Backbone):
+    """A network of timm by its stages; state-dict keys are timm's, below "body.".
+
+    Args:
+        name: of the network, without the tag of its weights: "resnet50", "convnext_tiny".
+        out_features: names among stem (stride 2), res2 (4), res3 (8), res4 (16), res5 (32).
+        norm: "FrozenBN" keeps the batch norms as the weights have them, "BN" trains them.
+        freeze_at: stop gradients in the stem (>= 1) and in res2 .. resN (>= N).
+        arguments: further ones of timm.create_model.
+
+    Raises:
+        ConfigError: no such network, or it has no map of a stride, or cannot be frozen in part.
+    """
+
+    def __init__(
+        self,
+        *,
+        name: str,
+        out_features: Sequence[str],
+        norm: str = "FrozenBN",
+        freeze_at: int = 0,
+        arguments: Mapping[str, Any] | None = None,
+    ) -> None:
+        super().__init__()
+        if norm not in ("BN", "FrozenBN"):
+            raise ConfigError(f"A timm backbone has norm 'BN' or 'FrozenBN', not {norm!r}.")
+        timm = import_timm()
+        if not timm.is_model(name):
+            near = timm.list_models(f"{name[:6]}*")[:8]
+            raise ConfigError(f"MODEL.TIMM.NAME {name!r}: timm has no such network; near: {near}.")
+        try:
+            self.body = timm.create_model(name, features_only=True, **(arguments or {}))
+        except (RuntimeError, TypeError, AttributeError, AssertionError) as error:
+            raise ConfigError(f"MODEL.TIMM: {name} gives no feature maps ({error}).") from error
+        strides = self.body.feature_info.reduction()
+        unknown = set(out_features) - {s for s, n in STRIDES.items() if strides.count(n) == 1}
+        if unknown or not out_features:
+            raise ConfigError(
+                f"{name} has maps of the strides {strides}; OUT_FEATURES {list(out_features)} are "
+                f"of {[STRIDES.get(feature, feature) for feature in out_features]}."
+            )
+        self._index = {feature: strides.index(STRIDES[feature]) for feature in out_features}
+        channels = self.body.feature_info.channels()
+        self._out_features = list(out_features)
+        self._out_feature_strides = {feature: STRIDES[feature] for feature in out_features}
+        self._out_feature_channels = {f: channels[index] for f, index in self._index.items()}
+        self._channels_last = str(getattr(self.body, "output_fmt", "")).endswith("NHWC")
+        self._fixed = self._freeze(name, freeze_at)
+        if norm == "FrozenBN":
+            self._fixed += [m for m in self.body.modules() if isinstance(m, _BatchNorm)]
+        for module in self._fixed:
+            module.requires_grad_(False)
+
+    def _freeze(self, name: str, freeze_at: int) -> list[nn.Module]:
+        """The network's parts up to the map of stride 2 (1) or of res`freeze_at`."""
+        if freeze_at < 1:
+            return []
+        last = self.body.feature_info.module_name()
+        stage = {STRIDES["stem" if freeze_at == 1 else f"res{freeze_at}"]}
+        ends = [
+            m for m, r in zip(last, self.body.feature_info.reduction(), strict=True) if r in stage
+        ]
+        children = dict(self.body.named_children())
+        if not ends or ends[-1].replace(".", "_") not in children:
+            raise ConfigError(f"{name} has no part to freeze: set MODEL.BACKBONE.FREEZE_AT 0.")
+        names = list(children)
+        return [children[child] for child in names[: names.index(ends[-1].replace(".", "_")) + 1]]
+
+    def train(self, mode: bool = True) -> TimmBackbone:
+        super().train(mode)
+        for module in self._fixed:
+            module.eval()
+        return self
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        """(N, 3, H, W) -> {name: (N, channels, H / stride, W / stride)}."""
+        maps = self.body(x)
+        if self._channels_last:
+            maps = [feature.permute(0, 3, 1, 2).contiguous() for feature in maps]
+        return {feature: maps[index] for feature, index in self._index.items()}
+
+
+def build_timm_backbone(cfg: Any, input_shape: ShapeSpec) -> TimmBackbone:
+    """Build MODEL.TIMM with OUT_FEATURES, NORM and FREEZE_AT of the config."""
+    return TimmBackbone(
+        name=cfg.MODEL.TIMM.NAME,
+        arguments=dict(cfg.MODEL.TIMM.ARGUMENTS),
+        out_features=cfg.MODEL.RESNETS.OUT_FEATURES,
+        norm=cfg.MODEL.RESNETS.NORM,
+        freeze_at=cfg.MODEL.BACKBONE.FREEZE_AT,
+    )

@@ -1,0 +1,243 @@
+"""How other frameworks name the tensors of the same networks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import partial
+
+from cvpods_ext.convert.rename import Rename, numbered, resnet
+
+# Convolutions of a tower, at most.
+MAX_CONVS = 8
+LEVELS = (3, 4, 5)
+OURS = "backbone.bottom_up."
+
+
+@dataclass(frozen=True)
+class Layout:
+    """A framework's names.
+
+    Args:
+        name: as `pods_convert --from` has it.
+        title: of the framework.
+        signs: beginnings of names that no other layout has.
+        rules: (method, norm) -> table of names; norm: the towers have norms.
+        method: names -> method; its head's names tell.
+        dropped: beginnings of names that hold nothing learned.
+        ratio_major: anchors of a location go by ratio, then size; ours by size, then ratio.
+    """
+
+    name: str
+    title: str
+    signs: tuple[str, ...]
+    rules: Callable[[str, bool], list[Rename]]
+    method: Callable[[Iterable[str]], str]
+    dropped: tuple[str, ...] = ()
+    ratio_major: bool = False
+
+
+def _towers(theirs: Callable[[str, int], tuple[str, str]], norm: bool) -> list[Rename]:
+    """Both towers: theirs(tower, i) are their names of the i-th convolution and norm."""
+    step = 3 if norm else 2  # convolution, (norm,) relu
+    table = []
+    for tower in ("cls", "bbox"):
+        for i in range(MAX_CONVS):
+            conv, its_norm = theirs(tower, i)
+            table.append(Rename(f"head.{tower}_subnet.{step * i}.*", f"{conv}.*"))
+            if norm:
+                table.append(Rename(f"head.{tower}_subnet.{step * i + 1}.*", f"{its_norm}.*"))
+    return table
+
+
+def _fpn(lateral: list[str], output: list[str], p6: str, p7: str) -> list[Rename]:
+    ours = [f"backbone.fpn_{part}{k}" for part in ("lateral", "output") for k in LEVELS]
+    ours += ["backbone.top_block.p6", "backbone.top_block.p7"]
+    return numbered(ours, [*lateral, *output, p6, p7])
+
+
+# -- mmdetection 3 ---------------------------------------------------------------------------------
+
+_MMDET_PREDICTORS = {
+    "retinanet": ("retina_cls", "retina_reg", None),
+    "free_anchor": ("retina_cls", "retina_reg", None),
+    "fcos": ("conv_cls", "conv_reg", "conv_centerness"),
+    "atss": ("atss_cls", "atss_reg", "atss_centerness"),
+    "auto_assign": ("conv_cls", "conv_reg", "conv_centerness"),
+}
+
+
+def _mmdet_tower(tower: str, i: int) -> tuple[str, str]:
+    side = "cls" if tower == "cls" else "reg"
+    return f"bbox_head.{side}_convs.{i}.conv", f"bbox_head.{side}_convs.{i}.gn"
+
+
+def _mmdet_rules(method: str, norm: bool) -> list[Rename]:
+    table = resnet(OURS, "backbone.") + _towers(_mmdet_tower, norm)
+    neck = [f"neck.lateral_convs.{i}.conv" for i in range(3)]
+    outputs = [f"neck.fpn_convs.{i}.conv" for i in range(5)]
+    table += _fpn(neck, outputs[:3], *outputs[3:])
+    cls, box, quality = _MMDET_PREDICTORS[method]
+    predictors = [f"bbox_head.{cls}", f"bbox_head.{box}"]
+    table += numbered(["head.cls_score", "head.bbox_pred"], predictors)
+    if quality:
+        ours = "obj_score" if method == "auto_assign" else "centerness"
+        table.append(Rename(f"head.{ours}.*", f"bbox_head.{quality}.*"))
+        table.append(Rename("head.scales.#.scale", "bbox_head.scales.#.scale"))
+    if method == "auto_assign":
+        table.append(Rename("mu", "bbox_head.center_prior.mean"))
+        table.append(Rename("sigma", "bbox_head.center_prior.sigma"))
+    return table
+
+
+def _mmdet_method(names: Iterable[str]) -> str:
+    names = set(names)
+    if "bbox_head.center_prior.mean" in names:
+        return "auto_assign"
+    if "bbox_head.atss_cls.weight" in names:
+        return "atss"
+    return "fcos" if "bbox_head.conv_centerness.weight" in names else "retinanet"
+
+
+MMDET = Layout(
+    "mmdet",
+    "mmdetection",
+    ("bbox_head.", "neck.lateral_convs."),
+    _mmdet_rules,
+    _mmdet_method,
+    dropped=("backbone.fc.", "data_preprocessor."),
+    ratio_major=True,
+)
+
+
+# -- maskrcnn-benchmark: the code of FreeAnchor's, ATSS' and FCOS' authors -------------------------
+
+
+def _mrcnn_rules(method: str, norm: bool) -> list[Rename]:
+    def tower(name: str, i: int) -> tuple[str, str]:
+        step = 3 if norm else 2
+        return f"rpn.head.{name}_tower.{step * i}", f"rpn.head.{name}_tower.{step * i + 1}"
+
+    body = "backbone.body."
+    deformable = [
+        Rename(f"{OURS}res{s}.#.conv2.weight", f"{body}layer{s - 1}.#.conv2.conv.weight")
+        for s in range(2, 6)
+    ]
+    table = resnet(OURS, body, stem="stem.", offset="conv2.offset") + deformable
+    fpn = "backbone.fpn."
+    inner, layer = ([f"{fpn}fpn_{kind}{i}" for i in (2, 3, 4)] for kind in ("inner", "layer"))
+    table += _fpn(inner, layer, f"{fpn}top_blocks.p6", f"{fpn}top_blocks.p7")
+    table += _towers(tower, norm)
+    ours = ["head.cls_score", "head.bbox_pred", "head.centerness"]
+    table += numbered(ours, ["rpn.head.cls_logits", "rpn.head.bbox_pred", "rpn.head.centerness"])
+    table.append(Rename("head.scales.#.scale", "rpn.head.scales.#.scale"))
+    return table
+
+
+def _by_quality(name: str, names: Iterable[str]) -> str:
+    """FCOS and ATSS have a third predictor, `name`."""
+    return "fcos" if name in set(names) else "retinanet"
+
+
+MASKRCNN_BENCHMARK = Layout(
+    "maskrcnn_benchmark",
+    "maskrcnn-benchmark",
+    ("rpn.head.cls_tower.", "backbone.body.stem.", "backbone.fpn.fpn_inner"),
+    _mrcnn_rules,
+    partial(_by_quality, "rpn.head.centerness.weight"),
+    dropped=("rpn.anchor_generator.",),
+    ratio_major=True,
+)
+
+
+# -- detectron2 ------------------------------------------------------------------------------------
+
+
+def _same(method: str, norm: bool) -> list[Rename]:
+    """Names that cvpods took over from detectron2."""
+    table = [Rename(f"{name}.*", f"{name}.*") for name in ("backbone", "head.scales")]
+    table += _towers(lambda tower, i: _own_tower(tower, i, norm), norm)
+    parts = ["head.cls_score", "head.bbox_pred"]
+    return table + numbered(parts, parts)
+
+
+def _own_tower(tower: str, i: int, norm: bool) -> tuple[str, str]:
+    step = 3 if norm else 2
+    return f"head.{tower}_subnet.{step * i}", f"head.{tower}_subnet.{step * i + 1}"
+
+
+def _detectron2_rules(method: str, norm: bool) -> list[Rename]:
+    return [*_same(method, norm), Rename("head.centerness.*", "head.ctrness.*")]
+
+
+DETECTRON2 = Layout(
+    "detectron2",
+    "detectron2",
+    ("pixel_mean", "head.ctrness."),
+    _detectron2_rules,
+    partial(_by_quality, "head.ctrness.weight"),
+    dropped=("pixel_mean", "pixel_std", "anchor_generator."),
+)
+
+
+# -- torchvision's detectors -----------------------------------------------------------------------
+
+
+def _torchvision_rules(method: str, norm: bool) -> list[Rename]:
+    sides = {"cls": "head.classification_head", "bbox": "head.regression_head"}
+
+    def tower(name: str, i: int) -> tuple[str, str]:
+        if method == "fcos":
+            return f"{sides[name]}.conv.{3 * i}", f"{sides[name]}.conv.{3 * i + 1}"
+        return f"{sides[name]}.conv.{i}.0", f"{sides[name]}.conv.{i}.1"
+
+    fpn = "backbone.fpn."
+    inner, layer = ([f"{fpn}{kind}_blocks.{i}.0" for i in range(3)] for kind in ("inner", "layer"))
+    table = resnet(OURS, "backbone.body.")
+    table += _fpn(inner, layer, f"{fpn}extra_blocks.p6", f"{fpn}extra_blocks.p7")
+    table += _towers(tower, norm)
+    ours = ["head.cls_score", "head.bbox_pred", "head.centerness"]
+    theirs = [f"{sides['cls']}.cls_logits"]
+    theirs += [f"{sides['bbox']}.bbox_reg", f"{sides['bbox']}.bbox_ctrness"]
+    return table + numbered(ours, theirs)
+
+
+TORCHVISION = Layout(
+    "torchvision",
+    "torchvision",
+    ("head.classification_head.", "backbone.fpn.inner_blocks."),
+    _torchvision_rules,
+    partial(_by_quality, "head.regression_head.bbox_ctrness.weight"),
+    ratio_major=True,
+)
+
+# -- this project, and cvpods ----------------------------------------------------------------------
+
+
+def _own_rules(method: str, norm: bool) -> list[Rename]:
+    return [Rename("*", "*")]
+
+
+def own_method(names: Iterable[str]) -> str:
+    """By the predictors; FeatureAlign's differs from AutoAssign's in the shape of mu alone."""
+    names = set(names)
+    if "head.obj_score.weight" in names:
+        return "auto_assign"
+    return "fcos" if "head.centerness.weight" in names else "retinanet"
+
+
+CVPODS = Layout("cvpods", "cvpods", ("backbone.bottom_up.",), _own_rules, own_method)
+
+# In this order: detectron2's names are cvpods' but for a few.
+LAYOUTS = {
+    layout.name: layout for layout in (MMDET, MASKRCNN_BENCHMARK, TORCHVISION, DETECTRON2, CVPODS)
+}
+
+
+def recognise(names: Iterable[str]) -> Layout | None:
+    """The layout of a file by its names; None for a backbone alone or something else."""
+    names = list(names)
+    for layout in LAYOUTS.values():
+        if any(name.startswith(layout.signs) for name in names):
+            return layout
+    return None

@@ -1,0 +1,114 @@
+"""Which network a file of weights is of: read off the names and shapes of its tensors."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from cvpods_ext.configs import ATSSConfig, AutoAssignConfig, FreeAnchorConfig
+from cvpods_ext.convert.layouts import own_method
+from cvpods_ext.modeling import ATSS, AutoAssign, FreeAnchor, build_resnet_fpn_p3_p7
+
+# Blocks of res2 ... res5 -> depth; of bottlenecks, and of ResNet-18's and -34's blocks.
+_DEPTHS = {(3, 4, 6, 3): 50, (3, 4, 23, 3): 101, (3, 8, 36, 3): 152}
+_BASIC_DEPTHS = {(2, 2, 2, 2): 18, (3, 4, 6, 3): 34}
+# A network with the same tensors: (config class, detector, group of MODEL).
+_LIKE = {
+    "retinanet": (FreeAnchorConfig, FreeAnchor, "FREE_ANCHOR"),
+    "fcos": (ATSSConfig, ATSS, "ATSS"),
+    "auto_assign": (AutoAssignConfig, AutoAssign, "AUTO_ASSIGN"),
+}
+BACKBONE = "backbone.bottom_up."
+
+
+def expected_shapes(weights: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]] | None:
+    """{name: shape} of every tensor of the detector that `weights` (our names) belong to.
+
+    None for what is not a ResNet pyramid with the head of RetinaNet, FCOS or AutoAssign.
+    """
+    if any(value.dim() == 3 for name, value in weights.items() if name == "mu"):
+        return None  # FeatureAlign, which has many variants
+    try:
+        method = own_method(weights)
+        config_class, detector, group = _LIKE[method]
+        config = config_class()
+        config.override({**_backbone_keys(weights), **_head_keys(weights, group)})
+        with torch.device("meta"):
+            model: nn.Module = detector.from_config(config, build_resnet_fpn_p3_p7(config))
+    except (KeyError, IndexError, ValueError, ZeroDivisionError):
+        return None
+    return {name: tuple(value.shape) for name, value in model.state_dict().items()}
+
+
+def _backbone_keys(weights: Mapping[str, Tensor]) -> dict[str, Any]:
+    blocks = [_count(weights, rf"{BACKBONE}res{k}\.(\d+)\.conv1\.weight") for k in range(2, 6)]
+    stages = [f"res{k}" for k, number in zip(range(2, 6), blocks, strict=True) if number]
+    middle = weights[f"{BACKBONE}res2.0.conv2.weight"]
+    bottleneck = f"{BACKBONE}res2.0.conv3.weight" in weights
+    groups = middle.shape[0] // middle.shape[1]
+    laterals = [f"res{k}" for k in range(2, 6) if f"backbone.fpn_lateral{k}.weight" in weights]
+    channels, top = weights[f"backbone.fpn_lateral{laterals[-1][3:]}.weight"].shape[:2]
+    from_pyramid = weights["backbone.top_block.p6.weight"].shape[1] == channels
+    learned = f"{BACKBONE}stem.conv1.norm.num_batches_tracked" in weights
+    deform = [
+        any(re.match(rf"{BACKBONE}res{k}\.\d+\.conv2_offset", name) for name in weights)
+        for k in range(2, 6)
+    ]
+    keys = {
+        "DEPTH": _depth(blocks, bottleneck),
+        "RES2_OUT_CHANNELS": 256 if bottleneck else 64,
+        "NUM_GROUPS": groups,
+        "WIDTH_PER_GROUP": middle.shape[0] // groups,
+        "NORM": "EvalBN" if learned else "FrozenBN",
+        "OUT_FEATURES": [stage for stage in stages if stage in laterals],
+        "DEFORM_ON_PER_STAGE": deform,
+        "DEFORM_MODULATED": True,
+    }
+    top_level = f"p{laterals[-1][3:]}"
+    return {
+        **{f"MODEL.RESNETS.{key}": value for key, value in keys.items()},
+        "MODEL.FPN.IN_FEATURES": laterals,
+        "MODEL.FPN.OUT_CHANNELS": channels,
+        "MODEL.FPN.BLOCK_IN_FEATURES": top_level if from_pyramid else laterals[-1],
+        "MODEL.BACKBONE.FREEZE_AT": 0,
+    }
+
+
+def _head_keys(weights: Mapping[str, Tensor], group: str) -> dict[str, Any]:
+    boxes = weights["head.bbox_pred.weight"]
+    anchors = boxes.shape[0] // 4
+    convs = [
+        name
+        for name, value in weights.items()
+        if re.fullmatch(r"head\.cls_subnet\.\d+\.(conv\.)?weight", name) and value.dim() == 4
+    ]
+    laterals = [k for k in range(2, 6) if f"backbone.fpn_lateral{k}.weight" in weights]
+    keys: dict[str, Any] = {
+        "NUM_CLASSES": weights["head.cls_score.weight"].shape[0] // anchors,
+        "NUM_CONVS": len(convs),
+        "IN_FEATURES": [f"p{laterals[0] + level}" for level in range(len(laterals) + 2)],
+    }
+    if group == "ATSS":
+        keys["USE_DCN_IN_TOWER"] = any(".conv.weight" in name for name in convs)
+    result = {f"MODEL.{group}.{key}": value for key, value in keys.items()}
+    if group == "FREE_ANCHOR":
+        result[f"MODEL.{group}.NORM"] = "GN" if "head.cls_subnet.1.weight" in weights else ""
+        result["MODEL.ANCHOR_GENERATOR.SIZES"] = [[32.0] * anchors]
+        result["MODEL.ANCHOR_GENERATOR.ASPECT_RATIOS"] = [[1.0]]
+    return result
+
+
+def _depth(blocks: list[int], bottleneck: bool) -> int:
+    """The depth whose stages, as far as there are any, have so many blocks."""
+    known = _DEPTHS if bottleneck else _BASIC_DEPTHS
+    present = [number for number in blocks if number]
+    return next(d for b, d in known.items() if list(b[: len(present)]) == present)
+
+
+def _count(weights: Mapping[str, Tensor], pattern: str) -> int:
+    matches = (re.fullmatch(pattern, name) for name in weights)
+    return len({match[1] for match in matches if match})

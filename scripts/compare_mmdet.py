@@ -1,0 +1,271 @@
+"""Hold this project's detectors against mmdetection's: same weights, same pixels, same numbers.
+
+    pip install "setuptools<80" wheel "mmdet==3.3.0" "mmengine==0.10.7" opencv-python-headless
+    MMCV_WITH_OPS=1 pip install --no-build-isolation "mmcv==2.1.0"     # compiles its CPU operators
+    python scripts/compare_mmdet.py [--record tests/expect/mmdet]
+
+mmcv 2.1.0 asks its compiler for C++17; of PyTorch from 2.9 on, whose headers need C++20, its
+setup.py must say -std=c++20 (unpack the sdist, change it, pip install the folder).
+
+For FreeAnchor, ATSS, AutoAssign, RetinaNet and FCOS: mmdetection's own config with random weights;
+these, converted, in playground/<method>.res50.1x.mmdet; then head outputs, losses and detections of
+both. `--record` writes what mmdetection computed, for tests/cvpods_ext/convert/test_mmdet.py.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+import math
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from cvpods.checkpoint import load_weights
+from cvpods.structures import Boxes, Instances
+from cvpods.tools.common import open_experiment
+from cvpods_ext.convert import convert
+
+ROOT = Path(__file__).resolve().parents[1]
+TOLERANCE = 1e-4
+# method -> (experiment, mmdetection's config)
+METHODS = {
+    "free_anchor": ("free_anchor.res50.1x.mmdet", "free_anchor/freeanchor_r50_fpn_1x_coco.py"),
+    "atss": ("atss.res50.1x.mmdet", "atss/atss_r50_fpn_1x_coco.py"),
+    "auto_assign": (
+        "auto_assign.res50.1x.mmdet",
+        "autoassign/autoassign_r50-caffe_fpn_1x_coco.py",
+    ),
+    "retinanet": ("retinanet.res50.1x.mmdet", "retinanet/retinanet_r50_fpn_1x_coco.py"),
+    "fcos": ("fcos.res50.1x.mmdet", "fcos/fcos_r50-caffe_fpn_gn-head_1x_coco.py"),
+}
+# mmdetection's names of the losses that differ from ours.
+LOSSES = {
+    "loss_bbox": "loss_box_reg",
+    "positive_bag_loss": "loss_pos",
+    "negative_bag_loss": "loss_neg",
+    "loss_center": "loss_norm",
+}
+# Pixels: two images of HEIGHT x WIDTH, resized from half as much again.
+HEIGHT, WIDTH = 128, 160
+ORIGINAL = (192, 240)
+BOXES = [
+    [[10.3, 12.1, 70.8, 60.2], [60.5, 30.7, 150.2, 120.9], [20.1, 70.3, 52.6, 101.4]],
+    [[5.2, 8.4, 100.7, 110.3], [90.1, 20.6, 131.3, 52.2]],
+]
+CLASSES = [[3, 17, 3], [79, 0]]
+
+
+def random_weights(shapes: dict[str, Any], seed: int = 0) -> dict[str, Tensor]:
+    """Weights under which activations neither vanish nor explode, and some scores are high.
+
+    numpy's RandomState, whose numbers never change, so that records stay valid.
+    """
+    random = np.random.RandomState(seed)
+    weights = {}
+    for name, shape in shapes.items():
+        value = random.standard_normal(shape)
+        if name.endswith("num_batches_tracked"):
+            value = np.zeros(shape)
+        elif name.endswith("running_var"):
+            value = 1 + 0.5 * np.tanh(value)
+        elif name.endswith(("scale", "sigma")):
+            value = 1 + 0.2 * np.tanh(value)
+        elif name.endswith("mean") or (name.endswith("bias") and not _is_predictor(name)):
+            value = 0.1 * value
+        elif name.endswith("bias"):
+            value = 0.3 * value + (-2.0 if "cls" in name else 2.0 if "conv_reg" in name else 0.0)
+        elif len(shape) == 1:  # factors of norms; small ones end the residual branches
+            value = (0.3 if "bn3" in name else 0.8) + 0.1 * value
+        else:
+            gain = 0.15 if _is_predictor(name) else 1.0
+            value = value * gain * math.sqrt(2 / np.prod(shape[1:]))
+        dtype = torch.int64 if name.endswith("num_batches_tracked") else torch.float32
+        weights[name] = torch.as_tensor(value, dtype=dtype)
+    return weights
+
+
+def _is_predictor(name: str) -> bool:
+    return name.rpartition(".")[0].endswith(("_cls", "_reg", "_centerness"))
+
+
+def images() -> Tensor:
+    """(2, 3, HEIGHT, WIDTH) uint8, BGR: smooth blobs."""
+    random = np.random.RandomState(1)
+    coarse = torch.as_tensor(random.uniform(0, 255, (2, 3, 8, 10)), dtype=torch.float32)
+    fine = torch.nn.functional.interpolate(coarse, (HEIGHT, WIDTH), mode="bicubic")
+    return fine.clamp(0, 255).round().to(torch.uint8)
+
+
+# -- this project ----------------------------------------------------------------------------------
+
+
+def run_ours(method: str, weights: dict[str, Tensor]) -> dict[str, Any]:
+    """Maps of the head, losses and detections of the experiment, from mmdetection's weights."""
+    config, build_model = open_experiment(ROOT / "playground" / METHODS[method][0], device="cpu")
+    model = build_model(config)
+    converted = convert(weights, "mmdet")
+    if not converted.complete:
+        raise SystemExit(converted.describe())
+    load_weights(model, converted.weights, strict=True)
+    pixels = images()
+    if config.INPUT.FORMAT == "RGB":
+        pixels = pixels.flip(1)
+    inputs = []
+    for image, boxes, classes in zip(pixels, BOXES, CLASSES, strict=True):
+        truth = Instances((HEIGHT, WIDTH), gt_boxes=Boxes(boxes), gt_classes=torch.tensor(classes))
+        size = {"height": ORIGINAL[0], "width": ORIGINAL[1]}
+        inputs.append({"image": image, "instances": truth, **size})
+    losses = {name: loss.item() for name, loss in model.train()(inputs).items()}
+    model.eval()
+    with torch.no_grad():
+        levels = model.features(model.preprocess_image(inputs))
+        maps = model.head([levels[name] for name in model.in_features])
+        found = [output["instances"] for output in model(inputs)]
+    maps["box_deltas"] = _box_maps(method, model, maps["box_deltas"])
+    detections = [
+        (one.pred_boxes.tensor, one.scores, one.pred_classes) for one in map(_best_first, found)
+    ]
+    quality = next((m for name, m in maps.items() if name in ("centerness", "obj_score")), [])
+    every = [*maps["cls_logits"], *maps["box_deltas"], *quality]
+    return {"maps": every, "losses": losses, "detections": detections}
+
+
+def _best_first(found: Instances) -> Instances:
+    return found[found.scores.argsort(descending=True, stable=True)]
+
+
+def _box_maps(method: str, model: Any, maps: list[Tensor]) -> list[Tensor]:
+    """What mmdetection's head returns: distances to the sides for FCOS and AutoAssign."""
+    if method == "fcos":
+        return [model.distances(box, 1) for box in maps]
+    if method == "auto_assign":
+        strides = model.point_generator.strides
+        return [model.distances(box, stride) for box, stride in zip(maps, strides, strict=True)]
+    return maps
+
+
+# -- mmdetection -----------------------------------------------------------------------------------
+
+
+def build_theirs(method: str) -> Any:
+    mmdet = importlib.import_module("mmdet")
+    mmengine = importlib.import_module("mmengine")
+    importlib.import_module("mmdet.utils").register_all_modules()
+    path = Path(mmdet.__file__).parent / ".mim" / "configs" / METHODS[method][1]
+    config = mmengine.Config.fromfile(path)
+    config.model.backbone.init_cfg = None
+    return importlib.import_module("mmdet.registry").MODELS.build(config.model)
+
+
+def run_theirs(model: Any, weights: dict[str, Tensor]) -> dict[str, Any]:
+    """The same of mmdetection's model."""
+    structures = importlib.import_module("mmdet.structures")
+    data = importlib.import_module("mmengine.structures").InstanceData
+    model.load_state_dict(weights)
+    samples = []
+    for boxes, classes in zip(BOXES, CLASSES, strict=True):
+        sample = structures.DetDataSample()
+        scale = (WIDTH / ORIGINAL[1], HEIGHT / ORIGINAL[0])
+        size = {"img_shape": (HEIGHT, WIDTH), "ori_shape": ORIGINAL, "scale_factor": scale}
+        sample.set_metainfo({**size, "pad_shape": (HEIGHT, WIDTH)})
+        truth = data(bboxes=torch.tensor(boxes), labels=torch.tensor(classes))
+        sample.gt_instances, sample.ignored_instances = truth, data(bboxes=torch.zeros(0, 4))
+        samples.append(sample)
+    given = {"inputs": list(images()), "data_samples": samples}
+    batch = model.train().data_preprocessor(given, True)
+    with torch.no_grad():
+        losses = model.loss(batch["inputs"], batch["data_samples"])
+        model.eval()
+        outputs = model._forward(batch["inputs"])
+        found = model.predict(batch["inputs"], batch["data_samples"], rescale=True)
+    summed = {name: float(sum(v) if isinstance(v, list) else v) for name, v in losses.items()}
+    instances = [sample.pred_instances for sample in found]
+    return {
+        "maps": [_size_major(level) for part in outputs for level in part],
+        "losses": {LOSSES.get(name, name): value for name, value in summed.items()},
+        "detections": [(one.bboxes, one.scores, one.labels) for one in instances],
+    }
+
+
+def _size_major(level: Tensor) -> Tensor:
+    """Maps (N, 9 * C, H, W) of 9 anchors in our order, by size, then ratio; others as they are."""
+    if level.shape[1] not in (720, 36):
+        return level
+    return level.unflatten(1, (3, 3, -1)).transpose(1, 2).flatten(1, 3)
+
+
+# -- comparison ------------------------------------------------------------------------------------
+
+
+def summary(outputs: dict[str, Any]) -> dict[str, Any]:
+    """What a record keeps: 40 values of each map at fixed places, losses, 30 detections."""
+    random = np.random.RandomState(2)
+    maps = []
+    for level in outputs["maps"]:
+        places = random.randint(0, level.numel(), 40)
+        maps.append([round(v, 6) for v in level.flatten()[torch.as_tensor(places)].tolist()])
+    detections = [
+        {
+            "boxes": [[round(v, 3) for v in box] for box in boxes[:30].tolist()],
+            "scores": [round(v, 6) for v in scores[:30].tolist()],
+            "classes": classes[:30].tolist(),
+            "count": len(boxes),
+        }
+        for boxes, scores, classes in outputs["detections"]
+    ]
+    return {"maps": maps, "losses": outputs["losses"], "detections": detections}
+
+
+def differences(ours: dict[str, Any], theirs: dict[str, Any]) -> dict[str, float]:
+    """Largest relative differences of two summaries; boxes in pixels; inf where counts differ."""
+    worst = {"maps": 0.0, "losses": 0.0, "scores": 0.0, "boxes": 0.0}
+    for first, second in zip(ours["maps"], theirs["maps"], strict=True):
+        first, second = np.array(first), np.array(second)
+        scale = max(1.0, np.abs(second).max())
+        worst["maps"] = max(worst["maps"], np.abs(first - second).max() / scale)
+    for name, value in theirs["losses"].items():
+        difference = abs(ours["losses"][name] - value) / max(1.0, abs(value))
+        worst["losses"] = max(worst["losses"], difference)
+    for first, second in zip(ours["detections"], theirs["detections"], strict=True):
+        if first["count"] != second["count"] or first["classes"] != second["classes"]:
+            worst["scores"] = worst["boxes"] = math.inf
+            continue
+        for key, what in (("scores", "scores"), ("boxes", "boxes")):
+            difference = np.abs(np.array(first[key]) - np.array(second[key]))
+            worst[what] = max(worst[what], difference.max(initial=0.0))
+    return worst
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("methods", nargs="*", default=list(METHODS), metavar="METHOD")
+    parser.add_argument("--record", type=Path, help="folder to write mmdetection's outputs to")
+    args = parser.parse_args()
+    passed = True
+    for method in args.methods:
+        model = build_theirs(method)
+        shapes = {name: tuple(value.shape) for name, value in model.state_dict().items()}
+        weights = random_weights(shapes)
+        theirs = summary(run_theirs(model, weights))
+        found = differences(summary(run_ours(method, weights)), theirs)
+        passed &= max(found["maps"], found["losses"], found["scores"]) <= TOLERANCE
+        numbers = ", ".join(f"{name} {value:.1e}" for name, value in found.items())
+        detections = [one["count"] for one in theirs["detections"]]
+        print(
+            f"{method}: differences: {numbers}; {detections} detections; losses {theirs['losses']}"
+        )
+        if args.record:
+            args.record.mkdir(parents=True, exist_ok=True)
+            content = json.dumps({"shapes": shapes, **theirs}, separators=(",", ":"))
+            (args.record / f"{method}.json").write_text(content + "\n")
+    sys.exit(not passed)
+
+
+if __name__ == "__main__":
+    main()
