@@ -8,5 +8,6 @@ from cvpods.tools.draw import main as pods_draw
 from cvpods.tools.test import main as pods_test
 from cvpods.tools.train import main as pods_train
 from cvpods_ext.analysis.vis import main as pods_vis
+from cvpods_ext.convert.tool import main as pods_convert
 
-__all__ = ["pods_demo", "pods_draw", "pods_test", "pods_train", "pods_vis"]
+__all__ = ["pods_convert", "pods_demo", "pods_draw", "pods_test", "pods_train", "pods_vis"]

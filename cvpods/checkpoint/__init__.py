@@ -4,7 +4,7 @@ from cvpods.checkpoint.checkpointer import (
     iteration_of,
     list_checkpoints,
 )
-from cvpods.checkpoint.files import load_file
+from cvpods.checkpoint.files import load_file, read_file, write_weights
 from cvpods.checkpoint.matching import LoadReport, load_weights
 
 __all__ = [
@@ -15,4 +15,6 @@ __all__ = [
     "list_checkpoints",
     "load_file",
     "load_weights",
+    "read_file",
+    "write_weights",
 ]

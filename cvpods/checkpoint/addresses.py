@@ -177,6 +177,6 @@ def _ways(target: Path, equivalent: str) -> Iterator[str]:
     if equivalent:
         yield (
             f"  take torchvision's weights instead: pretrained('torchvision://{equivalent}') of "
-            "cvpods_ext.configs.fragments in config.py (other colours and strides: it sets them);"
+            "cvpods_ext.configs.frameworks in config.py (it sets their colours and strides);"
         )
     yield '  or start from random weights: MODEL.WEIGHTS "".'

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ import torch
 from loguru import logger
 from torch import nn
 
+from cvpods.checkpoint.atomic import write_atomically
 from cvpods.checkpoint.expectations import check_expectations
 from cvpods.checkpoint.files import load_file
 from cvpods.checkpoint.matching import load_weights
@@ -20,19 +20,6 @@ from cvpods.utils.errors import CheckpointError
 LAST_CHECKPOINT = "last_checkpoint"
 # model_iter_0010000.pth, model_0009999.pth (0-based, older cvpods), model_epoch_0001.pth.
 _NAME = re.compile(r"^model_(?:(?P<kind>iter|epoch)_)?(?P<number>\d+|final)\.pth$")
-
-
-def write_atomically(path: Path, write: Any) -> None:
-    """Call write(file) on a temporary file beside `path`, flush it to disk, then rename it."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 class Checkpointer:

@@ -40,9 +40,9 @@ def check_expectations(config: Any, expects: Mapping[str, Any], source: str) -> 
         logger.warning(message)
         return
     raise ConfigError(
-        f"{message}\nWrite these values into config.py (fragments: pretrained(address) does it for "
-        f"published backbones), or override them: {overrides}; to go on regardless: "
-        "MODEL.CHECK_WEIGHTS False."
+        f"{message}\nWrite these values into config.py (pretrained(), mmdetection() and mrcnn() of "
+        f"cvpods_ext.configs.frameworks do so), or override them: {overrides}; to go on "
+        "regardless: MODEL.CHECK_WEIGHTS False."
     )
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import json
 import pickle
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ import torch
 from torch import Tensor
 
 from cvpods.checkpoint.addresses import find_file
+from cvpods.checkpoint.atomic import write_atomically
 from cvpods.checkpoint.caffe2 import load_caffe2_pickle
 from cvpods.checkpoint.catalog import published
 from cvpods.checkpoint.plain_pickle import CONSTRUCTORS, PlainArray, PlainDtype, as_tensor
@@ -24,6 +27,11 @@ from cvpods.utils.errors import CheckpointError
 _WEIGHTS_KEYS = ("model", "state_dict", "model_state_dict", "weights")
 # How torch's files begin that are no zip archives (torch < 1.6).
 _LEGACY_TORCH = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
+
+
+# What may be done with a file's content once it is read: {what: function of the content}. The
+# extension converts other frameworks' weights here.
+READERS: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {}
 
 
 class Inert:
@@ -52,7 +60,8 @@ def load_file(address: str | Path) -> dict[str, Any]:
 
     Returns:
         The file's dict with the weights as "model" ({name: tensor}), and "expects": {config key:
-        value} that they were trained with, as far as that is known.
+        value} that they were trained with, as far as that is known. Those of other frameworks get
+        this project's names, where READERS knows them.
 
     Raises:
         CheckpointError: missing, damaged, not a file of weights, or it holds more than plain data.
@@ -60,21 +69,24 @@ def load_file(address: str | Path) -> dict[str, Any]:
     text = str(address)
     if text.startswith("timm://"):
         return load_timm(text)
-    content = _read(find_file(address))
-    expects = published(text.partition("#")[0]).expects if _has_catalog(text) else {}
-    provenance = content.get("provenance")
-    if isinstance(provenance, dict):
-        expects = {**expects, **provenance.get("expects", {})}
-        content.setdefault("thing_classes", provenance.get("class_names", []))
-    content["expects"] = expects
-    return content
+    content = read_file(find_file(address))
+    for read in READERS.values():
+        content = read(content)
+    expects = dict(content.get("expects", {}))
+    if "://" in text and not text.startswith("cvpods://"):
+        expects |= published(text.partition("#")[0]).expects
+    if isinstance(content.get("provenance"), dict):
+        expects |= content["provenance"].get("expects", {})
+        content.setdefault("thing_classes", content["provenance"].get("class_names", []))
+    return {**content, "expects": expects}
 
 
-def _has_catalog(text: str) -> bool:
-    return "://" in text and not text.startswith("cvpods://")
+def read_file(path: Path) -> dict[str, Any]:
+    """A local file's content as it is, with the weights as "model".
 
-
-def _read(path: Path) -> dict[str, Any]:
+    Raises:
+        CheckpointError: see load_file.
+    """
     with path.open("rb") as file:
         start = file.read(64)
     size = path.stat().st_size
@@ -185,12 +197,37 @@ def _load_safetensors(path: Path) -> dict[str, Any]:
     return content
 
 
-def safetensors_bytes(model: dict[str, Tensor], provenance: dict[str, Any] | None = None) -> bytes:
-    """The content of a .safetensors file; `provenance` goes into its header as JSON."""
-    metadata = {"format": "pt"}
-    if provenance:
-        metadata["provenance"] = json.dumps(provenance)
-    # Every tensor by itself: the format has no shared storage.
-    return safetensors.torch.save(
-        {k: v.detach().cpu().clone().contiguous() for k, v in model.items()}, metadata
-    )
+# -- writing ---------------------------------------------------------------------------------------
+
+
+def write_weights(
+    path: Path,
+    weights: dict[str, Tensor],
+    provenance: dict[str, Any],
+    key: str = "model",
+) -> None:
+    """Write weights alone as .pth ({key: weights, "provenance": ...}) or .safetensors, whole or not
+    at all.
+
+    Args:
+        provenance: where they come from; JSON. In .safetensors it lies in the header.
+
+    Raises:
+        CheckpointError: another ending, or the file cannot be written.
+    """
+    # Every tensor by itself: one that is part of a larger storage would bring that along.
+    weights = {name: value.detach().cpu().clone().contiguous() for name, value in weights.items()}
+    if path.suffix == ".safetensors":
+        metadata = {"format": "pt", "provenance": json.dumps(provenance)}
+        content = safetensors.torch.save(weights, metadata)
+    elif path.suffix in (".pth", ".pt"):
+        buffer = io.BytesIO()
+        torch.save({key: weights, "provenance": provenance}, buffer)
+        content = buffer.getvalue()
+    else:
+        raise CheckpointError(f"Write weights to a .pth or .safetensors file, not to {path}.")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, lambda file: file.write(content))
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be written: {error}") from error

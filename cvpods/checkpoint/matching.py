@@ -73,7 +73,8 @@ def load_weights(model: nn.Module, weights: Mapping[str, Tensor], *, strict: boo
     for key, tensor in weights.items():
         name = report.prefix + key
         if name not in own:
-            report.unused.append(key)
+            if not key.endswith("num_batches_tracked"):  # frozen norms do not count
+                report.unused.append(key)
         elif own[name].shape != tensor.shape:
             shapes = f"{tuple(tensor.shape)} in the file, {tuple(own[name].shape)} in the model"
             report.mismatched.append(f"{name} ({shapes})")

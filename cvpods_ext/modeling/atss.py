@@ -125,8 +125,7 @@ class ATSS(DenseDetector):
             focal_alpha=atss.FOCAL_LOSS_ALPHA,
             focal_gamma=atss.FOCAL_LOSS_GAMMA,
             score_type=atss.SCORE_TYPE,
-            plus_one=cfg.MODEL.PLUS_ONE,
-            **shared_arguments(cfg, atss),
+            **shared_arguments(cfg, atss, plus_one=True),
         )
 
     def priors(self, features: Sequence[Tensor]) -> list[Tensor]:

@@ -72,8 +72,7 @@ class FreeAnchor(DenseDetector):
                 "beta": free_anchor.SMOOTH_L1_LOSS_BETA,
                 "last_write": free_anchor.LAST_WRITE,
             },
-            plus_one=cfg.MODEL.PLUS_ONE,
-            **shared_arguments(cfg, free_anchor),
+            **shared_arguments(cfg, free_anchor, plus_one=True),
         )
 
     def priors(self, features: Sequence[Tensor]) -> list[Tensor]:

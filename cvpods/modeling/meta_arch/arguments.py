@@ -49,9 +49,22 @@ def input_shapes(
     return [shapes[level] for level in method.IN_FEATURES]
 
 
-def shared_arguments(cfg: Any, method: Any) -> dict[str, Any]:
-    """DenseDetector's plain arguments, read from the config and from its group of the method."""
+def shared_arguments(cfg: Any, method: Any, plus_one: bool = False) -> dict[str, Any]:
+    """DenseDetector's plain arguments, read from the config and from its group of the method.
+
+    Args:
+        plus_one: the method knows maskrcnn-benchmark's boxes.
+
+    Raises:
+        ConfigError: MODEL.PLUS_ONE asks for them, and it does not.
+    """
+    wanted = cfg.MODEL.get("PLUS_ONE", False)
+    if wanted and not plus_one:
+        raise ConfigError(
+            "MODEL.PLUS_ONE True is for RetinaNet, FreeAnchor and ATSS; set it to False."
+        )
     return {
+        "plus_one": wanted,
         "in_features": method.IN_FEATURES,
         "num_classes": method.NUM_CLASSES,
         "pixel_mean": cfg.MODEL.PIXEL_MEAN,

@@ -100,7 +100,7 @@ class RetinaNetDetector(DenseDetector):
             "backbone": backbone,
             "head": head,
             "anchor_generator": anchor_generator,
-            **shared_arguments(cfg, retinanet),
+            **shared_arguments(cfg, retinanet, plus_one=True),
             "iou_thresholds": retinanet.IOU_THRESHOLDS,
             "iou_labels": retinanet.IOU_LABELS,
             "bbox_reg_weights": retinanet.BBOX_REG_WEIGHTS,
@@ -109,7 +109,6 @@ class RetinaNetDetector(DenseDetector):
             "smooth_l1_beta": retinanet.SMOOTH_L1_LOSS_BETA,
             "loss_normalizer": retinanet.LOSS_NORMALIZER,
             "reassign_low_quality": retinanet.REASSIGN_LOW_QUALITY,
-            "plus_one": cfg.MODEL.PLUS_ONE,
         }
 
     @classmethod

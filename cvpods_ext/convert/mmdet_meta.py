@@ -1,0 +1,76 @@
+"""What mmdetection writes beside the weights: its config as text, and the names of classes."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Mapping
+from typing import Any
+
+
+def class_names(meta: Any) -> list[str]:
+    """Of a checkpoint's "meta"; [] where it has none."""
+    if not isinstance(meta, Mapping):
+        return []
+    dataset = meta.get("dataset_meta")
+    holders = [meta, dataset if isinstance(dataset, Mapping) else {}]
+    for holder in holders:
+        for key in ("CLASSES", "classes"):
+            names = holder.get(key)
+            if isinstance(names, (list, tuple)) and all(isinstance(n, str) for n in names):
+                return list(names)
+    return []
+
+
+def expects(meta: Any) -> dict[str, Any]:
+    """Config keys for the input, and for what FCOS has in variants; as far as its config says."""
+    text = meta.get("cfg", meta.get("config")) if isinstance(meta, Mapping) else None
+    model = _model(text) if isinstance(text, str) else {}
+    found: dict[str, Any] = {}
+    processor = model.get("data_preprocessor")
+    if isinstance(processor, dict) and all(_is_color(processor.get(k)) for k in ("mean", "std")):
+        found["INPUT.FORMAT"] = "RGB" if processor.get("bgr_to_rgb") else "BGR"
+        found["MODEL.PIXEL_MEAN"] = processor["mean"]
+        found["MODEL.PIXEL_STD"] = processor["std"]
+    backbone, head = model.get("backbone"), model.get("bbox_head")
+    if isinstance(backbone, dict) and backbone.get("style") in ("pytorch", "caffe"):
+        found["MODEL.RESNETS.STRIDE_IN_1X1"] = backbone["style"] == "caffe"
+    if isinstance(head, dict) and head.get("type") == "FCOSHead":
+        found["MODEL.FCOS.NORM_REG_TARGETS"] = bool(head.get("norm_on_bbox", False))
+        found["MODEL.FCOS.CENTERNESS_ON_REG"] = bool(head.get("centerness_on_reg", False))
+    return found
+
+
+def _is_color(value: Any) -> bool:
+    return (
+        isinstance(value, list)
+        and len(value) == 3
+        and all(isinstance(number, (int, float)) for number in value)
+    )
+
+
+def _model(text: str) -> dict[str, Any]:
+    """The value of `model` in a config written out: only dict(...), lists and constants count."""
+    try:
+        statements = ast.parse(text).body
+        for statement in statements:
+            if isinstance(statement, ast.Assign) and any(
+                isinstance(target, ast.Name) and target.id == "model"
+                for target in statement.targets
+            ):
+                value = _value(statement.value)
+                return value if isinstance(value, dict) else {}
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        pass
+    return {}
+
+
+def _value(node: ast.expr) -> Any:
+    """A node as data; what is none becomes None."""
+    if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "dict":
+        return {keyword.arg: _value(keyword.value) for keyword in node.keywords if keyword.arg}
+    if isinstance(node, (ast.List, ast.Tuple)):
+        return [_value(element) for element in node.elts]
+    try:
+        return ast.literal_eval(node)
+    except ValueError:
+        return None
