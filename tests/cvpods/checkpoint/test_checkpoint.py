@@ -18,9 +18,8 @@ from cvpods.checkpoint import (
     load_file,
     load_weights,
 )
-from cvpods.checkpoint.addresses import cache_dir, find_file
+from cvpods.checkpoint.atomic import write_atomically
 from cvpods.checkpoint.caffe2 import rename_caffe2
-from cvpods.checkpoint.checkpointer import write_atomically
 from cvpods.utils.errors import CheckpointError
 
 
@@ -689,69 +688,6 @@ def test_truncated_pickle(tmp_path, tenths):
     path.write_bytes(whole[: len(whole) * tenths // 10])
     with pytest.raises(CheckpointError, match=r"x\.pkl is refused"):
         load_file(path)
-
-
-# -- addresses -------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("CVPODS_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setenv("no_proxy", "127.0.0.1")
-    return tmp_path / "cache"
-
-
-@pytest.mark.parametrize("address", ["s3://bucket/x.pth", "ftp://host/x.pth", "cvpods://R-50.pkl"])
-def test_unknown_kind_of_address(address):
-    with pytest.raises(CheckpointError) as raised:
-        load_file(address)
-    assert address in str(raised.value)
-    assert "http" in str(raised.value) and "detectron2://" in str(raised.value)
-
-
-def test_unreachable_address(cache):
-    """The error says how to do without the network, and nothing half-done stays behind."""
-    with pytest.raises(CheckpointError) as raised:
-        load_file("http://127.0.0.1:9/some/x.pth")
-    for part in (
-        "http://127.0.0.1:9/some/x.pth",
-        str(cache / "127.0.0.1:9" / "some" / "x.pth"),
-        'MODEL.WEIGHTS ""',
-    ):
-        assert part in str(raised.value)
-    assert not [path for path in cache.rglob("*") if path.is_file()]
-
-
-@pytest.mark.parametrize(
-    "address, url",
-    [
-        ("http://host/a/x.pth", "http://host/a/x.pth"),
-        ("https://host/x.pth", "https://host/x.pth"),
-        (
-            "detectron2://ImageNetPretrained/MSRA/R-50.pkl",
-            "https://dl.fbaipublicfiles.com/detectron2/ImageNetPretrained/MSRA/R-50.pkl",
-        ),
-    ],
-)
-def test_downloads_happen_once(cache, monkeypatch, address, url):
-    asked = []
-
-    def download(url, target, **kwargs):
-        asked.append(url)
-        with open(target, "wb") as file:
-            file.write(b"weights")
-
-    monkeypatch.setattr(torch.hub, "download_url_to_file", download)
-    first, second = find_file(address), find_file(address)
-    assert asked == [url]
-    assert first == second == cache / url.partition("://")[2]
-    assert first.read_bytes() == b"weights"
-
-
-def test_cache_without_the_variable(monkeypatch, tmp_path):
-    monkeypatch.delenv("CVPODS_CACHE", raising=False)
-    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
-    assert tmp_path in cache_dir().parents
 
 
 def test_home_folder(tmp_path, monkeypatch):

@@ -1,0 +1,275 @@
+"""Where weights come from: a server of this test, a cache, a folder, mirrors, hashes."""
+
+import hashlib
+import subprocess
+import sys
+import threading
+import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+import torch
+
+from cvpods.checkpoint import addresses, load_file
+from cvpods.checkpoint.addresses import cache_dir, find_file
+from cvpods.checkpoint.catalog import CATALOG, Published
+from cvpods.utils.errors import CheckpointError
+
+CONTENT = b"weights " * 1000
+SHA256 = hashlib.sha256(CONTENT).hexdigest()
+
+
+class Server:
+    """Answers every path with CONTENT, but for /missing, /short (half of it) and /slow (never)."""
+
+    def __init__(self):
+        self.asked = []
+        server = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self):  # noqa: N802 - the library's name
+                server.asked.append(self.path)
+                if self.path.startswith("/missing"):
+                    self.send_error(404)
+                    return
+                self.send_response(200)
+                self.send_header("Content-Length", str(len(CONTENT)))
+                self.end_headers()
+                if self.path.startswith("/slow"):
+                    self.wfile.write(CONTENT[:100])
+                    self.wfile.flush()
+                    time.sleep(3)
+                elif self.path.startswith("/short"):
+                    self.wfile.write(CONTENT[: len(CONTENT) // 2])
+                else:
+                    if self.path.startswith("/pause"):
+                        time.sleep(1)
+                    self.wfile.write(CONTENT)
+
+            def log_message(self, *args):
+                pass
+
+        self.http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self.http.server_port}"
+        threading.Thread(target=self.http.serve_forever, daemon=True).start()
+
+
+@pytest.fixture
+def server():
+    made = Server()
+    yield made
+    made.http.shutdown()
+    made.http.server_close()
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    """An empty cache, and none of the user's variables."""
+    monkeypatch.setenv("CVPODS_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    for name in ("CVPODS_WEIGHTS", "CVPODS_MIRRORS"):
+        monkeypatch.delenv(name, raising=False)
+    return tmp_path / "cache"
+
+
+def files_in(folder):
+    return [path for path in folder.rglob("*") if path.is_file() and path.suffix != ".lock"]
+
+
+# -- downloads -------------------------------------------------------------------------------------
+
+
+def test_downloads_happen_once(server, cache):
+    first, second = (find_file(f"{server.url}/some/x.pth") for _ in range(2))
+    assert server.asked == ["/some/x.pth"]
+    assert first == second == cache / server.url.removeprefix("http://") / "some" / "x.pth"
+    assert first.read_bytes() == CONTENT and files_in(cache) == [first]
+
+
+@pytest.mark.parametrize("digits", [8, 16, 64])
+def test_the_right_hash(server, digits):
+    address = f"{server.url}/x.pth#sha256={SHA256[:digits].upper()}"
+    assert find_file(address).read_bytes() == CONTENT
+    assert find_file(address).read_bytes() == CONTENT and server.asked == ["/x.pth"]
+
+
+def test_another_hash(server, cache):
+    """Said with both, and the file is not kept."""
+    with pytest.raises(CheckpointError) as raised:
+        find_file(f"{server.url}/x.pth#sha256={'0' * 64}")
+    assert SHA256 in str(raised.value) and "0" * 64 in str(raised.value)
+    assert files_in(cache) == []
+
+
+def test_a_file_in_the_cache_that_was_changed(server):
+    address = f"{server.url}/x.pth#sha256={SHA256}"
+    path = find_file(address)
+    path.write_bytes(b"other")
+    with pytest.raises(CheckpointError, match="damaged or another file. Remove it") as raised:
+        find_file(address)
+    assert str(path) in str(raised.value)
+
+
+@pytest.mark.parametrize("fragment", ["md5=00", "sha256=xyz", "sha256=0123", "sha256=", "x"])
+def test_what_is_no_hash(server, fragment):
+    with pytest.raises(CheckpointError, match="#sha256="):
+        find_file(f"{server.url}/x.pth#{fragment}")
+    assert server.asked == []
+
+
+@pytest.mark.parametrize("path", ["missing/x.pth", "short/x.pth"])
+def test_broken_downloads_leave_nothing(server, cache, path):
+    with pytest.raises(CheckpointError, match="cannot be had") as raised:
+        find_file(f"{server.url}/{path}")
+    assert f"{server.url}/{path}" in str(raised.value)
+    assert files_in(cache) == []
+
+
+def test_a_server_that_says_no_more(server, cache, monkeypatch):
+    monkeypatch.setattr(addresses, "TIMEOUT", 0.5)
+    start = time.perf_counter()
+    with pytest.raises(CheckpointError, match="timed out"):
+        find_file(f"{server.url}/slow/x.pth")
+    assert time.perf_counter() - start < 2.5 and files_in(cache) == []
+
+
+def test_processes_wait_for_one_download(server, cache):
+    """Four that want the same file ask once."""
+    code = f"from cvpods.checkpoint.addresses import find_file; find_file('{server.url}/pause/x')"
+    runs = [subprocess.Popen([sys.executable, "-c", code]) for _ in range(4)]
+    assert [run.wait(120) for run in runs] == [0] * 4
+    assert server.asked == ["/pause/x"]
+
+
+def test_unreachable_address(cache):
+    """The error says how to do without it, and nothing half-done stays behind."""
+    with pytest.raises(CheckpointError) as raised:
+        load_file("http://127.0.0.1:9/some/x.pth")
+    for part in (
+        "http://127.0.0.1:9/some/x.pth",
+        str(cache / "127.0.0.1:9" / "some" / "x.pth"),
+        "CVPODS_WEIGHTS",
+        "CVPODS_MIRRORS",
+        'MODEL.WEIGHTS ""',
+    ):
+        assert part in str(raised.value)
+    assert files_in(cache) == []
+
+
+def test_unreachable_backbone_names_torchvisions(monkeypatch):
+    address = "detectron2://ImageNetPretrained/MSRA/R-101.pkl"
+    known = Published("http://127.0.0.1:9/R-101.pkl", equivalent="resnet101")
+    monkeypatch.setitem(CATALOG, address, known)
+    with pytest.raises(CheckpointError, match=r"pretrained\('torchvision://resnet101'\)"):
+        find_file(address)
+
+
+@pytest.mark.parametrize("address", ["http://127.0.0.1:9", "http://127.0.0.1:9/"])
+def test_address_without_a_file(address):
+    with pytest.raises(CheckpointError, match="names no file"):
+        find_file(address)
+
+
+# -- mirrors and the folder of weights ------------------------------------------------------------
+
+
+def test_mirrors_come_first(server, monkeypatch):
+    """One that fails is passed over; the publisher comes last."""
+    mirrors = f"http://127.0.0.1:9, {server.url}/missing, {server.url}/copy/"
+    monkeypatch.setenv("CVPODS_MIRRORS", mirrors)
+    assert find_file("http://127.0.0.1:9/a/x.pth").read_bytes() == CONTENT
+    assert server.asked == ["/missing/a/x.pth", "/copy/a/x.pth"]
+
+
+def test_a_mirror_with_another_file(server, monkeypatch):
+    """The hash holds for mirrors, too; then the publisher has the right one."""
+    monkeypatch.setenv("CVPODS_MIRRORS", f"{server.url}/short")
+    assert find_file(f"{server.url}/x.pth#sha256={SHA256}").read_bytes() == CONTENT
+    assert server.asked == ["/short/x.pth", "/x.pth"]
+
+
+@pytest.mark.parametrize(
+    "address, name",
+    [
+        ("detectron2://ImageNetPretrained/MSRA/R-50.pkl", "R-50.pkl"),
+        (
+            "detectron2://ImageNetPretrained/MSRA/R-50.pkl",
+            "detectron2/ImageNetPretrained/MSRA/R-50.pkl",
+        ),
+        ("catalog://ImageNetPretrained/FAIR/X-101-64x4d", "X-101-64x4d.pkl"),
+        ("http://host/a/x.pth", "host/a/x.pth"),
+        ("http://host/a/x.pth", "a/x.pth"),
+        ("cvpods://atss.res50.1x", "atss.res50.1x/model_final.pth"),
+        ("cvpods://zoo/x.safetensors", "zoo/x.safetensors"),
+        ("cvpods/ImageNetPretrained/R-50.pkl", "cvpods/ImageNetPretrained/R-50.pkl"),
+    ],
+)
+def test_the_folder_of_weights(tmp_path, monkeypatch, address, name):
+    """Nothing is downloaded where $CVPODS_WEIGHTS has the file."""
+    path = tmp_path / "weights" / name
+    path.parent.mkdir(parents=True)
+    path.write_bytes(CONTENT)
+    monkeypatch.setenv("CVPODS_WEIGHTS", str(tmp_path / "weights"))
+    assert find_file(address) == path
+
+
+def test_the_folder_of_weights_with_another_file(tmp_path, monkeypatch):
+    """torchvision's names end in their hash, which holds there, too."""
+    (tmp_path / "resnet50-0676ba61.pth").write_bytes(CONTENT)
+    monkeypatch.setenv("CVPODS_WEIGHTS", str(tmp_path))
+    with pytest.raises(CheckpointError, match="not 0676ba61"):
+        find_file("torchvision://resnet50")
+
+
+def test_project_weights_from_a_mirror(server, cache, monkeypatch):
+    monkeypatch.setenv("CVPODS_MIRRORS", server.url)
+    path = find_file("cvpods://atss.res50.1x")
+    assert server.asked == ["/atss.res50.1x/model_final.pth"]
+    assert find_file("cvpods://atss.res50.1x") == path and len(server.asked) == 1
+
+
+def test_project_weights_that_are_nowhere():
+    with pytest.raises(CheckpointError, match="CVPODS_WEIGHTS.*CVPODS_MIRRORS") as raised:
+        find_file("cvpods://atss.res50.1x")
+    assert "atss.res50.1x/model_final.pth" in str(raised.value)
+
+
+@pytest.mark.parametrize("name", ["../x.pth", "a/../../x.pth", "/etc/x.pth"])
+def test_project_weights_stay_in_their_folder(name):
+    with pytest.raises(CheckpointError, match="lie below"):
+        find_file(f"cvpods://{name}")
+
+
+# -- names -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("address", ["s3://bucket/x.pth", "ftp://host/x.pth", "://x"])
+def test_unknown_kind_of_address(address):
+    with pytest.raises(CheckpointError) as raised:
+        load_file(address)
+    assert address in str(raised.value)
+    for kind in ("http", "detectron2://", "torchvision://", "timm://", "cvpods://"):
+        assert kind in str(raised.value)
+
+
+@pytest.mark.parametrize("address", ["catalog://COCO/1", "open-mmlab://resnet50_v9"])
+def test_names_that_a_catalogue_does_not_have(address):
+    kind = address.partition("://")[0]
+    with pytest.raises(CheckpointError, match="catalogue") as raised:
+        find_file(address)
+    assert any(name in str(raised.value) for name in CATALOG if name.startswith(kind))
+
+
+def test_cache_without_the_variable(monkeypatch, tmp_path):
+    monkeypatch.delenv("CVPODS_CACHE")
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+    assert tmp_path in cache_dir().parents
+
+
+def test_a_path(tmp_path):
+    path = tmp_path / "x.pth"
+    with pytest.raises(CheckpointError, match="does not exist"):
+        find_file(path)
+    path.write_bytes(CONTENT)
+    assert find_file(str(path)) == Path(path)
