@@ -231,12 +231,13 @@ def _fill(result: Conversion) -> None:
         for index in range(0, 3 * MAX_CONVS, 3):
             module = f"head.{tower}_subnet.{index}"
             norm = weights.get(f"head.{tower}_subnet.{index + 1}.weight")
-            if norm is None or norm.dim() != 1:
-                continue
-            name = f"{module}.conv.bias" if f"{module}.conv.weight" in weights else f"{module}.bias"
-            if name not in weights:
+            if f"{module}.conv.weight" in weights:  # deformable
+                module = f"{module}.conv"
+            name = f"{module}.bias"
+            if norm is not None and f"{module}.weight" in weights and name not in weights:
                 weights[name], result.filled[name] = torch.zeros_like(norm), 0.0
-    if "head.centerness.weight" in weights and "head.scales.0.scale" not in weights:
+    has_factors = any(name.startswith("head.scales.") for name in weights)
+    if "head.centerness.weight" in weights and not has_factors:
         for level in range(5):
             name = f"head.scales.{level}.scale"
             weights[name], result.filled[name] = torch.ones(1), 1.0
