@@ -19,7 +19,13 @@ from cvpods.checkpoint.addresses import find_file
 from cvpods.checkpoint.atomic import write_atomically
 from cvpods.checkpoint.caffe2 import load_caffe2_pickle
 from cvpods.checkpoint.catalog import published
-from cvpods.checkpoint.plain_pickle import CONSTRUCTORS, PlainArray, PlainDtype, as_tensor
+from cvpods.checkpoint.plain_pickle import (
+    CONSTRUCTORS,
+    PlainArray,
+    PlainDtype,
+    as_tensor,
+    check_torch_pickle,
+)
 from cvpods.checkpoint.timm_weights import load_timm
 from cvpods.utils.errors import CheckpointError
 
@@ -72,13 +78,22 @@ def load_file(address: str | Path) -> dict[str, Any]:
     content = read_file(find_file(address))
     for read in READERS.values():
         content = read(content)
-    expects = dict(content.get("expects", {}))
+    expects = _mapping(content.get("expects"))
     if "://" in text and not text.startswith("cvpods://"):
         expects |= published(text.partition("#")[0]).expects
     if isinstance(content.get("provenance"), dict):
-        expects |= content["provenance"].get("expects", {})
-        content.setdefault("thing_classes", content["provenance"].get("class_names", []))
+        provenance = _mapping(content["provenance"])
+        expects |= _mapping(provenance.get("expects"))
+        content.setdefault("thing_classes", provenance.get("class_names", []))
     return {**content, "expects": expects}
+
+
+def _mapping(value: Any) -> dict[Any, Any]:
+    """A plain dict of a dict; of anything else, an empty one.
+
+    A file can give an OrderedDict the attributes "items" and "keys"; dict.items passes by them.
+    """
+    return dict(dict.items(value)) if isinstance(value, dict) else {}
 
 
 def read_file(path: Path) -> dict[str, Any]:
@@ -87,14 +102,17 @@ def read_file(path: Path) -> dict[str, Any]:
     Raises:
         CheckpointError: see load_file.
     """
-    with path.open("rb") as file:
-        start = file.read(64)
-    size = path.stat().st_size
+    try:
+        with path.open("rb") as file:
+            start = file.read(64)
+        size = path.stat().st_size
+    except OSError as error:
+        raise CheckpointError(f"Weights file {path} cannot be read: {error}") from error
     if start.startswith(b"PK\x03\x04"):
         _check_archive(path)
-        content = _load_torch(path)
+        content = _load_torch(path, is_archive=True)
     elif start.startswith(_LEGACY_TORCH):
-        content = _load_torch(path)
+        content = _load_torch(path, is_archive=False)
     elif _is_safetensors(start, size) or path.suffix == ".safetensors":
         return _load_safetensors(path)
     elif start.startswith(b"\x80") or path.suffix == ".pkl":
@@ -112,26 +130,34 @@ def _with_weights(content: Any, path: Path) -> dict[str, Any]:
     """A torch file's content with its weights as "model"; arrays among them become tensors."""
     if not isinstance(content, dict):
         raise CheckpointError(f"{path} holds a {type(content).__name__}, not named tensors.")
+    content = _mapping(content)
     key = next((k for k in _WEIGHTS_KEYS if k in content), None)
     weights = content if key is None else content[key]
     if not isinstance(weights, dict):
         kind = type(weights).__name__
         raise CheckpointError(f"{path} holds a {kind} as {key!r}, not named tensors.")
-    named = {k: as_tensor(v) for k, v in weights.items() if isinstance(k, str)}
-    for name, value in named.items():
-        if isinstance(value, Tensor):
-            _check_tensor(name, value, path)
+    named = {k: as_tensor(v) for k, v in _mapping(weights).items() if isinstance(k, str)}
+    _check_tensors({k: v for k, v in named.items() if isinstance(v, Tensor)}, path)
     return {**({} if key is None else content), "model": named}
 
 
-def _check_tensor(name: str, tensor: Tensor, path: Path) -> None:
-    """A view may claim more elements than its storage has; to copy it would fill the memory."""
-    held = tensor.untyped_storage().nbytes()
-    if tensor.layout != torch.strided or tensor.numel() * tensor.element_size() > held:
-        raise CheckpointError(
-            f"{path}: the tensor {name} of the shape {tuple(tensor.shape)} is not held in full "
-            f"({held:,} bytes, layout {tensor.layout})."
-        )
+def _check_tensors(named: dict[str, Tensor], path: Path) -> None:
+    """A view may claim more elements than its storage has; to copy it would fill the memory. So may
+    a storage, than the file has bytes: the rest is whatever lay in the memory before.
+    """
+    storages: dict[int, int] = {}
+    for name, tensor in named.items():
+        dense = tensor.layout == torch.strided and tensor.device.type == "cpu"
+        held = tensor.untyped_storage().nbytes() if dense else 0
+        if not dense or tensor.numel() * tensor.element_size() > held:
+            raise CheckpointError(
+                f"{path}: the tensor {name} of the shape {tuple(tensor.shape)} is not held in full "
+                f"({held:,} bytes, layout {tensor.layout}, device {tensor.device})."
+            )
+        storages[tensor.untyped_storage().data_ptr()] = held
+    claimed, size = sum(storages.values()), path.stat().st_size
+    if claimed > size:
+        raise CheckpointError(f"{path} claims {claimed:,} bytes of tensors; it has {size:,}.")
 
 
 def _check_archive(path: Path) -> None:
@@ -141,16 +167,30 @@ def _check_archive(path: Path) -> None:
             entries = archive.infolist()
     except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError, EOFError) as error:
         raise _unreadable(path, str(error)) from error
+    if any(entry.filename.endswith("/constants.pkl") for entry in entries):
+        raise _unreadable(path, "It is a TorchScript archive; save its state_dict() instead.")
     if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
         raise _unreadable(path, "Its entries are compressed, as torch never writes them.")
     if sum(entry.file_size for entry in entries) > path.stat().st_size:
         raise _unreadable(path, "Its entries claim more bytes than the file has.")
 
 
-def _load_torch(path: Path) -> Any:
+def _check_pickles(path: Path, is_archive: bool) -> None:
+    if is_archive:
+        # By torch's own reader: another may find another entry under the name.
+        check_torch_pickle(io.BytesIO(torch._C.PyTorchFileReader(str(path)).get_record("data.pkl")))
+        return
+    with path.open("rb") as file:
+        for _ in range(5):  # a number, a version, the machine, the content, the storages' names
+            check_torch_pickle(file)
+
+
+def _load_torch(path: Path, is_archive: bool) -> Any:
     try:
-        with torch.serialization.safe_globals(_STANDING_FOR):
-            return torch.load(path, map_location="cpu", weights_only=True)
+        _check_pickles(path, is_archive)
+        # Open, without its name: newer versions of torch go by the ending of that.
+        with torch.serialization.safe_globals(_STANDING_FOR), path.open("rb") as file:
+            return torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise _unreadable(path, _refused(str(error))) from error
     except Exception as error:  # damaged files raise anything: KeyError, IndexError, struct.error

@@ -7,11 +7,13 @@ stand for numpy's and make PlainArray, never an object that the file chooses.
 
 from __future__ import annotations
 
+import codecs
+import io
 import math
 import pickletools
 import re
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import IO, Any
 
 import numpy as np
 import torch
@@ -44,10 +46,16 @@ class PlainDtype:
 
 
 class PlainArray:
-    """What numpy.ndarray pickles as; `array` is None until its state has come."""
+    """What numpy.ndarray pickles as; `array` is None until its state has come.
+
+    Both stand at the class: torch's reader also makes objects without calling __init__.
+    """
+
+    array: np.ndarray | None = None
+    tensor: torch.Tensor | None = None
 
     def __init__(self, *_: Any) -> None:
-        self.array: np.ndarray | None = None
+        pass
 
     def __setstate__(self, state: Any) -> None:
         """state: (version, shape, dtype, is_fortran, raw bytes)."""
@@ -60,7 +68,9 @@ class PlainArray:
         raw = raw.encode("latin1") if isinstance(raw, str) else raw
         if not isinstance(raw, (bytes, bytearray)) or not isinstance(dtype, PlainDtype):
             raise PlainPickleError("it holds an array whose content is not bytes of a dtype")
-        if not isinstance(shape, tuple) or not all(type(n) is int and n >= 0 for n in shape):
+        if not isinstance(shape, tuple) or not all(
+            type(n) is int and 0 <= n < 2**63 for n in shape
+        ):
             raise PlainPickleError("it holds an array whose shape is not a tuple of numbers")
         if len(shape) > 8:
             raise PlainPickleError(f"it holds an array of {len(shape)} dimensions")
@@ -73,10 +83,15 @@ class PlainArray:
         self.array = flat.reshape(shape, order="F" if order == "F" else "C")
 
 
-def _from_buffer(raw: Any, dtype: Any, shape: Any, order: Any = "C") -> PlainArray:
-    array = PlainArray()
-    array.set_bytes(raw, dtype, shape, order)
-    return array
+def _from_buffer(
+    raw: Any, dtype: Any, shape: Any, order: Any = "C", axes: Any = None
+) -> PlainArray:
+    """axes: numpy >= 2.3 writes the bytes of an array in steps as they lie, and how to turn it."""
+    made = PlainArray()
+    made.set_bytes(raw, dtype, shape, order)
+    if axes is not None and made.array is not None:
+        made.array = made.array.transpose(axes)
+    return made
 
 
 def _scalar(dtype: Any, raw: Any) -> Any:
@@ -138,13 +153,18 @@ class _Name:
             raise PlainPickleError("it is damaged: a name that is no text")
         self.text = f"{module[:60]}.{name[:60]}"
         if self.text not in NAMES:
-            raise PlainPickleError(f"it asks for {self.text}")
+            printable = self.text.isprintable()
+            raise PlainPickleError(f"it asks for {self.text if printable else ascii(self.text)}")
 
 
 def _key(value: Any) -> Any:
     """A key of a dict or member of a set; others could take any depth to hash."""
     if not isinstance(value, (str, bytes, int, float, type(None))):
         raise PlainPickleError(f"it has a {type(value).__name__} as the key of a dict")
+    size = value.bit_length() if isinstance(value, int) else 0
+    size += len(value) if isinstance(value, (str, bytes)) else 0
+    if size > 10_000:  # one that is used again and again is compared again and again
+        raise PlainPickleError(f"it has a long {type(value).__name__} as the key of a dict")
     return value
 
 
@@ -158,13 +178,16 @@ _LITERALS = frozenset(
     "BINUNICODE8".split()
 )
 _WITHOUT_EFFECT = frozenset({"PROTO", "FRAME"})
+_OPCODES = {opcode.code.encode("latin1"): opcode for opcode in pickletools.opcodes}
+_MAX_DEPTH = 1000
 
 
 class _Machine:
     """Runs a pickle's instructions; op_NAME is the instruction NAME.
 
     Args:
-        budget: bytes that arrays may have in all: one file cannot unfold to many times its size.
+        budget: bytes and members that constructors may take in all: one file cannot unfold to many
+            times its size.
     """
 
     def __init__(self, budget: int) -> None:
@@ -307,9 +330,38 @@ class _Machine:
             raise PlainPickleError(f"it changes a {type(target).__name__}")
 
     def spend(self, values: Any) -> None:
-        self.budget -= sum(len(v) for v in values if isinstance(v, (str, bytes, bytearray)))
+        kinds = (str, bytes, bytearray, list, tuple)
+        self.budget -= sum(len(v) for v in values if isinstance(v, kinds))
         if self.budget < 0:
             raise PlainPickleError("it makes more than it holds")
+
+
+def _text_of_python_2(line: bytes) -> str:
+    """The argument of STRING; pickletools reads none with bytes above 127."""
+    line = line.rstrip(b"\r\n")
+    if len(line) < 2 or line[:1] not in (b"'", b'"') or line[-1:] != line[:1]:
+        raise PlainPickleError("it is damaged: a text without quotes")
+    decoded, _ = codecs.escape_decode(line[1:-1])
+    assert isinstance(decoded, bytes)
+    return decoded.decode("latin1")
+
+
+def _instructions(file: IO[bytes]) -> Iterator[tuple[pickletools.OpcodeInfo, Any]]:
+    """The instructions and their arguments, up to STOP."""
+    while code := file.read(1):
+        opcode = _OPCODES.get(code)
+        if opcode is None:
+            raise PlainPickleError(f"it is damaged: there is no instruction {code!r}")
+        if opcode.name == "STRING":
+            yield opcode, _text_of_python_2(file.readline())
+        else:
+            yield opcode, None if opcode.arg is None else opcode.arg.reader(file)
+        if opcode.name == "STOP":
+            return
+    raise PlainPickleError("it is damaged: it has no end")
+
+
+_DAMAGES = (ValueError, IndexError, KeyError, TypeError, OverflowError, MemoryError, SystemError)
 
 
 def load_plain_pickle(data: bytes) -> Any:
@@ -322,22 +374,69 @@ def load_plain_pickle(data: bytes) -> Any:
     # Bytes of Python 2 go through text: once as text, once as bytes.
     machine = _Machine(budget=2 * len(data))
     try:
-        for opcode, argument, _ in pickletools.genops(data):
-            if opcode.name == "STOP":
-                return machine.stack.pop()
-            machine.run(opcode.name, argument)
+        for opcode, argument in _instructions(io.BytesIO(data)):
+            if opcode.name != "STOP":
+                machine.run(opcode.name, argument)
+        return machine.stack.pop()
     except PlainPickleError:
         raise
-    except (ValueError, IndexError, KeyError, TypeError, OverflowError, MemoryError) as error:
-        raise PlainPickleError(f"it is damaged ({error})") from error
-    raise PlainPickleError("it is damaged: it has no end")
+    except _DAMAGES as error:  # SystemError: numpy, of texts that are no Unicode
+        raise PlainPickleError(f"it is damaged ({str(error)[:200]})") from error
+
+
+def check_torch_pickle(file: IO[bytes]) -> None:
+    """Refuse what brings down the reader of torch, which admits only tensors but trusts in them.
+
+    Tuples in tuples, many thousands deep, overflow the interpreter's stack when they are hashed as
+    a key; bytearray(N) takes any memory at once.
+
+    Raises:
+        PlainPickleError: as load_plain_pickle.
+    """
+    stack: list[int] = []  # depths of tuples; -1 is a mark
+    memo: dict[int, int] = {}
+    try:
+        for opcode, argument in _instructions(file):
+            if opcode.name == "GLOBAL" and argument.split(" ", 1)[1] == "bytearray":
+                raise PlainPickleError("it asks for bytearray")
+            if "PUT" in opcode.name:
+                memo[argument] = stack[-1]
+            elif "GET" in opcode.name:
+                stack.append(memo[argument])
+            else:
+                _follow(opcode, stack)
+    except PlainPickleError:
+        raise
+    except _DAMAGES as error:
+        raise PlainPickleError(f"it is damaged ({str(error)[:200]})") from error
+
+
+def _follow(opcode: pickletools.OpcodeInfo, stack: list[int]) -> None:
+    """Do to the stack of depths what `opcode` does to the stack of values."""
+    before = opcode.stack_before
+    deepest = -1
+    if pickletools.markobject in before:
+        while (depth := stack.pop()) >= 0:
+            deepest = max(deepest, depth)
+        before = before[: before.index(pickletools.markobject)]
+    for _ in before:
+        deepest = max(deepest, stack.pop())
+    deepest = deepest + 1 if "TUPLE" in opcode.name else 0
+    if deepest > _MAX_DEPTH:
+        raise PlainPickleError(f"it has tuples in tuples, more than {_MAX_DEPTH} deep")
+    mark = pickletools.markobject
+    stack.extend(-1 if made is mark else deepest for made in opcode.stack_after)
 
 
 def as_tensor(value: Any) -> Any:
-    """A tensor of a pickled array of numbers; anything else as it is."""
+    """A tensor of a pickled array of numbers, one however often it is asked for; anything else as
+    it is."""
     if not isinstance(value, PlainArray) or value.array is None:
         return value
     array = value.array
     if array.dtype.kind not in "fiu":
         return value
-    return torch.from_numpy(array.astype(array.dtype.newbyteorder("="), copy=True))
+    if value.tensor is None:
+        native = array.astype(array.dtype.newbyteorder("="), copy=True)
+        value.tensor = torch.from_numpy(native)
+    return value.tensor

@@ -22,9 +22,13 @@ def load_timm(address: str) -> dict[str, Any]:
     """
     timm = import_timm()
     name = address.removeprefix("timm://")
-    settings = timm.get_pretrained_cfg(name) if timm.is_model(name.partition(".")[0]) else None
+    architecture = name.partition(".")[0]
+    try:
+        settings = timm.get_pretrained_cfg(name, allow_unregistered=False)
+    except RuntimeError:  # no such network, or no such weights of it
+        settings = None
     if settings is None:
-        near = timm.list_pretrained(f"{name[:6]}*")[:8]
+        near = timm.list_pretrained(f"{architecture[:8]}*")[:8]
         raise CheckpointError(f"MODEL.WEIGHTS {address}: timm has no such weights; near: {near}.")
     local = in_weights_folder([f"timm/{name}.safetensors", f"timm/{name}.pth"])
     overlay = {"file": str(local)} if local else None

@@ -156,7 +156,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--allow-partial", action="store_true", help="write an incomplete result")
     parser.add_argument("--quiet", action="store_true", help="do not list tensors that are used")
     with reporting_errors():
-        run(parser.parse_args(argv))
+        run(parser.parse_intermixed_args(argv))
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ from cvpods_ext.modeling.pyramids import (
     build_mobilenetv2_fpn_p3_p7,
     build_resnet_attention_fpn_p3_p7,
     build_resnet_fpn_p3_p7,
+    build_timm_fpn_p3_p7,
 )
 
 __all__ = [
@@ -18,4 +19,5 @@ __all__ = [
     "build_mobilenetv2_fpn_p3_p7",
     "build_resnet_attention_fpn_p3_p7",
     "build_resnet_fpn_p3_p7",
+    "build_timm_fpn_p3_p7",
 ]

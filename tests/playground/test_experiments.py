@@ -16,14 +16,16 @@ from pathlib import Path
 import pytest
 import torch
 
+from cvpods.checkpoint.expectations import check_expectations
 from cvpods.configs.config_dict import flatten
 from cvpods.structures import Boxes, Instances
 from cvpods.tools.experiment import load_experiment
+from cvpods_ext.configs.frameworks import ARITHMETIC
 
 ROOT = Path(__file__).resolve().parents[2]
 EXPECT = ROOT / "tests" / "expect"
 FOLDERS = sorted(path.parent for path in (ROOT / "playground").rglob("config.py"))
-NUM_EXPERIMENTS = 53
+NUM_EXPERIMENTS = 57
 
 METHODS = {
     "atss": "ATSS",
@@ -96,13 +98,20 @@ def test_name_says_what_the_config_says(folder):
         assert (parts.FEATURE_FILTER, parts.QUALITY_WEIGHT, parts.MDQ) == (True, True, "learned")
         with_g_rfa = "assign_only" not in tokens
         assert (parts.ATTENTION.ENABLED, parts.USE_DCN_IN_TOWER) == (with_g_rfa, with_g_rfa)
-    if "coco_2017_train" in config.DATASETS.TRAIN and not set(tokens) & set(SCALES):
+    if method in ("atss", "free_anchor") and "mmdet" not in tokens and on_coco(config):
+        # The authors' code is maskrcnn-benchmark's.
+        check_expectations(config, ARITHMETIC["maskrcnn_benchmark"][METHODS[method]], method)
+    if on_coco(config) and not set(tokens) & set(SCALES):
         if method == "atss" and "2x" in tokens:  # a random whole number
             assert short_edges(config, "range") == (640, 800)
         elif method in ("auto_assign", "feature_align") and "2x" in tokens:  # one of the two
             assert short_edges(config) == (640, 800)
         else:
             assert short_edges(config) == (800,)
+
+
+def on_coco(config) -> bool:
+    return "coco_2017_train" in config.DATASETS.TRAIN
 
 
 def check_token(token: str, name: str, config) -> None:
@@ -122,8 +131,10 @@ def check_token(token: str, name: str, config) -> None:
     elif token in POSITIVE_TYPES:
         assert config.MODEL.ATSS.POSITIVE_TYPE == POSITIVE_TYPES[token]
     elif token == "mmdet":
-        assert config.INPUT.FORMAT == "RGB"
-        assert solver.CLIP_GRADIENTS.CLIP_VALUE == 35
+        method = name.partition(".")[0].upper()
+        caffe = method in ("FCOS", "AUTO_ASSIGN")  # the others' backbones are torchvision's
+        assert config.INPUT.FORMAT == ("BGR" if caffe else "RGB")
+        check_expectations(config, ARITHMETIC["mmdet"][method], name)
     elif token == "assign_only":
         assert "FEATURE_ALIGN" in config.MODEL
     elif token == "mobilenetv2":

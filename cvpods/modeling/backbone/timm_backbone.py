@@ -71,14 +71,12 @@ class TimmBackbone(Backbone):
             module.requires_grad_(False)
 
     def _freeze(self, name: str, freeze_at: int) -> list[nn.Module]:
-        """The network's parts up to the map of stride 2 (1) or of res`freeze_at`."""
+        """The network's parts up to the map of stride 2^freeze_at."""
         if freeze_at < 1:
             return []
-        last = self.body.feature_info.module_name()
-        stage = {STRIDES["stem" if freeze_at == 1 else f"res{freeze_at}"]}
-        ends = [
-            m for m, r in zip(last, self.body.feature_info.reduction(), strict=True) if r in stage
-        ]
+        info = self.body.feature_info
+        levels = zip(info.module_name(), info.reduction(), strict=True)
+        ends = [module for module, stride in levels if stride == 2**freeze_at]
         children = dict(self.body.named_children())
         if not ends or ends[-1].replace(".", "_") not in children:
             raise ConfigError(f"{name} has no part to freeze: set MODEL.BACKBONE.FREEZE_AT 0.")

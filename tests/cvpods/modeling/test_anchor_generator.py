@@ -171,3 +171,35 @@ def test_images_do_not_share_priors():
     anchors[0][0].scale(0, 0)
     points[0][1].zero_()
     assert anchors[1][0].tensor.abs().sum() > 0 and points[1][1].abs().sum() > 0
+
+
+def test_whole_corners_by_hand():
+    """torchvision's: size 32, ratio 0.5 is 45.25 x 22.63, half 22.63 x 11.31, rounded 23 x 11."""
+    grid = AnchorGrid(sizes=[[32, 40]], aspect_ratios=[[0.5, 1.0]], strides=[8], whole_corners=True)
+    assert grid.cell_anchors[0].tolist() == [
+        [-23, -11, 23, 11],
+        [-16, -16, 16, 16],
+        [-28, -14, 28, 14],
+        [-20, -20, 20, 20],
+    ]
+
+
+def test_shifted_centres():
+    """All anchors half a pixel further right and down; those of the cell stay as they are."""
+    arguments = {"sizes": [[16]], "aspect_ratios": [[1.0]], "strides": [8], "offset": 0.5}
+    features = [torch.zeros(1, 1, 2, 3)]
+    plain, moved = AnchorGrid(**arguments), AnchorGrid(**arguments, shift=0.5)
+    assert torch.equal(plain.cell_anchors[0], moved.cell_anchors[0])
+    assert torch.equal(moved.grid(features)[0], plain.grid(features)[0] + 0.5)
+
+
+def test_files_without_anchors_load():
+    """They are made, not learned; other frameworks' files hold none."""
+    grid = AnchorGrid(sizes=[[16]], aspect_ratios=[[1.0]], strides=[8])
+    before = grid.cell_anchors[0].clone()
+    grid.load_state_dict({}, strict=True)
+    assert torch.equal(grid.cell_anchors[0], before)
+    grid.load_state_dict({"cell_anchors.0": before + 1}, strict=True)
+    assert torch.equal(grid.cell_anchors[0], before + 1)
+    hidden = AnchorGrid(sizes=[[16]], aspect_ratios=[[1.0]], strides=[8], persistent=False)
+    hidden.load_state_dict({}, strict=True)

@@ -85,3 +85,27 @@ def test_empty(gt, predictions, low_quality):
 def test_errors(thresholds, labels, message):
     with pytest.raises(ValueError, match=message):
         Matcher(thresholds, labels)
+
+
+def test_low_quality_matches_that_are_reassigned():
+    """Both boxes are nearest to the second prediction, 0.3 and 0.2: it keeps the first box as its
+    own best, or takes the last that it is the best of. The first prediction, 0.25 with the first
+    box, is the best of none."""
+    quality = torch.tensor([[0.25, 0.3, 0.0], [0.1, 0.2, 0.0]])
+    for reassign, expected in ((False, 0), (True, 1)):
+        matcher = Matcher([0.4, 0.5], [0, -1, 1], True, reassign)
+        matches, labels = matcher(quality)
+        assert labels.tolist() == [0, 1, 0] and matches[1] == expected and matches[0] == 0
+
+
+def test_reassigning_needs_some_overlap():
+    """A box that overlaps nothing is nobody's, also of those that are objects of another."""
+    quality = torch.tensor([[0.9, 0.2], [0.0, 0.0]])
+    matches, labels = Matcher([0.4, 0.5], [0, -1, 1], True, True)(quality)
+    assert (matches.tolist(), labels.tolist()) == ([0, 0], [1, 0])
+
+
+@pytest.mark.parametrize("shape", [(0, 4), (3, 0), (0, 0)])
+def test_nothing_to_reassign(shape):
+    matches, labels = Matcher([0.4, 0.5], [0, -1, 1], True, True)(torch.zeros(shape))
+    assert matches.shape == labels.shape == (shape[1],)

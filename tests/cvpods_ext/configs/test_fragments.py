@@ -12,6 +12,7 @@ from cvpods.layers import DeformConv, ModulatedDeformConv
 from cvpods.utils.errors import ConfigError
 from cvpods_ext.configs import ATSSConfig, FreeAnchorConfig, compose
 from cvpods_ext.configs import fragments as f
+from cvpods_ext.configs.frameworks import mmdetection
 from cvpods_ext.modeling import ATSS, build_resnet_fpn_p3_p7
 
 
@@ -44,7 +45,8 @@ def test_multi_scale_training_has_the_published_number_of_sizes(scales, expected
 
 
 def test_mmdetection_is_as_its_recipe_says():
-    config = compose(FreeAnchorConfig, f.RES50, f.SCHEDULE_1X, f.mmdetection("FREE_ANCHOR", ""))
+    recipe = mmdetection("FREE_ANCHOR", "torchvision://resnet50")
+    config = compose(FreeAnchorConfig, f.RES50, f.SCHEDULE_1X, recipe)
     schedule, optimizer = config.SOLVER.LR_SCHEDULER, config.SOLVER.OPTIMIZER
     assert (schedule.WARMUP_METHOD, schedule.WARMUP_ITERS) == ("linear", 500)
     assert schedule.WARMUP_FACTOR == 1e-3
