@@ -3,6 +3,7 @@
 Paper     none; a check that deformable convolutions train and resume on real images
 Expected  AP50 > 90 on the images that it was trained on
 Measured  100 on the 4 real images that it was trained on
+Recorded  2026-11-21, 01cd0f0
 Run       python ../../datasets/make_subset.py <instances.json> <images> --min-size 32
           pods_train
 Differs   from atss.res18.subset: deformable convolutions in c4 and the towers

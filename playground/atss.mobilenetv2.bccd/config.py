@@ -3,6 +3,7 @@
 Paper     none; published orientation for other detectors on this test split: AP50 about 90
 Expected  AP 58, AP50 90 on the test split
 Measured  58.2, AP50 89.9 (BCCD test)
+Recorded  2026-11-21, ace9973
 Run       pods_train MODEL.WEIGHTS <mobilenet_v2 features.pth>
           with bccd/{train,val,test} and bccd/annotations under a data root (datasets/README.md)
 Differs   3 classes, 384-pixel images, narrow pyramid and towers, AdamW with a cosine schedule

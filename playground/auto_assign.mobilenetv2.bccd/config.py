@@ -3,6 +3,7 @@
 Paper     none; published orientation for other detectors on this test split: AP50 about 90
 Expected  not known for this schedule
 Measured  42.0, AP50 71.0 (BCCD test; a third of the schedule at 224 pixels, see docs/comparison.md)
+Recorded  2026-11-21, 131de1b
 Run       pods_train MODEL.WEIGHTS <mobilenet_v2 features.pth>
           with bccd/{train,val,test} and bccd/annotations under a data root (datasets/README.md)
 Differs   3 classes, 384-pixel images, narrow pyramid and towers, AdamW with a cosine schedule

@@ -3,6 +3,7 @@
 Paper     none; a small network on small synthetic images, to try things out on a CPU
 Expected  AP 40 to 53 by seed on the held-out images, in about 10 minutes on 2 CPU cores
 Measured  39.5, 52.6, 50.6 (shapes, 150 held-out images; seeds 0, 1, 2)
+Recorded  2026-11-21, 131de1b
 Run       python ../../datasets/make_shapes.py && pods_train
 Differs   6 classes, 160-pixel images, a narrow pyramid P3-P6 on res3 and res4, group norms in the
           towers, AdamW with a cosine schedule

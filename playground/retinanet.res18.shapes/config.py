@@ -3,6 +3,7 @@
 Paper     none; a small network on small synthetic images, to try things out on a CPU
 Expected  less than free_anchor.res18.shapes on the held-out images; about 10 minutes on 2 CPU cores
 Measured  37.0, 47.2, 44.0 (shapes, 150 held-out images; seeds 0, 1, 2)
+Recorded  2026-11-21, 8e225e1
 Run       python ../../datasets/make_shapes.py && pods_train
 Differs   6 classes, 160-pixel images, a narrow pyramid P3-P6 on res3 and res4, group norms in the
           towers, AdamW with a cosine schedule

@@ -304,7 +304,7 @@ NASTY = {
     "memory: a set of 30,000 again and again": (
         "pkl",
         b"\x80\x02](" + b"".join(b"M" + struct.pack("<H", i) for i in range(30_000)) + b"eq\x000"
-        b"c__builtin__\nset\nq\x010" + b"h\x01h\0\x85R" * 30_000 + b".",
+        b"c__builtin__\nset\nq\x010" + b"h\x01h\0\x85R" * 400 + b".",
         "more than it holds",
     ),
     "time: a long number hashed again and again": (
@@ -312,13 +312,13 @@ NASTY = {
         b"\x80\x02}\x8b\x40\x42\x0f\0"
         + b"\x01" * 1_000_000
         + b"q\x00Ns"
-        + b"h\0Ns" * 100_000
+        + b"h\0Ns" * 10_000
         + b".",
         "a long int",
     ),
     "time: the product of long numbers": (
         "pkl",
-        b"\x80\x02\x8b\x40\x42\x0f\0" + b"\x01" * 1_000_000 + b"q\x00"
+        b"\x80\x02\x8b\xa0\x86\x01\0" + b"\x01" * 100_000 + b"q\x00"
         b"cnumpy.core.numeric\n_frombuffer\n(U\x00cnumpy\ndtype\nU\x02f4\x85R("
         + b"h\0" * 8
         + b"ttR.",
