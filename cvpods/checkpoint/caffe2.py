@@ -8,7 +8,9 @@ from typing import Any
 
 from torch import Tensor
 
-from cvpods.checkpoint.plain_pickle import PlainPickleError, as_tensor, load_plain_pickle
+from cvpods.checkpoint.pickle_instructions import PlainPickleError
+from cvpods.checkpoint.plain_pickle import load_plain_pickle
+from cvpods.checkpoint.plain_values import as_tensor
 from cvpods.utils.errors import CheckpointError
 
 

@@ -19,14 +19,9 @@ from cvpods.checkpoint.addresses import find_file
 from cvpods.checkpoint.atomic import write_atomically
 from cvpods.checkpoint.caffe2 import load_caffe2_pickle
 from cvpods.checkpoint.catalog import published
-from cvpods.checkpoint.plain_pickle import (
-    CONSTRUCTORS,
-    PlainArray,
-    PlainDtype,
-    as_tensor,
-    check_torch_pickle,
-)
+from cvpods.checkpoint.plain_values import CONSTRUCTORS, PlainArray, PlainDtype, as_tensor
 from cvpods.checkpoint.timm_weights import load_timm
+from cvpods.checkpoint.torch_pickle import check_torch_pickle
 from cvpods.utils.errors import CheckpointError
 
 # Where files keep the weights among other things.
@@ -74,7 +69,7 @@ def load_file(address: str | Path) -> dict[str, Any]:
     """
     text = str(address)
     if text.startswith("timm://"):
-        return load_timm(text)
+        return load_timm(text, read_file)
     content = read_file(find_file(address))
     for read in READERS.values():
         content = read(content)
@@ -258,7 +253,8 @@ def write_weights(
     # Every tensor by itself: one that is part of a larger storage would bring that along.
     weights = {name: value.detach().cpu().clone().contiguous() for name, value in weights.items()}
     if path.suffix == ".safetensors":
-        metadata = {"format": "pt", "provenance": json.dumps(provenance)}
+        # One entry: several would be written in any order, and the hash would change.
+        metadata = {"provenance": json.dumps(provenance)}
         content = safetensors.torch.save(weights, metadata)
     elif path.suffix in (".pth", ".pt"):
         buffer = io.BytesIO()

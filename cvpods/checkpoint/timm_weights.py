@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +12,14 @@ from cvpods.utils.errors import CheckpointError
 from cvpods.utils.timm import import_timm
 
 
-def load_timm(address: str) -> dict[str, Any]:
+def load_timm(address: str, read: Callable[[Path], dict[str, Any]]) -> dict[str, Any]:
     """Weights of timm://NAME under timm's names, without its classifier, and what they expect.
 
     The file is $CVPODS_WEIGHTS/timm/NAME.safetensors (or .pth) where that is, else timm downloads
-    it. timm reads both without running code from them.
+    it, and reads it without running code from it.
+
+    Args:
+        read: reads a local file, its weights as "model".
 
     Raises:
         CheckpointError: no such network, or its weights cannot be had.
@@ -31,7 +35,7 @@ def load_timm(address: str) -> dict[str, Any]:
         near = timm.list_pretrained(f"{architecture[:8]}*")[:8]
         raise CheckpointError(f"MODEL.WEIGHTS {address}: timm has no such weights; near: {near}.")
     local = in_weights_folder([f"timm/{name}.safetensors", f"timm/{name}.pth"])
-    overlay = {"file": str(local)} if local else None
+    overlay = {"state_dict": read(local)["model"]} if local else None
     try:
         model = timm.create_model(
             name, pretrained=True, features_only=True, pretrained_cfg_overlay=overlay

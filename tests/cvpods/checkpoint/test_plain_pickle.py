@@ -17,13 +17,10 @@ import pytest
 import torch
 
 from cvpods.checkpoint import plain_pickle
-from cvpods.checkpoint.plain_pickle import (
-    PlainArray,
-    PlainPickleError,
-    as_tensor,
-    check_torch_pickle,
-    load_plain_pickle,
-)
+from cvpods.checkpoint.pickle_instructions import PlainPickleError
+from cvpods.checkpoint.plain_pickle import load_plain_pickle
+from cvpods.checkpoint.plain_values import PlainArray, as_tensor
+from cvpods.checkpoint.torch_pickle import check_torch_pickle
 
 
 def plain(value):
@@ -101,7 +98,7 @@ NUMBERS = "? b B i1 i2 i4 i8 u1 u2 u4 u8 f2 f4 f8".split()
         frozenset({1, 2}),
         OrderedDict([("b", 1), ("a", 2)]),
     ],
-    ids=lambda value: f"{type(value).__name__}-{str(value)[:12].encode()!r}",
+    ids=lambda value: type(value).__name__,  # a set's own text changes from run to run
 )
 def test_values_come_back(value, protocol):
     loaded = load_plain_pickle(pickle.dumps(value, protocol))
@@ -588,6 +585,7 @@ KEPT = text("x" * 100_000) + b"q\x00"
         (b"T\xff\xff\xff\x7fx.", "damaged"),
         (b"cnumpy\nndarray\n" + number(10**12) + b"\x85\x85R.", "calls numpy.ndarray"),
         (b"I" + b"9" * 5000 + b"\n.", "damaged"),
+        (b"g" + b"9" * 4000 + b"\n.", "damaged"),
         (b"L" + b"9" * 5000 + b"L\n.", "damaged"),
         (b"S" + b"x" * 1_000_000 + b"\n.", "without quotes"),
         (b"}" + b"\x8b" + struct.pack("<i", 10**6) + b"\x01" * 10**6 + b"Ns.", "a long int"),

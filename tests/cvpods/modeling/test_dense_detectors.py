@@ -818,3 +818,18 @@ def test_factories_on_the_config_are_used(detector, cls, name):
     config[name] = build_generator
     detector(config)
     assert calls == {"backbone": ShapeSpec(channels=3), "generator": STRIDES}
+
+
+def test_normaliser_by_the_batch():
+    """mmdetection's: the positives of each image, at least 1 of each; no moving average."""
+    model = retinanet(loss_normalizer="positives")
+    foreground = torch.zeros(3, 5, dtype=torch.bool)
+    foreground[0, :3] = True
+    assert model.normalizer(foreground).item() == 3 + 1 + 1
+    assert model.loss_normalizer.item() == 100
+    assert retinanet().normalizer(foreground).item() == pytest.approx(0.9 * 100 + 0.1 * 3)
+
+
+def test_unknown_normaliser():
+    with pytest.raises(ConfigError, match=r"MODEL\.RETINANET\.LOSS_NORMALIZER must be one of"):
+        retinanet(loss_normalizer="mean")

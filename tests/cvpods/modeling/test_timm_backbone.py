@@ -155,7 +155,7 @@ def test_weights_that_timm_does_not_have(name):
 
 def test_a_damaged_file(folder, tmp_path):
     (tmp_path / "timm" / "resnet18.a1_in1k.safetensors").write_bytes(b"no weights")
-    with pytest.raises(CheckpointError, match="timm cannot load it"):
+    with pytest.raises(CheckpointError, match="safetensors .* cannot be read"):
         load_file("timm://resnet18.a1_in1k")
 
 
