@@ -97,7 +97,8 @@ def build_train_loader(cfg: Any, plan: BatchPlan | None = None, start_iter: int 
         plan: how a batch is divided; by default as the config says for this many processes.
         start_iter: optimiser step that the first item belongs to.
     """
-    transforms = build_transform_gens(cfg.INPUT.AUG.TRAIN_PIPELINES, cfg.INPUT.FORMAT)
+    plus_one = cfg.MODEL.get("PLUS_ONE", False)
+    transforms = build_transform_gens(cfg.INPUT.AUG.TRAIN_PIPELINES, cfg.INPUT.FORMAT, plus_one)
     dataset = build_dataset(cfg, cfg.DATASETS.TRAIN, transforms, is_train=True)
     block = max(cfg.SOLVER.IMS_PER_DEVICE // cfg.SOLVER.BATCH_SUBDIVISIONS, 1)
     plan = plan or BatchPlan.make(cfg.SOLVER.IMS_PER_BATCH, block, comm.get_world_size())

@@ -50,6 +50,7 @@ class ResizeShortestEdge(TransformGen):
     Args:
         short_edge_length: a size, sizes to choose from ("choice"), or (min, max) ("range", whole
             numbers, both included); 0 leaves the image as it is.
+        plus_one: see ResizeTransform; MODEL.PLUS_ONE unless the pipeline says otherwise.
     """
 
     def __init__(
@@ -58,7 +59,9 @@ class ResizeShortestEdge(TransformGen):
         max_size: int = 2**31,
         sample_style: str = "range",
         interp: Any = None,
+        plus_one: bool = False,
     ) -> None:
+        self.plus_one = plus_one
         self.short_edge_length = _check_sizes("ResizeShortestEdge", short_edge_length, sample_style)
         self.max_size = max_size
         self.sample_style = sample_style
@@ -68,7 +71,8 @@ class ResizeShortestEdge(TransformGen):
         size = _draw_size(self.short_edge_length, self.sample_style)
         if size == 0:
             return NoOpTransform()
-        return ResizeTransform(h, w, *shortest_edge_size(h, w, size, self.max_size))
+        new_size = shortest_edge_size(h, w, size, self.max_size)
+        return ResizeTransform(h, w, *new_size, plus_one=self.plus_one)
 
 
 @TRANSFORMS.register()
@@ -80,7 +84,9 @@ class ResizeLongestEdge(TransformGen):
         long_edge_length: int | Sequence[int],
         sample_style: str = "range",
         interp: Any = None,
+        plus_one: bool = False,
     ) -> None:
+        self.plus_one = plus_one
         self.long_edge_length = _check_sizes("ResizeLongestEdge", long_edge_length, sample_style)
         self.sample_style = sample_style
 
@@ -91,18 +97,21 @@ class ResizeLongestEdge(TransformGen):
             return NoOpTransform()
         scale = size / max(h, w)
         new_h, new_w = (max(int(side * scale + 0.5), 1) for side in (h, w))
-        return ResizeTransform(h, w, new_h, new_w)
+        return ResizeTransform(h, w, new_h, new_w, plus_one=self.plus_one)
 
 
 @TRANSFORMS.register()
 class Resize(TransformGen):
     """Stretch to a fixed (height, width), or to a square."""
 
-    def __init__(self, shape: int | Sequence[int], interp: Any = None) -> None:
+    def __init__(
+        self, shape: int | Sequence[int], interp: Any = None, plus_one: bool = False
+    ) -> None:
+        self.plus_one = plus_one
         self.shape = (shape, shape) if isinstance(shape, int) else tuple(shape)
 
     def get_transform(self, img: np.ndarray, annotations: Annotations | None = None) -> Transform:
-        return ResizeTransform(*img.shape[:2], *self.shape)
+        return ResizeTransform(*img.shape[:2], *self.shape, plus_one=self.plus_one)
 
 
 @TRANSFORMS.register()

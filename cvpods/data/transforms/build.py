@@ -11,21 +11,25 @@ from cvpods.data.transforms.torchvision_bridge import TorchTransformGen
 from cvpods.utils.errors import ConfigError
 
 
-def build_transform_gens(pipelines: Sequence[Sequence], image_format: str = "BGR") -> list:
+def build_transform_gens(
+    pipelines: Sequence[Sequence], image_format: str = "BGR", plus_one: bool = False
+) -> list:
     """Build the transforms that a pipeline names.
 
     Args:
         pipelines: (name, keyword arguments) pairs. "...List" names take
             transforms=[(name, arguments), ...]; "Torch_..." names take a torchvision transform.
-        image_format: channel order, told to transforms that have an argument of that name.
+        image_format, plus_one: channel order, and how boxes are scaled; told to transforms that
+            have arguments of these names.
 
     Raises:
         ConfigError: unknown name, or arguments that do not fit.
     """
-    return [_build(step, image_format) for step in pipelines]
+    shared = {"image_format": image_format, "plus_one": plus_one}
+    return [_build(step, shared) for step in pipelines]
 
 
-def _build(step: Sequence, image_format: str) -> Any:
+def _build(step: Sequence, shared: Mapping[str, Any]) -> Any:
     if isinstance(step, (str, Mapping)) or len(step) != 2 or not isinstance(step[0], str):
         raise ConfigError(f"A step of INPUT.AUG is a (name, arguments) pair; got {step!r}.")
     name, arguments = step
@@ -36,9 +40,9 @@ def _build(step: Sequence, image_format: str) -> Any:
         raise ConfigError(f"{name} takes a dict of arguments, got {arguments!r}.")
     arguments = dict(arguments)
     if "transforms" in arguments:
-        arguments["transforms"] = build_transform_gens(arguments["transforms"], image_format)
-    if "image_format" in inspect.signature(cls.__init__).parameters:
-        arguments.setdefault("image_format", image_format)
+        arguments["transforms"] = build_transform_gens(arguments["transforms"], **shared)
+    for key in shared.keys() & inspect.signature(cls.__init__).parameters.keys():
+        arguments.setdefault(key, shared[key])
     try:
         return cls(**arguments)
     except (TypeError, ValueError) as error:

@@ -89,10 +89,17 @@ class ResizeTransform(Transform):
 
     torchvision's kernel for 8-bit images equals PIL's within one grey level and is several times
     faster.
+
+    Args:
+        plus_one: scale boxes by maskrcnn-benchmark's arithmetic, to whom (x2, y2) is the last pixel
+            inside: x2 = (x2 - 1) * scale + 1. See cvpods/modeling/postprocessing.py.
     """
 
-    def __init__(self, h: int, w: int, new_h: int, new_w: int, interp: Any = None) -> None:
+    def __init__(
+        self, h: int, w: int, new_h: int, new_w: int, interp: Any = None, plus_one: bool = False
+    ) -> None:
         self.h, self.w, self.new_h, self.new_w = h, w, new_h, new_w
+        self.plus_one = plus_one
 
     def apply_image(self, img: np.ndarray) -> np.ndarray:
         if (self.new_h, self.new_w) == img.shape[:2]:
@@ -102,6 +109,10 @@ class ResizeTransform(Transform):
 
     def apply_coords(self, coords: np.ndarray) -> np.ndarray:
         return coords * [self.new_w / self.w, self.new_h / self.h]
+
+    def apply_box(self, boxes: np.ndarray) -> np.ndarray:
+        last = [0.0, 0.0, 1.0, 1.0] if self.plus_one else 0.0
+        return super().apply_box(boxes - np.array(last)) + last
 
 
 class CropTransform(Transform):

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from cvpods.layers.nms import NMS_TYPES, generalized_batched_nms
 from cvpods.modeling.backbone import Backbone
 from cvpods.modeling.meta_arch.scores import Scores
-from cvpods.modeling.postprocessing import clip_plus_one, detector_postprocess, scale_plus_one
+from cvpods.modeling.postprocessing import clip_plus_one, detector_postprocess
 from cvpods.structures import Boxes, ImageList, Instances
 from cvpods.utils.errors import ConfigError, DataError
 
@@ -34,8 +34,8 @@ class DenseDetector(nn.Module):
         topk_candidates: candidates kept per level before NMS.
         nms_threshold, nms_type: see cvpods.layers.generalized_batched_nms.
         max_detections: boxes kept per image.
-        plus_one: boxes are scaled and clipped by maskrcnn-benchmark's arithmetic, see
-            cvpods.modeling.postprocessing.
+        plus_one: boxes are clipped, and detections scaled, by maskrcnn-benchmark's arithmetic, see
+            cvpods.modeling.postprocessing. The data pipeline scales the ground truth so.
     """
 
     # Channels of one location in each output of the head; None stands for K.
@@ -160,19 +160,7 @@ class DenseDetector(nn.Module):
             raise DataError("Training needs 'instances' in every input; evaluate with .eval().")
         for inputs in batched_inputs:
             self._check_classes(inputs[key].gt_classes)
-        targets = [inputs[key].to(self.device) for inputs in batched_inputs]
-        return [self._plus_one(*pair) for pair in zip(targets, batched_inputs, strict=True)]
-
-    def _plus_one(self, target: Instances, inputs: dict[str, Any]) -> Instances:
-        """With plus_one, boxes as maskrcnn-benchmark would have scaled them from the original."""
-        if not self.plus_one:
-            return target
-        height, width = output_size(inputs)
-        ratios = target.image_size[1] / width, target.image_size[0] / height
-        moved = Instances(target.image_size, **target.get_fields())
-        boxes = target.gt_boxes.tensor / target.gt_boxes.tensor.new_tensor([*ratios, *ratios])
-        moved.gt_boxes = Boxes(scale_plus_one(boxes, *ratios))
-        return moved
+        return [inputs[key].to(self.device) for inputs in batched_inputs]
 
     def _check_classes(self, classes: Tensor) -> None:
         """Where that needs no wait for the device: losses would read other classes' numbers."""

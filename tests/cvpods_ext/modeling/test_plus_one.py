@@ -5,10 +5,12 @@ Images of 64 x 96 pixels, resized by 2 / 3 from 96 x 144; boxes of the loops are
 
 import math
 
+import numpy as np
 import pytest
 import torch
 
 from cvpods.configs import FCOSConfig
+from cvpods.data.transforms import build_transform_gens
 from cvpods.modeling.meta_arch import FCOSDetector
 from cvpods.modeling.postprocessing import clip_plus_one, detector_postprocess, scale_plus_one
 from cvpods.structures import Boxes, Instances
@@ -140,27 +142,54 @@ def test_the_half_pixel_matters():
     torch.testing.assert_close(moved - ours, torch.full_like(ours, 0.5))
 
 
-def targets_of(model):
-    """The ground truth of an image, read from COCO and resized by the data pipeline."""
-    boxes = torch.tensor(BOXES) * 2 / 3
-    truth = Instances(IMAGE, gt_boxes=Boxes(boxes), gt_classes=torch.tensor(GT_CLASSES))
-    inputs = {"image": torch.zeros(3, *IMAGE), "instances": truth, "height": 96, "width": 144}
-    targets = model.targets([inputs])
-    torch.testing.assert_close(truth.gt_boxes.tensor, boxes)  # the loader's own stays
-    return targets
+def targets(mirrored=False):
+    """The ground truth of an image as the data pipeline gives it: resized, then mirrored or not."""
+    pipeline = [("ResizeShortestEdge", {"short_edge_length": 64, "sample_style": "choice"})]
+    pipeline += [("RandomFlip", {"prob": 1.0})] if mirrored else []
+    image = np.zeros((*ORIGINAL, 3), dtype=np.uint8)
+    boxes = [{"bbox": box, "category_id": 0} for box in BOXES]
+    for transform in build_transform_gens(pipeline, plus_one=True):
+        image, boxes = transform(image, boxes)
+    assert image.shape[:2] == IMAGE
+    found = Boxes([box["bbox"] for box in boxes])
+    return [Instances(IMAGE, gt_boxes=found, gt_classes=torch.tensor(GT_CLASSES))]
 
 
 def inclusive_boxes():
     return [theirs.resized(theirs.without_sides(tuple(box)), 2 / 3, 2 / 3) for box in BOXES]
 
 
-@pytest.mark.parametrize("make", [free_anchor, atss])
-def test_ground_truth(make):
-    """Theirs is read without the last pixel, and scaled then."""
-    expected = torch.tensor([theirs.with_sides(box) for box in inclusive_boxes()])
-    (target,) = targets_of(make())
+def mirrored(box, width):
+    """Theirs: x1 = width - x2 - 1."""
+    return (width - box[2] - 1, box[1], width - box[0] - 1, box[3])
+
+
+@pytest.mark.parametrize("flip", [False, True])
+def test_ground_truth(flip):
+    """Theirs is read without the last pixel, scaled, and mirrored then."""
+    boxes = [mirrored(box, IMAGE[1]) if flip else box for box in inclusive_boxes()]
+    expected = torch.tensor([theirs.with_sides(box) for box in boxes])
+    (target,) = targets(flip)
     torch.testing.assert_close(target.gt_boxes.tensor, expected)
-    assert (target.gt_boxes.tensor[:, 2:] - torch.tensor(BOXES)[:, 2:] * 2 / 3 > 0.3).all()
+    plain = torch.tensor(BOXES) * 2 / 3
+    plain[:, [0, 2]] = IMAGE[1] - plain[:, [2, 0]] if flip else plain[:, [0, 2]]
+    assert (target.gt_boxes.tensor - plain).abs().max() > 0.3
+
+
+@pytest.mark.parametrize("wanted", [False, True])
+def test_the_data_pipeline_is_told(wanted):
+    """By MODEL.PLUS_ONE, also within a list of transforms; not by a step that says otherwise."""
+    resize = ("ResizeShortestEdge", {"short_edge_length": 64, "sample_style": "choice"})
+    steps = [
+        resize,
+        ("Resize", {"shape": 64}),
+        ("ResizeLongestEdge", {"long_edge_length": [64, 64]}),
+    ]
+    made = build_transform_gens([*steps, ("RandomList", {"transforms": steps})], plus_one=wanted)
+    assert [one.plus_one for one in made[:3]] == [wanted] * 3
+    assert [one.plus_one for one in made[3].transforms] == [wanted] * 3
+    own = ("Resize", {"shape": 64, "plus_one": not wanted})
+    assert build_transform_gens([own], plus_one=wanted)[0].plus_one is not wanted
 
 
 def atss_by_loop(anchors, outputs, boxes):
@@ -207,7 +236,7 @@ def test_losses_of_atss(seed):
     outputs = predictions(len(anchors), seed, quality=True)
     outputs["box_deltas"] *= 0.2
     expected = atss_by_loop(anchors, outputs, inclusive_boxes())
-    losses = model.losses(outputs, model.priors(FEATURES), targets_of(model))
+    losses = model.losses(outputs, model.priors(FEATURES), targets())
     assert {k: v.item() for k, v in losses.items()} == pytest.approx(expected, rel=1e-4)
 
 
@@ -215,7 +244,7 @@ def test_loss_of_free_anchor():
     """Its IoUs and coder are those of boxes with sides, so the loss is that of moved boxes."""
     model, anchors = free_anchor(), anchors_of("free_anchor")
     outputs = predictions(len(anchors), 0, quality=False)
-    losses = model.losses(outputs, model.priors(FEATURES), targets_of(model))
+    losses = model.losses(outputs, model.priors(FEATURES), targets())
     expected = free_anchor_loss(
         outputs["cls_logits"],
         outputs["box_deltas"],
@@ -242,11 +271,6 @@ def test_clipping_by_hand():
 
 
 def test_no_boxes():
-    for model in (atss(), free_anchor()):
-        empty = Instances(IMAGE, gt_boxes=Boxes([]), gt_classes=torch.zeros(0).long())
-        inputs = {"image": torch.zeros(3, *IMAGE), "instances": empty, "height": 96, "width": 144}
-        (target,) = model.targets([inputs])
-        assert target.gt_boxes.tensor.shape == (0, 4)
     nothing = Instances(IMAGE, pred_boxes=Boxes([]))
     assert len(detector_postprocess(nothing, 96, 144, plus_one=True)) == 0
 
