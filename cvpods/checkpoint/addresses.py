@@ -6,17 +6,17 @@ import hashlib
 import os
 import re
 import shutil
-import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from http.client import HTTPException
 from pathlib import Path, PurePosixPath
-from urllib.parse import urlparse
+from urllib.parse import quote, urlparse
 
 import torch
 from filelock import FileLock
 from loguru import logger
 
-from cvpods.checkpoint.catalog import Published, published
+from cvpods.checkpoint.catalog import Published, has_own_name, published
 from cvpods.utils.errors import CheckpointError
 
 # Seconds without an answer or without further bytes.
@@ -32,27 +32,38 @@ def cache_dir() -> Path:
 def find_file(address: str | Path) -> Path:
     """The local file of a path or address; downloads addresses once.
 
-    Addresses: http(s)://host/file.pth, with #sha256=... to have it checked; the catalogue's
-    detectron2://, catalog:// and open-mmlab://; torchvision://resnet50?IMAGENET1K_V2; and
-    cvpods://NAME, a file of $CVPODS_WEIGHTS or a mirror (an experiment's name: its
-    model_final.pth). A file that $CVPODS_WEIGHTS holds is used before any download.
+    Addresses: http(s)://host/file.pth; the catalogue's detectron2://, catalog:// and open-mmlab://;
+    torchvision://resnet50?IMAGENET1K_V2; and cvpods://NAME, a file of $CVPODS_WEIGHTS or a mirror
+    (an experiment's name: its model_final.pth). With #sha256=... at the end the hash is checked.
+    A file that $CVPODS_WEIGHTS holds is used before any download.
 
     Raises:
         CheckpointError: no such file, unknown address, failed download, or another hash.
     """
     text = str(address)
-    if text.startswith("cvpods://"):
-        return _of_project(text)
-    if "://" in text:
-        plain, _, fragment = text.partition("#")
+    if Path(text).expanduser().is_file():
+        return Path(text).expanduser()
+    plain, _, fragment = text.partition("#")
+    sha256 = _asked_hash(text, fragment)
+    if plain.startswith("cvpods://"):
+        return _of_project(plain, sha256)
+    if "://" in plain:
         known = published(plain)
-        return _fetch(plain, known, _asked_hash(text, fragment) or known.sha256)
-    local = Path(text).expanduser()
-    if local.is_file():
-        return local
-    if not local.is_absolute() and (found := in_weights_folder([text])):
+        return _fetch(plain, known, sha256 or known.sha256)
+    return _check_hash(_local(plain), sha256, text)
+
+
+def _local(name: str) -> Path:
+    path = Path(name).expanduser()
+    if path.is_file():
+        return path
+    if not path.is_absolute() and (found := in_weights_folder([name])):
         return found
-    raise CheckpointError(f"Weights file {local} does not exist.")
+    what = "is a folder, not a file" if path.is_dir() else "does not exist"
+    folder = os.environ.get("CVPODS_WEIGHTS", "which is not set")
+    raise CheckpointError(
+        f"Weights file {path} {what}, and there is none of that name in $CVPODS_WEIGHTS ({folder})."
+    )
 
 
 def file_sha256(path: Path) -> str:
@@ -90,7 +101,10 @@ def in_weights_folder(names: list[str]) -> Path | None:
     if not folder:
         return None
     paths = (Path(folder).expanduser() / name for name in names)
-    return next((path for path in paths if path.is_file()), None)
+    found = next((path for path in paths if path.is_file()), None)
+    if found is not None:
+        logger.info(f"Using {found} of $CVPODS_WEIGHTS.")
+    return found
 
 
 def mirrors() -> list[str]:
@@ -99,7 +113,7 @@ def mirrors() -> list[str]:
     return [mirror.strip().rstrip("/") for mirror in listed if mirror.strip()]
 
 
-def _of_project(address: str) -> Path:
+def _of_project(address: str, sha256: str) -> Path:
     name = address.removeprefix("cvpods://")
     # "atss.res50.1x" has dots, but no ending of a file of weights.
     if not re.search(r"\.(pth|pt|pkl|safetensors)$", name):
@@ -107,46 +121,62 @@ def _of_project(address: str) -> Path:
     if ".." in PurePosixPath(name).parts or name.startswith("/"):
         raise CheckpointError(f"MODEL.WEIGHTS {address}: names lie below $CVPODS_WEIGHTS.")
     if found := in_weights_folder([name]):
-        return found
+        return _check_hash(found, sha256, address)
     target = cache_dir() / "cvpods" / name
     if target.is_file():
-        return target
+        return _check_hash(target, sha256, address)
     urls = [f"{mirror}/{name}" for mirror in mirrors()]
     if not urls:
         raise CheckpointError(
             f"MODEL.WEIGHTS {address}: there is no {name} in $CVPODS_WEIGHTS "
-            f"({os.environ.get('CVPODS_WEIGHTS', 'not set')}), and $CVPODS_MIRRORS names no server."
+            f"({os.environ.get('CVPODS_WEIGHTS', 'not set')}), and $CVPODS_MIRRORS names no "
+            "server. Name a folder that has it: export CVPODS_WEIGHTS=folder, or the file itself."
         )
-    return _download(urls, target, "", f"MODEL.WEIGHTS {address}")
+    return _download(urls, target, sha256, f"MODEL.WEIGHTS {address}")
 
 
 def _fetch(address: str, known: Published, sha256: str) -> Path:
-    url = urlparse(known.url)
+    try:
+        url = urlparse(known.url)
+    except ValueError as error:
+        raise CheckpointError(f"MODEL.WEIGHTS {address} is no address: {error}.") from error
     path = url.path.lstrip("/")
     if not path:
         raise CheckpointError(f"MODEL.WEIGHTS {address} names no file.")
-    names = [address.replace("://", "/"), f"{url.netloc}/{path}", path, Path(path).name]
-    if found := in_weights_folder(names):
+    names = [address.replace("://", "/"), f"{url.netloc}/{path}", path]
+    if known.expects:
+        names.append("/".join(path.split("/")[-2:]))
+    # By its last part alone only where that, or the hash, says which file it is.
+    names += [Path(path).name] if sha256 or has_own_name(known) else []
+    if not url.query and (found := in_weights_folder(names)):
         return _check_hash(found, sha256, address)
-    target = cache_dir() / url.netloc / path
+    # What follows a question mark may be all that tells two files apart.
+    query = f"?{url.query}" if url.query else ""
+    target = cache_dir() / url.netloc / f"{path}{quote(query, safe='')}"
     if target.is_file():
         return _check_hash(target, sha256, address)
-    urls = [f"{mirror}/{path}" for mirror in mirrors()] + [known.url]
+    urls = [f"{mirror}/{path}{query}" for mirror in mirrors()] + [known.url]
     return _download(urls, target, sha256, f"MODEL.WEIGHTS {address}", known.equivalent)
 
 
 def _download(urls: list[str], target: Path, sha256: str, asked: str, equivalent: str = "") -> Path:
     """Try `urls` in turn; processes that want the same file wait for the one that fetches it."""
-    target.parent.mkdir(parents=True, exist_ok=True)
     failures = []
-    with FileLock(f"{target}.lock"):
-        if target.is_file():
-            return target
-        for url in urls:
-            try:
-                return _download_one(url, target, sha256)
-            except (urllib.error.URLError, OSError, ValueError, CheckpointError) as error:
-                failures.append(f"  {url}: {error}")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(f"{target}.lock"):
+            if target.is_file():
+                return target
+            for url in urls:
+                try:
+                    return _download_one(url, target, sha256)
+                except (OSError, ValueError, HTTPException, CheckpointError) as error:
+                    failures.append(f"  {url}: {error or type(error).__name__}")
+    except OSError as error:
+        raise CheckpointError(
+            f"{asked}: the cache {target.parent} cannot be written ({error}). Name another folder: "
+            "export CVPODS_CACHE=folder."
+        ) from error
     raise CheckpointError(
         "\n".join([f"{asked} cannot be had:", *failures, *_ways(target, equivalent)])
     )
@@ -161,6 +191,9 @@ def _download_one(url: str, target: Path, sha256: str) -> Path:
             expected = answer.headers.get("Content-Length")
         if expected is not None and partial.stat().st_size != int(expected):
             raise CheckpointError(f"the connection ended after {partial.stat().st_size:,} bytes")
+        with partial.open("rb") as file:
+            if file.read(64).lstrip()[:1] == b"<":
+                raise CheckpointError("it answers with a web page, not with a file of weights")
         if sha256 and not (found := file_sha256(partial)).startswith(sha256):
             raise CheckpointError(f"its SHA-256 is {found}, not {sha256}...")
         return partial.replace(target)

@@ -15,7 +15,7 @@ from cvpods.utils.errors import CheckpointError
 
 
 def load_caffe2_pickle(path: Path) -> dict[str, Tensor]:
-    """Read a .pkl of arrays: a detectron2 file ("model") or Caffe2 blobs, renamed.
+    """Read a .pkl of arrays: detectron2's ("model") as they are, or Caffe2's blobs, renamed.
 
     Raises:
         CheckpointError: the file is damaged, or holds anything but arrays and plain values.
@@ -26,7 +26,7 @@ def load_caffe2_pickle(path: Path) -> dict[str, Tensor]:
         raise CheckpointError(f"{path} is refused: not a file of plain arrays: {error}.") from error
     if not isinstance(content, dict):
         raise CheckpointError(f"{path} holds a {type(content).__name__}, not named arrays.")
-    converted = "model" in content and "__author__" in content
+    converted = "model" in content
     named = content["model"] if converted else content.get("blobs", content)
     if not isinstance(named, dict) or not all(isinstance(name, str) for name in named):
         raise CheckpointError(f"{path} holds no arrays by name.")

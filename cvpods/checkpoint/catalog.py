@@ -12,7 +12,7 @@ from cvpods.utils.errors import CheckpointError
 Expects = dict[str, Any]  # {dotted config key: value}
 
 # Caffe's networks read BGR; the standard deviation is part of their first convolution.
-_BGR = {
+CAFFE_BGR: Expects = {
     "INPUT.FORMAT": "BGR",
     "MODEL.PIXEL_MEAN": [103.53, 116.28, 123.675],
     "MODEL.PIXEL_STD": [1.0, 1.0, 1.0],
@@ -54,9 +54,10 @@ DETECTRON = "https://dl.fbaipublicfiles.com/detectron/"
 DETECTRON2 = "https://dl.fbaipublicfiles.com/detectron2/"
 MMLAB = "https://download.openmmlab.com/pretrain/third_party/"
 
-_R50_CAFFE = {**_BGR, **_network(50, stride_in_1x1=True)}
-_R101_CAFFE = {**_BGR, **_network(101, stride_in_1x1=True)}
-_X101_32X8D_D2 = {**_BGR, "MODEL.PIXEL_STD": [57.375, 57.12, 58.395], **_network(101, 32, 8)}
+_TV = "/torchvision/"
+_R50_CAFFE = {**CAFFE_BGR, **_network(50, stride_in_1x1=True)}
+_R101_CAFFE = {**CAFFE_BGR, **_network(101, stride_in_1x1=True)}
+_X101_32X8D_D2 = {**CAFFE_BGR, "MODEL.PIXEL_STD": [57.375, 57.12, 58.395], **_network(101, 32, 8)}
 
 
 def _mmlab(name: str, expects: Expects, equivalent: str) -> Published:
@@ -78,6 +79,16 @@ CATALOG: dict[str, Published] = {
         _X101_32X8D_D2,
         equivalent="resnext101_32x8d",
     ),
+    "detectron2://ImageNetPretrained/torchvision/R-50.pkl": Published(
+        f"{DETECTRON2}ImageNetPretrained/torchvision/R-50.pkl",
+        {**IMAGENET_RGB, **_network(50)},
+        equivalent="resnet50",
+    ),
+    "detectron2://ImageNetPretrained/torchvision/R-101.pkl": Published(
+        f"{DETECTRON2}ImageNetPretrained/torchvision/R-101.pkl",
+        {**IMAGENET_RGB, **_network(101)},
+        equivalent="resnet101",
+    ),
     "catalog://ImageNetPretrained/MSRA/R-50": Published(
         f"{DETECTRON}ImageNetPretrained/MSRA/R-50.pkl", _R50_CAFFE, equivalent="resnet50"
     ),
@@ -87,12 +98,12 @@ CATALOG: dict[str, Published] = {
     # Detectron's own file: standard deviation 1, as in the code of FreeAnchor and ATSS.
     "catalog://ImageNetPretrained/FAIR/20171220/X-101-32x8d": Published(
         f"{DETECTRON}ImageNetPretrained/20171220/X-101-32x8d.pkl",
-        {**_BGR, **_network(101, 32, 8)},
+        {**CAFFE_BGR, **_network(101, 32, 8)},
         equivalent="resnext101_32x8d",
     ),
     "catalog://ImageNetPretrained/FAIR/X-101-64x4d": Published(
         f"{DETECTRON}ImageNetPretrained/FBResNeXt/X-101-64x4d.pkl",
-        {**_BGR, **_network(101, 64, 4)},
+        {**CAFFE_BGR, **_network(101, 64, 4)},
         equivalent="resnext101_64x4d",
     ),
     "open-mmlab://resnext101_32x4d": _mmlab(
@@ -136,6 +147,14 @@ RESNETS = {
 }
 
 
+def has_own_name(known: Published) -> bool:
+    """Whether the last part of its URL tells what it is: X-101-32x8d.pkl is the name of two that
+    differ; R-50.pkl without a folder is MSRA's, not torchvision's."""
+    name = known.url.rpartition("/")[2]
+    alike = [e for e in CATALOG.values() if e.url.endswith(f"/{name}") and _TV not in e.url]
+    return bool(alike) and all(entry.expects == known.expects for entry in alike)
+
+
 def published(address: str) -> Published:
     """What is known of an address; of one that is not in the catalogue, its URL alone.
 
@@ -147,6 +166,9 @@ def published(address: str) -> Published:
     if address in _BY_URL:
         return _BY_URL[address]
     scheme, _, rest = address.partition("://")
+    scheme = scheme.lower()
+    if by_name := _torchvision_file(rest):
+        return by_name
     if scheme in ("http", "https"):
         return Published(address)
     if scheme == "detectron2":
@@ -162,6 +184,17 @@ def published(address: str) -> Published:
         f"MODEL.WEIGHTS {address}: unknown kind of address {scheme}://. Use a path, http(s)://, "
         "detectron2://, catalog://, open-mmlab://, torchvision://, timm:// or cvpods://."
     )
+
+
+def _torchvision_file(rest: str) -> Published | None:
+    """Of a URL of one of torchvision's ResNets, the same as by its name."""
+    if not rest.startswith("download.pytorch.org/"):
+        return None
+    for name in RESNETS:
+        for member in torchvision.models.get_model_weights(name):
+            if member.url.endswith(rest):
+                return _torchvision(f"{name}?{member.name}")
+    return None
 
 
 def _torchvision(rest: str) -> Published:

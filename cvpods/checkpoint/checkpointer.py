@@ -88,12 +88,16 @@ class Checkpointer:
         content = load_file(path)
         if config is not None:
             check_expectations(config, content["expects"], f"MODEL.WEIGHTS {path}")
-        averaged = use_ema and "ema" in content
+        averaged = use_ema and isinstance(content.get("ema"), dict)
         weights = content["ema" if averaged else "model"]
         try:
             report = load_weights(self.model, weights, strict=strict)
         except CheckpointError as error:
             raise CheckpointError(f"{path}: {error}") from None
+        if wrong := [entry for entry in report.mismatched if entry.startswith("backbone.")]:
+            raise CheckpointError(
+                f"{path} is of another backbone than the config's: {', '.join(wrong[:4])}."
+            )
         what = " averaged" if averaged else ""
         where = f" as {report.prefix}*" if report.prefix else ""
         logger.info(f"Loaded {len(report.loaded)}{what} tensors from {path}{where}.")

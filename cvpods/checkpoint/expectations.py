@@ -19,31 +19,43 @@ def check_expectations(config: Any, expects: Mapping[str, Any], source: str) -> 
     """Compare keys of `config` with what weights expect.
 
     Args:
-        expects: {dotted key: value}; keys that the config does not have are left out.
+        expects: {dotted key: value}; keys that the config does not have are left out. "MODEL" has
+            names of groups, of which the config must have one: the methods of the weights.
         source: names the weights in the message.
 
     Raises:
         ConfigError: values differ, unless MODEL.CHECK_WEIGHTS is False; lists them.
     """
     values = dict(flatten(config))
+    methods = expects.get("MODEL", [])
+    if methods and not any(method in config.MODEL for method in methods):
+        wrong = f"  they are of {' or '.join(methods)}, which the config does not have"
+        _refuse(config, f"{source}: the config does not fit these weights.\n{wrong}", "")
+        return
     wrong = {
         key: value
         for key, value in expects.items()
-        if key in values and not _same(values[key], value, TOLERANCES.get(key, 1e-6))
+        if key in values
+        and key != "MODEL"
+        and not _same(values[key], value, TOLERANCES.get(key, 1e-6))
     }
     if not wrong:
         return
     lines = [f"  {key} is {values[key]!r}; they expect {value!r}" for key, value in wrong.items()]
     overrides = " ".join(f'{key} "{value}"' for key, value in wrong.items())
     message = "\n".join([f"{source}: the config does not fit these weights.", *lines])
-    if not values.get("MODEL.CHECK_WEIGHTS", True):
-        logger.warning(message)
-        return
-    raise ConfigError(
-        f"{message}\nWrite these values into config.py (pretrained(), mmdetection() and mrcnn() of "
-        f"cvpods_ext.configs.frameworks do so), or override them: {overrides}; to go on "
-        "regardless: MODEL.CHECK_WEIGHTS False."
+    ways = (
+        "Write these values into config.py (pretrained(), mmdetection() and mrcnn() of "
+        f"cvpods_ext.configs.frameworks do so), or override them: {overrides}. "
     )
+    _refuse(config, message, ways)
+
+
+def _refuse(config: Any, message: str, ways: str) -> None:
+    """An error, or where the config says so a warning."""
+    if config.MODEL.get("CHECK_WEIGHTS", True):
+        raise ConfigError(f"{message}\n{ways}To go on regardless: MODEL.CHECK_WEIGHTS False.")
+    logger.warning(message)
 
 
 def _same(value: Any, expected: Any, tolerance: float) -> bool:

@@ -74,7 +74,7 @@ def load_file(address: str | Path) -> dict[str, Any]:
     for read in READERS.values():
         content = read(content)
     expects = _mapping(content.get("expects"))
-    if "://" in text and not text.startswith("cvpods://"):
+    if "://" in text and not text.startswith("cvpods://") and not Path(text).is_file():
         expects |= published(text.partition("#")[0]).expects
     if isinstance(content.get("provenance"), dict):
         provenance = _mapping(content["provenance"])
@@ -132,6 +132,10 @@ def _with_weights(content: Any, path: Path) -> dict[str, Any]:
         kind = type(weights).__name__
         raise CheckpointError(f"{path} holds a {kind} as {key!r}, not named tensors.")
     named = {k: as_tensor(v) for k, v in _mapping(weights).items() if isinstance(k, str)}
+    nested = key is None and any(isinstance(value, dict) for value in named.values())
+    if nested and not any(isinstance(value, Tensor) for value in named.values()):
+        entries = ", ".join(list(named)[:8])
+        raise CheckpointError(f"{path} holds no tensors as weights; its entries are {entries}.")
     _check_tensors({k: v for k, v in named.items() if isinstance(v, Tensor)}, path)
     return {**({} if key is None else content), "model": named}
 
@@ -198,7 +202,8 @@ def _refused(message: str) -> str:
     for line in message.splitlines():
         for sign in ("Unsupported", "Trying to", "was not an allowed", "Can not", "Can only"):
             if sign in line:
-                return line.split("WeightsUnpickler error:")[-1].strip()
+                said = line.split("WeightsUnpickler error:")[-1]
+                return said.partition("Please use")[0].strip()
     return message.strip().splitlines()[0] if message.strip() else "UnpicklingError"
 
 

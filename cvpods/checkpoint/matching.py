@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from torch import Tensor, nn
@@ -52,17 +52,35 @@ def common_prefix(model_keys: list[str], file_keys: list[str]) -> str:
     return min(votes, key=lambda p: (-votes[p], len(p))) if votes else ""
 
 
+# What other modules put before all names: DistributedDataParallel, Lightning, torch.compile.
+_WRAPPERS = ("module.", "model.", "_orig_mod.")
+
+
+def without_wrappers(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The weights without a prefix that wrappers of a model gave to every name."""
+    weights = dict(weights)
+    while prefix := next((w for w in _WRAPPERS if _all_start(weights, w)), None):
+        weights = {name.removeprefix(prefix): value for name, value in weights.items()}
+    return weights
+
+
+def _all_start(names: Iterable[str], prefix: str) -> bool:
+    names = list(names)
+    return bool(names) and all(name.startswith(prefix) for name in names)
+
+
 def load_weights(model: nn.Module, weights: Mapping[str, Tensor], *, strict: bool) -> LoadReport:
     """Copy tensors into `model` where name (after one common prefix) and shape agree.
 
     Args:
-        weights: names may start with "module."; those of a torchvision ResNet fit, too.
+        weights: names may all start with "module." or the like; those of a torchvision ResNet
+            fit, too.
         strict: everything that the model has must be in the file, in its shape.
 
     Raises:
         CheckpointError: nothing fits; or, with `strict`, something does not. Lists the keys.
     """
-    weights = {k.removeprefix("module."): v for k, v in weights.items() if isinstance(v, Tensor)}
+    weights = without_wrappers({k: v for k, v in weights.items() if isinstance(v, Tensor)})
     own = model.state_dict()
     namings = [weights, from_torchvision_names(weights)]
     prefixes = [common_prefix(list(own), list(named)) for named in namings]

@@ -32,11 +32,13 @@ def load_timm(address: str, read: Callable[[Path], dict[str, Any]]) -> dict[str,
     except RuntimeError:  # no such network, or no such weights of it
         settings = None
     if settings is None:
-        near = timm.list_pretrained(f"{architecture[:8]}*")[:8]
+        near = timm.list_pretrained(f"{architecture[:6]}*")[:8] or "timm.list_pretrained()"
         raise CheckpointError(f"MODEL.WEIGHTS {address}: timm has no such weights; near: {near}.")
     local = in_weights_folder([f"timm/{name}.safetensors", f"timm/{name}.pth"])
     overlay = {"state_dict": read(local)["model"]} if local else None
     try:
+        if local:  # of a network's stages alone, timm takes what there is; of the whole, all
+            timm.create_model(name, pretrained=True, pretrained_cfg_overlay=overlay)
         model = timm.create_model(
             name, pretrained=True, features_only=True, pretrained_cfg_overlay=overlay
         )

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from cvpods.checkpoint.catalog import published
+from cvpods.checkpoint.catalog import IMAGENET_RGB, published
 
 Fragment = dict[str, Any]
 
@@ -18,7 +18,12 @@ _EXACT_ANCHORS: Fragment = {
     "MODEL.ANCHOR_GENERATOR.WHOLE_CORNERS": False,
 }
 _MMDET: Fragment = {"MODEL.PLUS_ONE": False, **_EXACT_ANCHORS}
+# Caffe's mean with more digits than its network needs.
+_CAFFE_MEAN = [102.9801, 115.9465, 122.7717]
 _MRCNN: Fragment = {
+    "INPUT.FORMAT": "BGR",
+    "MODEL.PIXEL_MEAN": _CAFFE_MEAN,
+    "MODEL.PIXEL_STD": [1.0, 1.0, 1.0],
     "MODEL.PLUS_ONE": True,
     "MODEL.FPN.BLOCK_IN_FEATURES": "p5",
     "MODEL.FPN.RELU_BEFORE_P7": True,
@@ -27,6 +32,12 @@ _MRCNN_ANCHORS: Fragment = {
     "MODEL.ANCHOR_GENERATOR.OFFSET": 0.5,
     "MODEL.ANCHOR_GENERATOR.ROUNDED": True,
     "MODEL.ANCHOR_GENERATOR.WHOLE_CORNERS": False,
+}
+# All of torchvision's detectors.
+_TORCHVISION: Fragment = {
+    **IMAGENET_RGB,
+    "MODEL.RESNETS.STRIDE_IN_1X1": False,
+    "MODEL.FPN.RELU_BEFORE_P7": True,
 }
 # P6 from C5, and P7 from it without a relu.
 _RETINA_TOP: Fragment = {
@@ -106,8 +117,8 @@ ARITHMETIC: dict[str, dict[str, Fragment]] = {
     },
     "torchvision": {
         "RETINANET": {
+            **_TORCHVISION,
             "MODEL.PLUS_ONE": False,
-            "MODEL.FPN.RELU_BEFORE_P7": True,
             "MODEL.ANCHOR_GENERATOR.OFFSET": 0.0,
             "MODEL.ANCHOR_GENERATOR.ROUNDED": False,
             "MODEL.ANCHOR_GENERATOR.WHOLE_CORNERS": True,
@@ -118,7 +129,7 @@ ARITHMETIC: dict[str, dict[str, Fragment]] = {
             "MODEL.RETINANET.BBOX_REG_WEIGHTS": (1.0, 1.0, 1.0, 1.0),
         },
         "FCOS": {
-            "MODEL.FPN.RELU_BEFORE_P7": True,
+            **_TORCHVISION,
             "MODEL.SHIFT_GENERATOR.OFFSET": 0.0,
             "MODEL.FCOS.NORM_REG_TARGETS": True,
             "MODEL.FCOS.CENTERNESS_ON_REG": True,
@@ -151,8 +162,6 @@ _PLAIN_SGD: Fragment = {
     "SOLVER.OPTIMIZER.WEIGHT_DECAY_NORM": 1e-4,
     "SOLVER.OPTIMIZER.WEIGHT_DECAY_BIAS": None,
 }
-# Caffe's mean with more digits than its network needs.
-_CAFFE_MEAN = [102.9801, 115.9465, 122.7717]
 _MMDET_RECIPE: dict[str, Fragment] = {
     "RETINANET": {
         **_PLAIN_SGD,
@@ -203,6 +212,7 @@ def mmdetection(method: str, weights: str) -> Fragment:
 
 
 def mrcnn(method: str) -> Fragment:
-    """The arithmetic of maskrcnn-benchmark for "FREE_ANCHOR" or "ATSS", whose authors' released
-    files rely on it: boxes whose (x2, y2) is the last pixel inside, and where anchors lie."""
+    """The arithmetic of maskrcnn-benchmark for "FREE_ANCHOR", "ATSS" or "RETINANET", on which the
+    files of its users rely: boxes whose (x2, y2) is the last pixel inside, where anchors lie, and
+    Caffe's colours."""
     return ARITHMETIC["maskrcnn_benchmark"][method]

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from cvpods.checkpoint.matching import without_wrappers
 from cvpods.checkpoint.torchvision_names import from_torchvision_names
 from cvpods.utils.errors import CheckpointError
 from cvpods_ext.convert.layouts import LAYOUTS, MAX_CONVS, Layout, recognise
@@ -54,7 +55,10 @@ class Conversion:
 
     @property
     def complete(self) -> bool:
-        return not self.unused and not self.missing
+        """Nothing is left over or missing, as far as that is known; of another framework's
+        detector it must be."""
+        known = self.checked or self.layout in ("cvpods", "backbone")
+        return known and not self.unused and not self.missing
 
     def describe(self, every: bool = True) -> str:
         """A report; with `every`, a line for each tensor that is used."""
@@ -65,8 +69,8 @@ class Conversion:
         lines += [f"  {name} = {value:g}, filled" for name, value in self.filled.items()]
         lines.append(f"unused: {len(self.unused)}")
         lines += [f"  {name} {shape}" for name, shape in self.unused.items()]
-        unknown = "" if self.checked else " known (it is of no network that is known)"
-        lines.append(f"missing: {len(self.missing)}{unknown}")
+        unknown = "not checked: of no network that is known; --dir names one"
+        lines.append(f"missing: {len(self.missing) if self.checked else unknown}")
         lines += [f"  {name} {shape}" for name, shape in self.missing.items()]
         if self.dropped:
             lines.append(f"dropped, nothing learned: {', '.join(self.dropped)}")
@@ -105,13 +109,19 @@ def convert(
     Raises:
         CheckpointError: not of that layout, or of none that is known.
     """
-    weights = {name.removeprefix("module."): value for name, value in weights.items()}
+    weights = without_wrappers(weights)
     layout = recognise(weights) if source == "auto" else _layout(source, weights)
     if layout is None:
         result = _convert_backbone(weights)
     else:
-        result = _rename(weights, layout)
-        _fill(result)
+        try:
+            result = _rename(weights, layout)
+            _fill(result)
+        except (KeyError, IndexError, RuntimeError) as error:
+            raise CheckpointError(
+                f"These have names of {layout.title}, but not the parts or shapes of one of its "
+                f"detectors that are known here ({error})."
+            ) from error
         shapes = shapes or expected_shapes(result.weights)
     if shapes is not None:
         result.compare(shapes)
@@ -123,7 +133,9 @@ def _layout(name: str, weights: Mapping[str, Tensor]) -> Layout | None:
     if name not in LAYOUTS:
         raise CheckpointError(f"No layout {name!r}; there are auto, {', '.join(LAYOUTS)}.")
     layout = LAYOUTS[name]
-    if any(key.startswith(layout.signs) for key in weights):
+    # detectron2's names are cvpods' but for a few, which a file need not have.
+    signs = layout.signs + (LAYOUTS["cvpods"].signs if name == "detectron2" else ())
+    if any(key.startswith(signs) for key in weights):
         return layout
     if {"conv1.weight", "stem.conv1.weight"} & set(weights):
         return None
@@ -138,12 +150,16 @@ def _examples(names: Iterable[str]) -> str:
 
 
 def _rename(weights: Mapping[str, Tensor], layout: Layout) -> Conversion:
+    if outer := next((name for name in weights if name.startswith(layout.two_stage)), None):
+        raise CheckpointError(
+            f"{outer} is of a pyramid from P2, or of two stages: such detectors have no form here."
+        )
     method = layout.method(weights)
     norm = any(_is_norm(layout, method, name) for name in weights)
     table = layout.rules(method, norm)
     result = Conversion({}, layout.name, method)
     for name, value in weights.items():
-        if layout.dropped and name.startswith(layout.dropped):
+        if name.startswith(layout.dropped):
             result.dropped.append(name)
             continue
         ours = next((o for rule in table if (o := rule.to_ours(name))), None)

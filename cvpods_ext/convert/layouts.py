@@ -25,6 +25,7 @@ class Layout:
         rules: (method, norm) -> table of names; norm: the towers have norms.
         method: names -> method; its head's names tell.
         dropped: beginnings of names that hold nothing learned.
+        two_stage: beginnings of names that no detector of one stage has.
         ratio_major: anchors of a location go by ratio, then size; ours by size, then ratio.
     """
 
@@ -34,6 +35,7 @@ class Layout:
     rules: Callable[[str, bool], list[Rename]]
     method: Callable[[Iterable[str]], str]
     dropped: tuple[str, ...] = ()
+    two_stage: tuple[str, ...] = ()
     ratio_major: bool = False
 
 
@@ -105,7 +107,8 @@ MMDET = Layout(
     ("bbox_head.", "neck.lateral_convs."),
     _mmdet_rules,
     _mmdet_method,
-    dropped=("backbone.fc.", "data_preprocessor."),
+    dropped=("backbone.fc.", "data_preprocessor.", "ema_"),
+    two_stage=("neck.lateral_convs.3.", "rpn_head.", "roi_head."),
     ratio_major=True,
 )
 
@@ -146,6 +149,7 @@ MASKRCNN_BENCHMARK = Layout(
     _mrcnn_rules,
     partial(_by_quality, "rpn.head.centerness.weight"),
     dropped=("rpn.anchor_generator.",),
+    two_stage=("backbone.fpn.fpn_inner1.", "roi_heads."),
     ratio_major=True,
 )
 
@@ -177,6 +181,7 @@ DETECTRON2 = Layout(
     _detectron2_rules,
     partial(_by_quality, "head.ctrness.weight"),
     dropped=("pixel_mean", "pixel_std", "anchor_generator."),
+    two_stage=("backbone.fpn_lateral2.", "proposal_generator.", "roi_heads."),
 )
 
 
@@ -208,6 +213,7 @@ TORCHVISION = Layout(
     ("head.classification_head.", "backbone.fpn.inner_blocks."),
     _torchvision_rules,
     partial(_by_quality, "head.regression_head.bbox_ctrness.weight"),
+    two_stage=("backbone.fpn.inner_blocks.3.", "rpn.", "roi_heads."),
     ratio_major=True,
 )
 

@@ -24,14 +24,19 @@ def class_names(meta: Any) -> list[str]:
 def expects(meta: Any) -> dict[str, Any]:
     """Config keys for the input, and for what FCOS has in variants; as far as its config says."""
     text = meta.get("cfg", meta.get("config")) if isinstance(meta, Mapping) else None
-    model = _model(text) if isinstance(text, str) else {}
+    text = text if isinstance(text, str) else ""
+    model = _assigned(text, "model")
     found: dict[str, Any] = {}
-    processor = model.get("data_preprocessor")
+    # Version 2 has img_norm_cfg with to_rgb instead.
+    processor = model.get("data_preprocessor") or _assigned(text, "img_norm_cfg")
     if isinstance(processor, dict) and all(_is_color(processor.get(k)) for k in ("mean", "std")):
-        found["INPUT.FORMAT"] = "RGB" if processor.get("bgr_to_rgb") else "BGR"
+        rgb = processor.get("bgr_to_rgb", processor.get("to_rgb"))
+        found["INPUT.FORMAT"] = "RGB" if rgb else "BGR"
         found["MODEL.PIXEL_MEAN"] = processor["mean"]
         found["MODEL.PIXEL_STD"] = processor["std"]
-    backbone, head = model.get("backbone"), model.get("bbox_head")
+    backbone, neck, head = (model.get(part) for part in ("backbone", "neck", "bbox_head"))
+    if isinstance(neck, dict) and neck.get("type") == "FPN":
+        found["MODEL.FPN.RELU_BEFORE_P7"] = bool(neck.get("relu_before_extra_convs", False))
     if isinstance(backbone, dict) and backbone.get("style") in ("pytorch", "caffe"):
         found["MODEL.RESNETS.STRIDE_IN_1X1"] = backbone["style"] == "caffe"
     if isinstance(head, dict) and head.get("type") == "FCOSHead":
@@ -48,14 +53,13 @@ def _is_color(value: Any) -> bool:
     )
 
 
-def _model(text: str) -> dict[str, Any]:
-    """The value of `model` in a config written out: only dict(...), lists and constants count."""
+def _assigned(text: str, name: str) -> dict[str, Any]:
+    """The dict of that name in a config written out: only dict(...), lists and constants count."""
     try:
         statements = ast.parse(text).body
         for statement in statements:
             if isinstance(statement, ast.Assign) and any(
-                isinstance(target, ast.Name) and target.id == "model"
-                for target in statement.targets
+                isinstance(target, ast.Name) and target.id == name for target in statement.targets
             ):
                 value = _value(statement.value)
                 return value if isinstance(value, dict) else {}

@@ -106,7 +106,8 @@ def _depth(blocks: list[int], bottleneck: bool) -> int:
     """The depth whose stages, as far as there are any, have so many blocks."""
     known = _DEPTHS if bottleneck else _BASIC_DEPTHS
     present = [number for number in blocks if number]
-    return next(d for b, d in known.items() if list(b[: len(present)]) == present)
+    depths = [d for b, d in known.items() if list(b[: len(present)]) == present]
+    return depths[0]
 
 
 def _count(weights: Mapping[str, Tensor], pattern: str) -> int:

@@ -8,6 +8,7 @@ from typing import Any
 from loguru import logger
 from torch import Tensor
 
+from cvpods.checkpoint.matching import without_wrappers
 from cvpods_ext.configs.frameworks import ARITHMETIC
 from cvpods_ext.convert import mmdet_meta
 from cvpods_ext.convert.conversion import Conversion, convert
@@ -26,30 +27,51 @@ def read_foreign(content: dict[str, Any]) -> dict[str, Any]:
     """A file's content with the weights of another framework under our names.
 
     Adds what they expect of the config ("expects") and the classes ("thing_classes"), where known.
+
+    Raises:
+        CheckpointError: a network of that framework which has no form here.
     """
-    weights = {k: v for k, v in content["model"].items() if isinstance(v, Tensor)}
-    layout = recognise(name.removeprefix("module.") for name in weights)
+    weights = tensors(content["model"])
+    layout = recognise(weights)
     if layout is None or layout.name == "cvpods":
         return content
     conversion = convert(weights, layout.name)
     logger.info(f"A file of {layout.title}: {len(conversion.used)} tensors get our names.")
+    if conversion.unused:
+        logger.warning(f"Not used, of no part that is known: {', '.join(conversion.unused)}")
     names = mmdet_meta.class_names(content.get("meta")) if layout.name == "mmdet" else []
+    averaged = tensors(content.get("ema"))
     return {
         **content,
         "model": conversion.weights,
+        **({"ema": convert(averaged, layout.name).weights} if averaged else {}),
         "expects": expectations(conversion, content),
         **({"thing_classes": names} if names else {}),
     }
 
 
+def tensors(named: Any) -> dict[str, Tensor]:
+    """The tensors of a dict, without the prefixes that wrappers of a model add to all names."""
+    found = named.items() if isinstance(named, Mapping) else ()
+    return without_wrappers({k: v for k, v in found if isinstance(v, Tensor)})
+
+
 def expectations(conversion: Conversion, content: Mapping[str, Any]) -> dict[str, Any]:
-    """{config key: value} that a framework's weights rely on, and that its file says."""
+    """{config key: value} that weights rely on: what their file says, or their framework.
+
+    Of weights that this project wrote, what it wrote with them.
+    """
+    provenance = content.get("provenance")
+    if isinstance(provenance, Mapping) and isinstance(provenance.get("expects"), Mapping):
+        return dict(provenance["expects"])
     methods = ARITHMETIC.get(conversion.layout, {})
     # maskrcnn-benchmark's files of ATSS have FCOS' names.
     method = "atss" if conversion.method == "fcos" and "FCOS" not in methods else conversion.method
-    found: dict[str, Any] = {}
-    for group in _GROUPS.get(method, ()):
-        found |= methods.get(group, {})
+    groups = [group for group in _GROUPS.get(method, ()) if group in methods]
+    found: dict[str, Any] = {"MODEL": groups} if groups else {}
+    for group in groups:
+        found |= methods[group]
+    found.pop("MODEL.FPN.BLOCK_IN_FEATURES", None)  # the shape of P6 says it
     if conversion.layout == "mmdet":
         found |= mmdet_meta.expects(content.get("meta"))
     if conversion.layout == "detectron2":

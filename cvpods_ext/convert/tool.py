@@ -15,13 +15,15 @@ import cvpods
 from cvpods.checkpoint import read_file, write_weights
 from cvpods.checkpoint.addresses import file_sha256, find_file
 from cvpods.checkpoint.catalog import published
+from cvpods.checkpoint.expectations import check_expectations
 from cvpods.configs.config_dict import flatten
 from cvpods.tools.common import open_experiment, reporting_errors
 from cvpods.utils.errors import CheckpointError
+from cvpods_ext.configs.frameworks import ARITHMETIC
 from cvpods_ext.convert import mmdet_meta
 from cvpods_ext.convert.conversion import Conversion, Shape, convert
 from cvpods_ext.convert.layouts import LAYOUTS
-from cvpods_ext.convert.reading import expectations
+from cvpods_ext.convert.reading import expectations, tensors
 from cvpods_ext.convert.to_mmdet import METHODS, to_mmdet
 
 _DESCRIPTION = """
@@ -45,6 +47,9 @@ def run(args: argparse.Namespace) -> Path:
             --allow-partial is not given.
     """
     source = find_file(args.input)
+    target = _target(args, source)
+    if args.to == "mmdet" and args.method is None:
+        raise CheckpointError(f"--to mmdet needs --method, one of {', '.join(METHODS)}.")
     content = read_file(source)
     config, shapes = _experiment(args.dir)
     weights, averaged = _weights(content)
@@ -53,9 +58,8 @@ def run(args: argparse.Namespace) -> Path:
         conversion.notes.append("The averaged weights (EMA), which are what evaluation uses.")
     provenance = _provenance(args.input, source, content, conversion, config)
     if args.to == "mmdet":
-        if args.method is None:
-            raise CheckpointError(f"--to mmdet needs --method, one of {', '.join(METHODS)}.")
         conversion = to_mmdet(conversion.weights, args.method)
+        conversion.notes += _differing(args.method, config, source)
     print(conversion.describe(every=not args.quiet))
     if not conversion.complete and not args.allow_partial:
         raise CheckpointError(
@@ -63,7 +67,6 @@ def run(args: argparse.Namespace) -> Path:
             f"{len(conversion.missing)} missing (above). Nothing was written; --allow-partial "
             "writes what there is."
         )
-    target = _target(args, source)
     key = "state_dict" if args.to == "mmdet" else "model"
     write_weights(target, conversion.weights, provenance, key)
     sha256 = file_sha256(target)
@@ -86,30 +89,43 @@ def _experiment(folder: str | None) -> tuple[Any, dict[str, Shape] | None]:
 
 def _weights(content: dict[str, Any]) -> tuple[dict[str, Tensor], bool]:
     """The weights of a file; the averaged ones where it has them."""
-    averaged = isinstance(content.get("ema"), dict)
-    named = content["ema"] if averaged else content["model"]
-    return {name: value for name, value in named.items() if isinstance(value, Tensor)}, averaged
+    averaged = tensors(content.get("ema"))
+    return averaged or tensors(content["model"]), bool(averaged)
 
 
 def _provenance(
     address: str, source: Path, content: dict[str, Any], conversion: Conversion, config: Any
 ) -> dict[str, Any]:
-    """Where the weights come from, their classes, and what they expect of a config."""
-    earlier = content.get("provenance")
-    earlier = earlier if isinstance(earlier, dict) else {}
-    expects = {**earlier.get("expects", {}), **expectations(conversion, content)}
+    """Where the weights come from, their classes, and what they expect of a config.
+
+    Of weights of this project, the run or the experiment says that; of others, their own file.
+
+    Raises:
+        ConfigError: the experiment of --dir gives them something else.
+    """
+    earlier = _mapping(content.get("provenance"))
+    said = expectations(conversion, content)
     if "://" in address and not address.startswith("cvpods://"):
-        expects |= published(address.partition("#")[0]).expects
-    expects |= _input_of_run(source) if config is None else _input_keys(dict(flatten(config)))
+        said |= published(address.partition("#")[0]).expects
+    if config is not None:
+        check_expectations(config, said, f"{address} and --dir")
+    own = {}
+    if conversion.layout == "cvpods":
+        own = _input_of_run(source) if config is None else _input_keys(dict(flatten(config)))
     names = earlier.get("class_names") or content.get("thing_classes")
+    names = names if isinstance(names, (list, tuple)) else []
     return {
         "source": address if "://" in address else source.name,
         "sha256": file_sha256(source),
         "layout": conversion.layout,
         "class_names": list(names or mmdet_meta.class_names(content.get("meta"))),
-        "expects": expects,
+        "expects": {**own, **said},
         "converted_by": f"cvpods-ext {cvpods.__version__}",
     }
+
+
+def _mapping(value: Any) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
 
 
 def _input_keys(flat: Mapping[str, Any]) -> dict[str, Any]:
@@ -118,11 +134,30 @@ def _input_keys(flat: Mapping[str, Any]) -> dict[str, Any]:
 
 def _input_of_run(source: Path) -> dict[str, Any]:
     """Of a checkpoint in a run's folder: its config.json says what input it was trained with."""
+    return _input_keys(_config_of_run(source))
+
+
+def _config_of_run(source: Path) -> dict[str, Any]:
+    """The flat config.json beside a checkpoint, {} where there is none."""
     try:
         written = json.loads((source.parent / "config.json").read_text())
     except (OSError, ValueError):
         return {}
-    return _input_keys(written) if isinstance(written, dict) else {}
+    return _mapping(written)
+
+
+def _differing(method: str, config: Any, source: Path) -> list[str]:
+    """Notes on what mmdetection computes otherwise than the experiment or the run, if known."""
+    values = _config_of_run(source) if config is None else dict(flatten(config))
+    wanted = ARITHMETIC["mmdet"][method.upper()]
+    other = [f"{k} {v}" for k, v in wanted.items() if k in values and values[k] != _plain(v)]
+    if not other:
+        return []
+    return [f"mmdetection computes otherwise than these weights were trained: {', '.join(other)}."]
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
 
 
 def _target(args: argparse.Namespace, source: Path) -> Path:
@@ -133,6 +168,8 @@ def _target(args: argparse.Namespace, source: Path) -> Path:
         target = source.with_name(f"{source.stem}.weights.pth")
     else:
         raise CheckpointError("Name the file to write (only --strip finds a name by itself).")
+    if target.suffix not in (".pth", ".pt", ".safetensors"):
+        raise CheckpointError(f"Write weights to a .pth or .safetensors file, not to {target}.")
     if target.resolve() == source.resolve():
         raise CheckpointError(f"{target} is the input; name another file to write.")
     return target

@@ -91,7 +91,13 @@ class TimmBackbone(Backbone):
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         """(N, 3, H, W) -> {name: (N, channels, H / stride, W / stride)}."""
-        maps = self.body(x)
+        try:
+            maps = self.body(x)
+        except AssertionError as error:
+            raise ConfigError(
+                f"This timm network refuses images of {tuple(x.shape[2:])} ({error}); some need "
+                'MODEL.TIMM.ARGUMENTS, such as (("img_size", (800, 1344)),).'
+            ) from error
         if self._channels_last:
             maps = [feature.permute(0, 3, 1, 2).contiguous() for feature in maps]
         return {feature: maps[index] for feature, index in self._index.items()}

@@ -118,7 +118,7 @@ def test_the_override_mends_it():
     expects = {**IMAGENET_RGB, "MODEL.RESNETS.STRIDE_IN_1X1": False}
     with pytest.raises(ConfigError) as raised:
         check_expectations(config, expects, "x")
-    words = str(raised.value).partition("override them: ")[2].partition("; to go on")[0]
+    words = str(raised.value).partition("override them: ")[2].partition(". To go on")[0]
     parts = words.split('"')
     config.merge_from_list([word.strip() for word in parts if word.strip()])
     check_expectations(config, expects, "x")
