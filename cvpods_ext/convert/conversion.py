@@ -155,8 +155,7 @@ def _rename(weights: Mapping[str, Tensor], layout: Layout) -> Conversion:
             f"{outer} is of a pyramid from P2, or of two stages: such detectors have no form here."
         )
     method = layout.method(weights)
-    norm = any(_is_norm(layout, method, name) for name in weights)
-    table = layout.rules(method, norm)
+    table = layout.rules(method, _has_norms(layout, method, weights))
     result = Conversion({}, layout.name, method)
     for name, value in weights.items():
         if name.startswith(layout.dropped):
@@ -177,11 +176,14 @@ def _rename(weights: Mapping[str, Tensor], layout: Layout) -> Conversion:
     return result
 
 
-def _is_norm(layout: Layout, method: str, name: str) -> bool:
-    """Whether `name` is that of the first norm of a tower, by the layout's table with norms."""
-    ours = next((o for rule in layout.rules(method, True) if (o := rule.to_ours(name))), "")
+def _has_norms(layout: Layout, method: str, names: Iterable[str]) -> bool:
+    """Whether there is the first norm of a tower among the names, by the table with norms."""
     # Without norms, indices of ours are 0, 2, 4, 6.
-    return ours.startswith(("head.cls_subnet.1.", "head.bbox_subnet.1."))
+    first = ("head.cls_subnet.1.", "head.bbox_subnet.1.")
+    table = [rule for rule in layout.rules(method, True) if rule.ours.startswith(first)]
+    if layout.name == "cvpods":
+        return any(name.startswith(first) for name in names)
+    return any(rule.to_ours(name) for name in names for rule in table)
 
 
 def _name_deformable(result: Conversion) -> None:

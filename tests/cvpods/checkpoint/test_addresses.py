@@ -1,6 +1,7 @@
 """Where weights come from: a server of this test, a cache, a folder, mirrors, hashes."""
 
 import hashlib
+import socket
 import subprocess
 import sys
 import threading
@@ -11,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from cvpods.checkpoint import addresses, load_file
+from cvpods.checkpoint import addresses, catalog, load_file
 from cvpods.checkpoint.addresses import cache_dir, find_file
 from cvpods.checkpoint.catalog import CATALOG, Published
 from cvpods.utils.errors import CheckpointError
@@ -273,3 +274,105 @@ def test_a_path(tmp_path):
         find_file(path)
     path.write_bytes(CONTENT)
     assert find_file(str(path)) == Path(path)
+
+
+# -- what tells files apart ------------------------------------------------------------------------
+
+
+def test_what_follows_a_question_mark(server):
+    """Links that differ in it alone are different files."""
+    paths = [find_file(f"{server.url}/uc?id={name}") for name in ("a.pth", "b.pth")]
+    assert paths[0] != paths[1] and server.asked == ["/uc?id=a.pth", "/uc?id=b.pth"]
+
+
+@pytest.mark.parametrize(
+    "address, name",
+    [
+        ("https://127.0.0.1:9/some/model_final.pth", "model_final.pth"),
+        ("detectron2://ImageNetPretrained/FAIR/X-101-32x8d.pkl", "X-101-32x8d.pkl"),
+        ("catalog://ImageNetPretrained/FAIR/20171220/X-101-32x8d", "X-101-32x8d.pkl"),
+        ("detectron2://ImageNetPretrained/torchvision/R-50.pkl", "R-50.pkl"),
+    ],
+)
+def test_names_that_say_too_little(tmp_path, monkeypatch, address, name):
+    """Two networks of one name, one for each normalisation: neither is guessed."""
+    (tmp_path / name).write_bytes(CONTENT)
+    monkeypatch.setenv("CVPODS_WEIGHTS", str(tmp_path))
+    known = catalog.published(address)
+    monkeypatch.setattr(addresses, "_download", lambda *args: Path("downloaded"))
+    assert find_file(address) == Path("downloaded")
+    folder = tmp_path / known.url.split("/")[-2]
+    folder.mkdir()
+    (folder / name).write_bytes(CONTENT)
+    if known.expects:  # with its folder's name it is
+        assert find_file(address) == folder / name
+
+
+def test_a_plain_name_with_a_hash(tmp_path, monkeypatch):
+    (tmp_path / "x.pth").write_bytes(CONTENT)
+    monkeypatch.setenv("CVPODS_WEIGHTS", str(tmp_path))
+    assert find_file(f"http://127.0.0.1:9/a/b/x.pth#sha256={SHA256}") == tmp_path / "x.pth"
+
+
+@pytest.mark.parametrize("kind", ["path", "cvpods"])
+def test_hashes_of_local_files(tmp_path, monkeypatch, kind):
+    (tmp_path / "x.pth").write_bytes(CONTENT)
+    monkeypatch.setenv("CVPODS_WEIGHTS", str(tmp_path))
+    address = str(tmp_path / "x.pth") if kind == "path" else "cvpods://x.pth"
+    assert find_file(f"{address}#sha256={SHA256}") == tmp_path / "x.pth"
+    with pytest.raises(CheckpointError, match="has the SHA-256"):
+        find_file(f"{address}#sha256={'0' * 64}")
+
+
+def test_a_path_with_a_number_sign(tmp_path):
+    path = tmp_path / "a#b.pth"
+    path.write_bytes(CONTENT)
+    assert find_file(path) == path
+
+
+# -- servers that misbehave ------------------------------------------------------------------------
+
+
+def answering(answer):
+    """The address of a server that sends these bytes, whatever it is asked."""
+    listener = socket.create_server(("127.0.0.1", 0))
+
+    def serve():
+        with listener:
+            connection, _ = listener.accept()
+            with connection:
+                connection.recv(4096)
+                connection.sendall(answer)
+
+    threading.Thread(target=serve, daemon=True).start()
+    return f"http://127.0.0.1:{listener.getsockname()[1]}/x.pth"
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b"not http at all\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n400\r\nshort",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 20\r\n\r\n<html>log in</html> ",
+        b"",
+    ],
+    ids=["not HTTP", "cut", "web page", "nothing"],
+)
+def test_answers_that_are_no_file(cache, answer):
+    """One message with the ways on, and nothing is kept."""
+    with pytest.raises(CheckpointError, match="Ways on"):
+        find_file(answering(answer))
+    assert files_in(cache) == []
+
+
+@pytest.mark.parametrize("address", ["http://[bad/x.pth", "http://exa mple/x.pth"])
+def test_addresses_that_are_none(address):
+    with pytest.raises(CheckpointError, match="MODEL.WEIGHTS http"):
+        find_file(address)
+
+
+def test_a_cache_that_cannot_be_made(tmp_path, monkeypatch, server):
+    (tmp_path / "file").write_bytes(b"")
+    monkeypatch.setenv("CVPODS_CACHE", str(tmp_path / "file" / "cache"))
+    with pytest.raises(CheckpointError, match="export CVPODS_CACHE=folder"):
+        find_file(f"{server.url}/x.pth")

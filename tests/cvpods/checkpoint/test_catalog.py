@@ -1,6 +1,7 @@
 """What is known of published backbones, and that every experiment's config agrees with it."""
 
 import pytest
+import torch
 import torchvision
 
 from cvpods.checkpoint import Checkpointer
@@ -77,7 +78,7 @@ def test_entries(address):
     """By its URL an entry is the same; torchvision has each equivalent."""
     known = published(address)
     assert published(known.url) is known or CATALOG[address].url == published(known.url).url
-    assert len(known.expects) == 7
+    assert len(known.expects) == 7 and "MODEL.RESNETS.STRIDE_IN_1X1" in known.expects
     if known.equivalent:
         assert published(f"torchvision://{known.equivalent}").url
         assert torchvision.models.get_model_builder(known.equivalent)
@@ -141,6 +142,34 @@ def test_a_fraction_of_a_stride_is_not_the_same():
 
 def test_keys_that_a_config_does_not_have():
     check_expectations(config_of(), {"MODEL.ATSS.SCORE_TYPE": "sqrt"}, "x")
+
+
+def test_weights_of_another_method():
+    """ "MODEL" names methods; the config must have one of them."""
+    config = ATSSConfig()
+    check_expectations(config, {"MODEL": ["FCOS", "ATSS"]}, "x")
+    with pytest.raises(ConfigError, match="they are of RETINANET or FREE_ANCHOR, which"):
+        check_expectations(config, {"MODEL": ["RETINANET", "FREE_ANCHOR"]}, "x")
+    config.MODEL.CHECK_WEIGHTS = False
+    check_expectations(config, {"MODEL": ["FCOS"]}, "x")
+
+
+def test_torchvision_by_its_url():
+    """The same as by its name: hash, colours, network."""
+    url = "https://download.pytorch.org/models/resnet50-11ad3fa6.pth"
+    assert published(url) == published("torchvision://resnet50?IMAGENET1K_V2")
+    assert published("https://download.pytorch.org/models/other.pth").expects == {}
+
+
+def test_a_backbone_of_another_shape(tmp_path):
+    """ResNet-18 into a ResNet-50 is an error, not a start from mostly random weights."""
+    weights = torchvision.models.resnet18(weights=None).state_dict()
+    torch.save(weights, tmp_path / "x.pth")
+    config = ATSSConfig()
+    config.override({"MODEL.RESNETS.DEPTH": 50, "MODEL.FPN.OUT_CHANNELS": 32})
+    model = ATSS.from_config(config, build_resnet_fpn_p3_p7(config))
+    with pytest.raises(CheckpointError, match="another backbone than the config's"):
+        Checkpointer(model).load(tmp_path / "x.pth")
 
 
 def test_going_on_regardless():

@@ -1,9 +1,11 @@
 """Names of other frameworks: tables by hand, what is left over or missing, there and back."""
 
+import random
+
 import pytest
 import torch
 
-from cvpods.checkpoint import load_file, load_weights
+from cvpods.checkpoint import Checkpointer, load_file, load_weights
 from cvpods.tools.common import open_experiment
 from cvpods.utils.errors import CheckpointError
 from cvpods_ext.configs.frameworks import ARITHMETIC
@@ -333,3 +335,94 @@ def test_detectron2s_pixels_are_expected(tmp_path):
     assert content["expects"]["INPUT.FORMAT"] == "BGR"
     assert content["expects"]["MODEL.PIXEL_MEAN"] == pytest.approx([103.53, 116.28, 123.675])
     assert "pixel_mean" not in content["model"]
+
+
+@pytest.mark.parametrize("wrapper", ["module.", "module.module.", "model.", "_orig_mod."])
+def test_wrapped_models(tmp_path, wrapper):
+    """DistributedDataParallel, twice; Lightning; torch.compile: into a model, and converted."""
+    weights = weights_of("atss.res18.shapes")
+    there = to_mmdet(weights, "atss").weights
+    for named in (weights, there):
+        torch.save({wrapper + k: v for k, v in named.items()}, tmp_path / "x.pth")
+        model = model_of("atss.res18.shapes", seed=1)
+        Checkpointer(model).load(tmp_path / "x.pth", strict=True)
+        assert all(torch.equal(v, weights[k]) for k, v in model.state_dict().items())
+
+
+def test_averaged_weights_are_converted_too(tmp_path):
+    weights = weights_of("atss.res18.shapes")
+    there = to_mmdet(weights, "atss").weights
+    content = {"model": there, "ema": {name: value + 1 for name, value in there.items()}}
+    torch.save(content, tmp_path / "x.pth")
+    model = model_of("atss.res18.shapes")
+    Checkpointer(model).load(tmp_path / "x.pth", strict=True, use_ema=True)
+    assert torch.equal(model.head.cls_score.bias, weights["head.cls_score.bias"] + 1)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "neck.lateral_convs.3.conv.weight",
+        "rpn_head.rpn_conv.weight",
+        "roi_head.bbox_head.fc_cls.weight",
+    ],
+)
+def test_detectors_of_two_stages(tmp_path, name):
+    """A pyramid from P2 has other levels under the same names: refused, also as it is read."""
+    weights = {**to_mmdet(weights_of("atss.res18.shapes"), "atss").weights, name: torch.zeros(1)}
+    with pytest.raises(CheckpointError, match=f"{name} is of a pyramid from P2, or of two stages"):
+        convert(weights)
+    torch.save({"state_dict": weights}, tmp_path / "x.pth")
+    with pytest.raises(CheckpointError, match="no form here"):
+        load_file(tmp_path / "x.pth")
+
+
+PARTS = ["neck.lateral_convs.1.", "neck.fpn_convs.3.", "bbox_head.atss_reg."]
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_whole_parts_that_are_missing(part):
+    """Too little to know the network by: not complete, and it is said how to have it checked."""
+    weights = to_mmdet(weights_of("atss.res18.shapes"), "atss").weights
+    result = convert({k: v for k, v in weights.items() if not k.startswith(part)})
+    assert not result.complete
+    assert "--dir" in result.describe() or result.missing or result.unused
+
+
+def test_detectron2_by_its_name():
+    """Files without pixel means have cvpods' names; --from says what they are."""
+    weights = weights_of("retinanet.res18.shapes")
+    assert convert(weights).layout == "cvpods"
+    assert convert(weights, "detectron2").layout == "detectron2"
+
+
+def test_mutated_files_give_clear_errors():
+    """60 of each framework's names with tensors gone, renamed, or of other shapes."""
+    generator = random.Random(0)
+    ours = {k: v for k, v in weights_of("free_anchor.res18.shapes").items() if k[:4] != "anch"}
+    sources = {"mmdet": to_mmdet(ours, "free_anchor").weights, "cvpods": ours}
+    for name in ("maskrcnn_benchmark", "torchvision"):
+        table = LAYOUTS[name].rules("retinanet", True)
+        sources[name] = {
+            next(t for rule in table if (t := rule.to_theirs(key))): value
+            for key, value in ours.items()
+        }
+    outcomes = {"converted": 0, "refused": 0}
+    for weights in sources.values():
+        for _ in range(60):
+            mutated = dict(weights)
+            for key in generator.sample(list(weights), generator.randint(1, 6)):
+                value = mutated.pop(key)
+                change = generator.choice(["gone", "renamed", "shape", "scalar"])
+                if change == "renamed":
+                    mutated[key.replace(generator.choice(key), "x")] = value
+                elif change == "shape":
+                    mutated[key] = torch.zeros([generator.randint(0, 12) for _ in range(4)])
+                elif change == "scalar":
+                    mutated[key] = torch.zeros(())
+            try:
+                convert(mutated)
+                outcomes["converted"] += 1
+            except CheckpointError:
+                outcomes["refused"] += 1
+    assert sum(outcomes.values()) == 240 and min(outcomes.values()) > 5, outcomes

@@ -44,6 +44,22 @@ def test_input_and_variant(key):
     }
 
 
+def test_version_2():
+    text = "img_norm_cfg = dict(mean=[1.0, 2, 3], std=[4, 5, 6], to_rgb=True)\nmodel = dict(x=1)"
+    assert expects({"config": text}) == {
+        "INPUT.FORMAT": "RGB",
+        "MODEL.PIXEL_MEAN": [1.0, 2, 3],
+        "MODEL.PIXEL_STD": [4, 5, 6],
+    }
+
+
+@pytest.mark.parametrize("relu", [True, False, None])
+def test_relu_before_p7(relu):
+    argument = "" if relu is None else f", relu_before_extra_convs={relu}"
+    text = f"model = dict(neck=dict(type='FPN', num_outs=5{argument}))"
+    assert expects({"cfg": text}) == {"MODEL.FPN.RELU_BEFORE_P7": relu is True}
+
+
 @pytest.mark.parametrize(
     "text",
     [

@@ -12,7 +12,7 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from cvpods.checkpoint import Checkpointer, load_file
+from cvpods.checkpoint import Checkpointer, load_file, write_weights
 from cvpods.tools import Predictor
 from cvpods.tools.common import open_experiment
 from cvpods_ext.convert import to_mmdet
@@ -172,3 +172,38 @@ def test_errors(checkpoint, tmp_path, words, message):
     status, _, errors = run(*words)
     assert status == 1 and "error: " in errors and message in errors
     assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_files_own_words_win(tmp_path, model):
+    """mmdetection's file says RGB: an experiment in BGR does not make it BGR, but is refused."""
+    weights = to_mmdet(model.state_dict(), "atss").weights
+    config = (
+        "model = dict(data_preprocessor=dict(mean=[123.675, 116.28, 103.53], "
+        "std=[58.395, 57.12, 57.375], bgr_to_rgb=True))"
+    )
+    torch.save({"state_dict": weights, "meta": {"cfg": config}}, tmp_path / "in.pth")
+    (tmp_path / "config.json").write_text(json.dumps({"INPUT.FORMAT": "BGR"}))
+    assert run(tmp_path / "in.pth", tmp_path / "x.pth", "--quiet")[0] == 0
+    assert load_file(tmp_path / "x.pth")["expects"]["INPUT.FORMAT"] == "RGB"
+    status, _, errors = run(tmp_path / "in.pth", tmp_path / "y.pth", "--dir", EXPERIMENT)
+    assert status == 1 and "INPUT.FORMAT is 'BGR'; they expect 'RGB'" in errors
+    assert not (tmp_path / "y.pth").exists()
+
+
+def test_what_mmdetection_computes_otherwise(checkpoint, tmp_path):
+    """Said on the way there; on the way back the weights expect what they were trained with."""
+    words = ["--to", "mmdet", "--method", "atss", "--quiet", "--dir", EXPERIMENT]
+    output = run(checkpoint, tmp_path / "there.pth", *words)[1]
+    assert "computes otherwise" in output and "MODEL.ATSS.SCORE_TYPE class_first" in output
+    run(tmp_path / "there.pth", tmp_path / "back.pth", "--quiet")
+    for name in ("there.pth", "back.pth"):
+        expects = load_file(tmp_path / name)["expects"]
+        assert "MODEL.ATSS.SCORE_TYPE" not in expects and expects["INPUT.FORMAT"] == "BGR"
+        Predictor.from_experiment(EXPERIMENT, tmp_path / name, device="cpu")
+
+
+@pytest.mark.parametrize("provenance", [{"expects": [1], "class_names": 5}, {"expects": 3}, {}])
+def test_odd_provenance(tmp_path, model, provenance):
+    write_weights(tmp_path / "in.safetensors", model.state_dict(), provenance)
+    assert run(tmp_path / "in.safetensors", tmp_path / "x.pth", "--quiet")[0] == 0
+    assert load_file(tmp_path / "x.pth")["provenance"]["class_names"] == []
