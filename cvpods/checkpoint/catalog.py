@@ -8,6 +8,7 @@ from typing import Any
 import torchvision
 
 from cvpods.utils.errors import CheckpointError
+from cvpods.utils.timm import import_timm
 
 Expects = dict[str, Any]  # {dotted config key: value}
 
@@ -175,6 +176,8 @@ def published(address: str) -> Published:
         return Published(DETECTRON2 + rest)
     if scheme == "torchvision":
         return _torchvision(rest)
+    if scheme == "timm":
+        return _timm(rest)
     known = [name for name in CATALOG if name.startswith(f"{scheme}://")]
     if known:
         raise CheckpointError(
@@ -218,3 +221,20 @@ def _torchvision(rest: str) -> Published:
     url = versions[version or names[0]].url
     digits = url.rpartition("-")[2].partition(".")[0]
     return Published(url, {**IMAGENET_RGB, **RESNETS.get(name, {})}, digits, "")
+
+
+def _timm(name: str) -> Published:
+    """timm's address: a network's name, and the tag of its weights after a dot."""
+    timm = import_timm()
+    try:
+        settings = timm.get_pretrained_cfg(name, allow_unregistered=False)
+    except RuntimeError:  # no such network, or no such weights of it
+        settings = None
+    if settings is None:
+        near = timm.list_pretrained(f"{name[:6]}*")[:8] or "timm.list_pretrained()"
+        raise CheckpointError(
+            f"MODEL.WEIGHTS timm://{name}: timm has no such weights; near: {near}."
+        )
+    mean, std = ([255 * value for value in values] for values in (settings.mean, settings.std))
+    colors = {"INPUT.FORMAT": "RGB", "MODEL.PIXEL_MEAN": mean, "MODEL.PIXEL_STD": std}
+    return Published(f"timm://{name}", {**colors, **RESNETS.get(settings.architecture or "", {})})

@@ -27,7 +27,8 @@ def check_expectations(config: Any, expects: Mapping[str, Any], source: str) -> 
         ConfigError: values differ, unless MODEL.CHECK_WEIGHTS is False; lists them.
     """
     values = dict(flatten(config))
-    methods = expects.get("MODEL", [])
+    methods = expects.get("MODEL")
+    methods = methods if isinstance(methods, (list, tuple)) else []
     if methods and not any(method in config.MODEL for method in methods):
         wrong = f"  they are of {' or '.join(methods)}, which the config does not have"
         _refuse(config, f"{source}: the config does not fit these weights.\n{wrong}", "")

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from cvpods.checkpoint.addresses import in_weights_folder
-from cvpods.checkpoint.catalog import RESNETS
+from cvpods.checkpoint.catalog import published
 from cvpods.utils.errors import CheckpointError
 from cvpods.utils.timm import import_timm
 
@@ -24,16 +24,8 @@ def load_timm(address: str, read: Callable[[Path], dict[str, Any]]) -> dict[str,
     Raises:
         CheckpointError: no such network, or its weights cannot be had.
     """
-    timm = import_timm()
-    name = address.removeprefix("timm://")
-    architecture = name.partition(".")[0]
-    try:
-        settings = timm.get_pretrained_cfg(name, allow_unregistered=False)
-    except RuntimeError:  # no such network, or no such weights of it
-        settings = None
-    if settings is None:
-        near = timm.list_pretrained(f"{architecture[:6]}*")[:8] or "timm.list_pretrained()"
-        raise CheckpointError(f"MODEL.WEIGHTS {address}: timm has no such weights; near: {near}.")
+    expects = published(address).expects
+    timm, name = import_timm(), address.removeprefix("timm://")
     local = in_weights_folder([f"timm/{name}.safetensors", f"timm/{name}.pth"])
     overlay = {"state_dict": read(local)["model"]} if local else None
     try:
@@ -48,7 +40,4 @@ def load_timm(address: str, read: Callable[[Path], dict[str, Any]]) -> dict[str,
             f"MODEL.WEIGHTS {address}: timm cannot load it ({str(error).strip().splitlines()[0]}). "
             f"Put the file at {folder}, or take torchvision:// weights."
         ) from error
-    mean, std = ([255 * value for value in values] for values in (settings.mean, settings.std))
-    input_keys = {"INPUT.FORMAT": "RGB", "MODEL.PIXEL_MEAN": mean, "MODEL.PIXEL_STD": std}
-    expects = {**input_keys, **RESNETS.get(settings.architecture or "", {})}
-    return {"model": dict(model.state_dict()), "expects": expects}
+    return {"model": dict(model.state_dict()), "expects": dict(expects)}

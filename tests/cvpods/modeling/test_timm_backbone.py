@@ -12,6 +12,7 @@ from cvpods.utils import timm as timm_module
 from cvpods.utils.errors import CheckpointError, ConfigError
 from cvpods_ext.configs import ATSSConfig
 from cvpods_ext.configs.fragments import RES18
+from cvpods_ext.configs.frameworks import pretrained
 from cvpods_ext.modeling import ATSS, build_timm_fpn_p3_p7
 
 timm = pytest.importorskip("timm")
@@ -137,6 +138,28 @@ def test_weights_into_our_resnet(folder):
     report = load_weights(backbone, load_file("timm://resnet18.a1_in1k")["model"], strict=True)
     assert report.missing == report.unused == []
     assert torch.equal(backbone.res4[1].conv2.weight, folder["layer3.1.conv2.weight"])
+
+
+def test_the_fragment(folder):
+    """Without a download: colours, and of a ResNet its shape."""
+    keys = pretrained("timm://resnet18.a1_in1k")
+    assert keys["MODEL.WEIGHTS"] == "timm://resnet18.a1_in1k"
+    config = small_config()
+    config.override({**keys, "MODEL.RESNETS.DEPTH": 18})
+    Checkpointer(ATSS.from_config(config, build_timm_fpn_p3_p7(config))).load(
+        config.MODEL.WEIGHTS, config=config
+    )
+
+
+@pytest.mark.parametrize(
+    "missing", [("layer3",), ("layer1", "layer2", "layer3", "layer4", "conv1")]
+)
+def test_files_of_other_networks(folder, tmp_path, missing):
+    """Of the whole network every tensor must be there; timm alone would take what there is."""
+    weights = {name: value for name, value in folder.items() if not name.startswith(missing)}
+    safetensors.save_file(weights, tmp_path / "timm" / "resnet18.a1_in1k.safetensors")
+    with pytest.raises(CheckpointError, match="timm cannot load it"):
+        load_file("timm://resnet18.a1_in1k")
 
 
 def test_another_input_is_refused(folder):
