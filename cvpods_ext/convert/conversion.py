@@ -62,7 +62,9 @@ class Conversion:
 
     def describe(self, every: bool = True) -> str:
         """A report; with `every`, a line for each tensor that is used."""
-        lines = [f"layout: {self.layout} {self.method}".rstrip(), f"used: {len(self.used)}"]
+        # Names here do not tell ATSS from FCOS, or FreeAnchor from RetinaNet.
+        method = "" if self.layout == "cvpods" else self.method
+        lines = [f"layout: {self.layout} {method}".rstrip(), f"used: {len(self.used)}"]
         for old, new in self.used.items() if every else ():
             arrow = f"{old} -> {new}" if old != new else old
             lines.append(f"  {arrow} {tuple(self.weights[new].shape)}")
