@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torchvision
@@ -61,75 +62,76 @@ _R101_CAFFE = {**CAFFE_BGR, **_network(101, stride_in_1x1=True)}
 _X101_32X8D_D2 = {**CAFFE_BGR, "MODEL.PIXEL_STD": [57.375, 57.12, 58.395], **_network(101, 32, 8)}
 
 
-def _mmlab(name: str, expects: Expects, equivalent: str) -> Published:
-    """OpenMMLab's file names end in eight digits of their hash."""
-    digits = name.rpartition("-")[2].partition(".")[0]
-    return Published(MMLAB + name, expects, digits, equivalent)
+def _digits(url: str) -> str:
+    """The digits of its hash in which torchvision's and OpenMMLab's file names end."""
+    return url.rpartition("-")[2].partition(".")[0]
 
 
-# By the address that configs write.
-CATALOG: dict[str, Published] = {
-    "detectron2://ImageNetPretrained/MSRA/R-50.pkl": Published(
-        f"{DETECTRON2}ImageNetPretrained/MSRA/R-50.pkl", _R50_CAFFE, equivalent="resnet50"
-    ),
-    "detectron2://ImageNetPretrained/MSRA/R-101.pkl": Published(
-        f"{DETECTRON2}ImageNetPretrained/MSRA/R-101.pkl", _R101_CAFFE, equivalent="resnet101"
-    ),
-    "detectron2://ImageNetPretrained/FAIR/X-101-32x8d.pkl": Published(
-        f"{DETECTRON2}ImageNetPretrained/FAIR/X-101-32x8d.pkl",
-        _X101_32X8D_D2,
-        equivalent="resnext101_32x8d",
-    ),
-    "detectron2://ImageNetPretrained/torchvision/R-50.pkl": Published(
-        f"{DETECTRON2}ImageNetPretrained/torchvision/R-50.pkl",
-        {**IMAGENET_RGB, **_network(50)},
-        equivalent="resnet50",
-    ),
-    "detectron2://ImageNetPretrained/torchvision/R-101.pkl": Published(
-        f"{DETECTRON2}ImageNetPretrained/torchvision/R-101.pkl",
-        {**IMAGENET_RGB, **_network(101)},
-        equivalent="resnet101",
-    ),
-    "catalog://ImageNetPretrained/MSRA/R-50": Published(
-        f"{DETECTRON}ImageNetPretrained/MSRA/R-50.pkl", _R50_CAFFE, equivalent="resnet50"
-    ),
-    "catalog://ImageNetPretrained/MSRA/R-101": Published(
-        f"{DETECTRON}ImageNetPretrained/MSRA/R-101.pkl", _R101_CAFFE, equivalent="resnet101"
-    ),
+# path below ImageNetPretrained/ -> (what it expects, torchvision's equivalent)
+_OF_DETECTRON2 = {
+    "MSRA/R-50.pkl": (_R50_CAFFE, "resnet50"),
+    "MSRA/R-101.pkl": (_R101_CAFFE, "resnet101"),
+    "FAIR/X-101-32x8d.pkl": (_X101_32X8D_D2, "resnext101_32x8d"),
+    "torchvision/R-50.pkl": ({**IMAGENET_RGB, **_network(50)}, "resnet50"),
+    "torchvision/R-101.pkl": ({**IMAGENET_RGB, **_network(101)}, "resnet101"),
+}
+# name -> (path below ImageNetPretrained/, what it expects, equivalent)
+_OF_DETECTRON = {
+    "MSRA/R-50": ("MSRA/R-50.pkl", _R50_CAFFE, "resnet50"),
+    "MSRA/R-101": ("MSRA/R-101.pkl", _R101_CAFFE, "resnet101"),
     # Detectron's own file: standard deviation 1, as in the code of FreeAnchor and ATSS.
-    "catalog://ImageNetPretrained/FAIR/20171220/X-101-32x8d": Published(
-        f"{DETECTRON}ImageNetPretrained/20171220/X-101-32x8d.pkl",
+    "FAIR/20171220/X-101-32x8d": (
+        "20171220/X-101-32x8d.pkl",
         {**CAFFE_BGR, **_network(101, 32, 8)},
-        equivalent="resnext101_32x8d",
+        "resnext101_32x8d",
     ),
-    "catalog://ImageNetPretrained/FAIR/X-101-64x4d": Published(
-        f"{DETECTRON}ImageNetPretrained/FBResNeXt/X-101-64x4d.pkl",
+    "FAIR/X-101-64x4d": (
+        "FBResNeXt/X-101-64x4d.pkl",
         {**CAFFE_BGR, **_network(101, 64, 4)},
-        equivalent="resnext101_64x4d",
+        "resnext101_64x4d",
     ),
-    "open-mmlab://resnext101_32x4d": _mmlab(
-        "resnext101_32x4d-a5af3160.pth", {**IMAGENET_RGB, **_network(101, 32, 4)}, ""
+}
+# name -> (file, what it expects, equivalent)
+_OF_MMLAB = {
+    "resnext101_32x4d": (
+        "resnext101_32x4d-a5af3160.pth",
+        {**IMAGENET_RGB, **_network(101, 32, 4)},
+        "",
     ),
-    "open-mmlab://resnext101_64x4d": _mmlab(
+    "resnext101_64x4d": (
         "resnext101_64x4d-ee2c6f71.pth",
         {**IMAGENET_RGB, **_network(101, 64, 4)},
         "resnext101_64x4d",
     ),
-    "open-mmlab://detectron/resnet50_caffe": _mmlab(
-        "resnet50_caffe-788b5fa3.pth", _R50_CAFFE, "resnet50"
+    "detectron/resnet50_caffe": ("resnet50_caffe-788b5fa3.pth", _R50_CAFFE, "resnet50"),
+    "detectron/resnet101_caffe": ("resnet101_caffe-3ad79236.pth", _R101_CAFFE, "resnet101"),
+    "detectron2/resnet50_caffe": ("resnet50_msra-5891d200.pth", _R50_CAFFE, "resnet50"),
+    "detectron2/resnet101_caffe": ("resnet101_msra-6cc46731.pth", _R101_CAFFE, "resnet101"),
+    "detectron2/resnext101_32x8d": (
+        "resnext101_32x8d-1516f1aa.pth",
+        _X101_32X8D_D2,
+        "resnext101_32x8d",
     ),
-    "open-mmlab://detectron/resnet101_caffe": _mmlab(
-        "resnet101_caffe-3ad79236.pth", _R101_CAFFE, "resnet101"
-    ),
-    "open-mmlab://detectron2/resnet50_caffe": _mmlab(
-        "resnet50_msra-5891d200.pth", _R50_CAFFE, "resnet50"
-    ),
-    "open-mmlab://detectron2/resnet101_caffe": _mmlab(
-        "resnet101_msra-6cc46731.pth", _R101_CAFFE, "resnet101"
-    ),
-    "open-mmlab://detectron2/resnext101_32x8d": _mmlab(
-        "resnext101_32x8d-1516f1aa.pth", _X101_32X8D_D2, "resnext101_32x8d"
-    ),
+}
+_IMAGENET = "ImageNetPretrained/"
+# By the address that configs write.
+CATALOG: dict[str, Published] = {
+    **{
+        f"detectron2://{_IMAGENET}{path}": Published(
+            f"{DETECTRON2}{_IMAGENET}{path}", expects, equivalent=equivalent
+        )
+        for path, (expects, equivalent) in _OF_DETECTRON2.items()
+    },
+    **{
+        f"catalog://{_IMAGENET}{name}": Published(
+            f"{DETECTRON}{_IMAGENET}{path}", expects, equivalent=equivalent
+        )
+        for name, (path, expects, equivalent) in _OF_DETECTRON.items()
+    },
+    **{
+        f"open-mmlab://{name}": Published(MMLAB + file, expects, _digits(file), equivalent)
+        for name, (file, expects, equivalent) in _OF_MMLAB.items()
+    },
 }
 _BY_URL = {published.url: published for published in CATALOG.values()}
 
@@ -154,6 +156,13 @@ def has_own_name(known: Published) -> bool:
     name = known.url.rpartition("/")[2]
     alike = [e for e in CATALOG.values() if e.url.endswith(f"/{name}") and _TV not in e.url]
     return bool(alike) and all(entry.expects == known.expects for entry in alike)
+
+
+def expects_of(address: str) -> Expects:
+    """What is known that the weights at a path or address expect; {} of files and of cvpods://."""
+    if "://" not in address or address.startswith("cvpods://") or Path(address).is_file():
+        return {}
+    return dict(published(address.partition("#")[0]).expects)
 
 
 def published(address: str) -> Published:
@@ -219,8 +228,7 @@ def _torchvision(rest: str) -> Published:
             f"torchvision://{name}?{names[0]}"
         )
     url = versions[version or names[0]].url
-    digits = url.rpartition("-")[2].partition(".")[0]
-    return Published(url, {**IMAGENET_RGB, **RESNETS.get(name, {})}, digits, "")
+    return Published(url, {**IMAGENET_RGB, **RESNETS.get(name, {})}, _digits(url))
 
 
 def _timm(name: str) -> Published:

@@ -33,13 +33,7 @@ def check_expectations(config: Any, expects: Mapping[str, Any], source: str) -> 
         wrong = f"  they are of {' or '.join(methods)}, which the config does not have"
         _refuse(config, f"{source}: the config does not fit these weights.\n{wrong}", "")
         return
-    wrong = {
-        key: value
-        for key, value in expects.items()
-        if key in values
-        and key != "MODEL"
-        and not _same(values[key], value, TOLERANCES.get(key, 1e-6))
-    }
+    wrong = differences(values, expects)
     if not wrong:
         return
     lines = [f"  {key} is {values[key]!r}; they expect {value!r}" for key, value in wrong.items()]
@@ -50,6 +44,15 @@ def check_expectations(config: Any, expects: Mapping[str, Any], source: str) -> 
         f"cvpods_ext.configs.frameworks do so), or override them: {overrides}. "
     )
     _refuse(config, message, ways)
+
+
+def differences(values: Mapping[str, Any], expects: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of `expects` that flat `values` have otherwise; keys that they lack are left out."""
+    return {
+        key: expected
+        for key, expected in expects.items()
+        if key in values and not _same(values[key], expected, TOLERANCES.get(key, 1e-6))
+    }
 
 
 def _refuse(config: Any, message: str, ways: str) -> None:

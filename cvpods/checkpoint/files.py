@@ -18,7 +18,7 @@ from torch import Tensor
 from cvpods.checkpoint.addresses import find_file
 from cvpods.checkpoint.atomic import write_atomically
 from cvpods.checkpoint.caffe2 import load_caffe2_pickle
-from cvpods.checkpoint.catalog import published
+from cvpods.checkpoint.catalog import expects_of
 from cvpods.checkpoint.plain_values import CONSTRUCTORS, PlainArray, PlainDtype, as_tensor
 from cvpods.checkpoint.timm_weights import load_timm
 from cvpods.checkpoint.torch_pickle import check_torch_pickle
@@ -73,17 +73,16 @@ def load_file(address: str | Path) -> dict[str, Any]:
     content = read_file(find_file(address))
     for read in READERS.values():
         content = read(content)
-    expects = _mapping(content.get("expects"))
-    if "://" in text and not text.startswith("cvpods://") and not Path(text).is_file():
-        expects |= published(text.partition("#")[0]).expects
+    expects = plain_dict(content.get("expects"))
+    expects |= expects_of(text)
     if isinstance(content.get("provenance"), dict):
-        provenance = _mapping(content["provenance"])
-        expects |= _mapping(provenance.get("expects"))
+        provenance = plain_dict(content["provenance"])
+        expects |= plain_dict(provenance.get("expects"))
         content.setdefault("thing_classes", provenance.get("class_names", []))
     return {**content, "expects": expects}
 
 
-def _mapping(value: Any) -> dict[Any, Any]:
+def plain_dict(value: Any) -> dict[Any, Any]:
     """A plain dict of a dict; of anything else, an empty one.
 
     A file can give an OrderedDict the attributes "items" and "keys"; dict.items passes by them.
@@ -125,13 +124,13 @@ def _with_weights(content: Any, path: Path) -> dict[str, Any]:
     """A torch file's content with its weights as "model"; arrays among them become tensors."""
     if not isinstance(content, dict):
         raise CheckpointError(f"{path} holds a {type(content).__name__}, not named tensors.")
-    content = _mapping(content)
+    content = plain_dict(content)
     key = next((k for k in _WEIGHTS_KEYS if k in content), None)
     weights = content if key is None else content[key]
     if not isinstance(weights, dict):
         kind = type(weights).__name__
         raise CheckpointError(f"{path} holds a {kind} as {key!r}, not named tensors.")
-    named = {k: as_tensor(v) for k, v in _mapping(weights).items() if isinstance(k, str)}
+    named = {k: as_tensor(v) for k, v in plain_dict(weights).items() if isinstance(k, str)}
     nested = key is None and any(isinstance(value, dict) for value in named.values())
     if nested and not any(isinstance(value, Tensor) for value in named.values()):
         entries = ", ".join(list(named)[:8])
@@ -240,6 +239,12 @@ def _load_safetensors(path: Path) -> dict[str, Any]:
 # -- writing ---------------------------------------------------------------------------------------
 
 
+def check_writable(path: Path) -> None:
+    """CheckpointError where the ending is none that weights are written with."""
+    if path.suffix not in (".pth", ".pt", ".safetensors"):
+        raise CheckpointError(f"Write weights to a .pth or .safetensors file, not to {path}.")
+
+
 def write_weights(
     path: Path,
     weights: dict[str, Tensor],
@@ -255,18 +260,17 @@ def write_weights(
     Raises:
         CheckpointError: another ending, or the file cannot be written.
     """
+    check_writable(path)
     # Every tensor by itself: one that is part of a larger storage would bring that along.
     weights = {name: value.detach().cpu().clone().contiguous() for name, value in weights.items()}
     if path.suffix == ".safetensors":
         # One entry: several would be written in any order, and the hash would change.
         metadata = {"provenance": json.dumps(provenance)}
         content = safetensors.torch.save(weights, metadata)
-    elif path.suffix in (".pth", ".pt"):
+    else:
         buffer = io.BytesIO()
         torch.save({key: weights, "provenance": provenance}, buffer)
         content = buffer.getvalue()
-    else:
-        raise CheckpointError(f"Write weights to a .pth or .safetensors file, not to {path}.")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(path, lambda file: file.write(content))

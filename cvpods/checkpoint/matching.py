@@ -82,7 +82,8 @@ def load_weights(model: nn.Module, weights: Mapping[str, Tensor], *, strict: boo
     """
     weights = without_wrappers({k: v for k, v in weights.items() if isinstance(v, Tensor)})
     own = model.state_dict()
-    namings = [weights, from_torchvision_names(weights)]
+    renamed = from_torchvision_names(weights)
+    namings = [weights] if renamed.keys() == weights.keys() else [weights, renamed]
     prefixes = [common_prefix(list(own), list(named)) for named in namings]
     fits = [sum(p + key in own for key in n) for n, p in zip(namings, prefixes, strict=True)]
     best = fits.index(max(fits))

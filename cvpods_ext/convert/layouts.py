@@ -52,6 +52,15 @@ def _towers(theirs: Callable[[str, int], tuple[str, str]], norm: bool) -> list[R
     return table
 
 
+def _sequence(name: str, norm: bool) -> Callable[[str, int], tuple[str, str]]:
+    """Towers that are one torch.nn.Sequential each, as ours are; name: "head.{}_subnet"."""
+    step = 3 if norm else 2
+    return lambda tower, i: (
+        f"{name.format(tower)}.{step * i}",
+        f"{name.format(tower)}.{step * i + 1}",
+    )
+
+
 def _fpn(lateral: list[str], output: list[str], p6: str, p7: str) -> list[Rename]:
     ours = [f"backbone.fpn_{part}{k}" for part in ("lateral", "output") for k in LEVELS]
     ours += ["backbone.top_block.p6", "backbone.top_block.p7"]
@@ -117,10 +126,6 @@ MMDET = Layout(
 
 
 def _mrcnn_rules(method: str, norm: bool) -> list[Rename]:
-    def tower(name: str, i: int) -> tuple[str, str]:
-        step = 3 if norm else 2
-        return f"rpn.head.{name}_tower.{step * i}", f"rpn.head.{name}_tower.{step * i + 1}"
-
     body = "backbone.body."
     deformable = [
         Rename(f"{OURS}res{s}.#.conv2.weight", f"{body}layer{s - 1}.#.conv2.conv.weight")
@@ -130,7 +135,7 @@ def _mrcnn_rules(method: str, norm: bool) -> list[Rename]:
     fpn = "backbone.fpn."
     inner, layer = ([f"{fpn}fpn_{kind}{i}" for i in (2, 3, 4)] for kind in ("inner", "layer"))
     table += _fpn(inner, layer, f"{fpn}top_blocks.p6", f"{fpn}top_blocks.p7")
-    table += _towers(tower, norm)
+    table += _towers(_sequence("rpn.head.{}_tower", norm), norm)
     ours = ["head.cls_score", "head.bbox_pred", "head.centerness"]
     table += numbered(ours, ["rpn.head.cls_logits", "rpn.head.bbox_pred", "rpn.head.centerness"])
     table.append(Rename("head.scales.#.scale", "rpn.head.scales.#.scale"))
@@ -157,21 +162,12 @@ MASKRCNN_BENCHMARK = Layout(
 # -- detectron2 ------------------------------------------------------------------------------------
 
 
-def _same(method: str, norm: bool) -> list[Rename]:
-    """Names that cvpods took over from detectron2."""
-    table = [Rename(f"{name}.*", f"{name}.*") for name in ("backbone", "head.scales")]
-    table += _towers(lambda tower, i: _own_tower(tower, i, norm), norm)
-    parts = ["head.cls_score", "head.bbox_pred"]
-    return table + numbered(parts, parts)
-
-
-def _own_tower(tower: str, i: int, norm: bool) -> tuple[str, str]:
-    step = 3 if norm else 2
-    return f"head.{tower}_subnet.{step * i}", f"head.{tower}_subnet.{step * i + 1}"
-
-
 def _detectron2_rules(method: str, norm: bool) -> list[Rename]:
-    return [*_same(method, norm), Rename("head.centerness.*", "head.ctrness.*")]
+    """Names that cvpods took over, but for one."""
+    table = [Rename(f"{name}.*", f"{name}.*") for name in ("backbone", "head.scales")]
+    table += _towers(_sequence("head.{}_subnet", norm), norm)
+    ours = ["head.cls_score", "head.bbox_pred", "head.centerness"]
+    return table + numbered(ours, ["head.cls_score", "head.bbox_pred", "head.ctrness"])
 
 
 DETECTRON2 = Layout(

@@ -50,8 +50,9 @@ def _backbone_keys(weights: Mapping[str, Tensor]) -> dict[str, Any]:
     middle = weights[f"{BACKBONE}res2.0.conv2.weight"]
     bottleneck = f"{BACKBONE}res2.0.conv3.weight" in weights
     groups = middle.shape[0] // middle.shape[1]
-    laterals = [f"res{k}" for k in range(2, 6) if f"backbone.fpn_lateral{k}.weight" in weights]
-    channels, top = weights[f"backbone.fpn_lateral{laterals[-1][3:]}.weight"].shape[:2]
+    levels = _laterals(weights)
+    laterals = [f"res{k}" for k in levels]
+    channels = weights[f"backbone.fpn_lateral{levels[-1]}.weight"].shape[0]
     from_pyramid = weights["backbone.top_block.p6.weight"].shape[1] == channels
     learned = f"{BACKBONE}stem.conv1.norm.num_batches_tracked" in weights
     deform = [
@@ -68,12 +69,11 @@ def _backbone_keys(weights: Mapping[str, Tensor]) -> dict[str, Any]:
         "DEFORM_ON_PER_STAGE": deform,
         "DEFORM_MODULATED": True,
     }
-    top_level = f"p{laterals[-1][3:]}"
     return {
         **{f"MODEL.RESNETS.{key}": value for key, value in keys.items()},
         "MODEL.FPN.IN_FEATURES": laterals,
         "MODEL.FPN.OUT_CHANNELS": channels,
-        "MODEL.FPN.BLOCK_IN_FEATURES": top_level if from_pyramid else laterals[-1],
+        "MODEL.FPN.BLOCK_IN_FEATURES": f"p{levels[-1]}" if from_pyramid else laterals[-1],
         "MODEL.BACKBONE.FREEZE_AT": 0,
     }
 
@@ -86,11 +86,11 @@ def _head_keys(weights: Mapping[str, Tensor], group: str) -> dict[str, Any]:
         for name, value in weights.items()
         if re.fullmatch(r"head\.cls_subnet\.\d+\.(conv\.)?weight", name) and value.dim() == 4
     ]
-    laterals = [k for k in range(2, 6) if f"backbone.fpn_lateral{k}.weight" in weights]
+    levels = _laterals(weights)
     keys: dict[str, Any] = {
         "NUM_CLASSES": weights["head.cls_score.weight"].shape[0] // anchors,
         "NUM_CONVS": len(convs),
-        "IN_FEATURES": [f"p{laterals[0] + level}" for level in range(len(laterals) + 2)],
+        "IN_FEATURES": [f"p{levels[0] + level}" for level in range(len(levels) + 2)],
     }
     if group == "ATSS":
         keys["USE_DCN_IN_TOWER"] = any(".conv.weight" in name for name in convs)
@@ -100,6 +100,11 @@ def _head_keys(weights: Mapping[str, Tensor], group: str) -> dict[str, Any]:
         result["MODEL.ANCHOR_GENERATOR.SIZES"] = [[32.0] * anchors]
         result["MODEL.ANCHOR_GENERATOR.ASPECT_RATIOS"] = [[1.0]]
     return result
+
+
+def _laterals(weights: Mapping[str, Tensor]) -> list[int]:
+    """The pyramid's levels that come from the backbone: 3, 4, 5."""
+    return [k for k in range(2, 6) if f"backbone.fpn_lateral{k}.weight" in weights]
 
 
 def _depth(blocks: list[int], bottleneck: bool) -> int:

@@ -14,14 +14,15 @@ from torch import Tensor
 import cvpods
 from cvpods.checkpoint import read_file, write_weights
 from cvpods.checkpoint.addresses import file_sha256, find_file
-from cvpods.checkpoint.catalog import published
-from cvpods.checkpoint.expectations import check_expectations
+from cvpods.checkpoint.catalog import expects_of
+from cvpods.checkpoint.expectations import check_expectations, differences
+from cvpods.checkpoint.files import check_writable, plain_dict
 from cvpods.configs.config_dict import flatten
 from cvpods.tools.common import open_experiment, reporting_errors
 from cvpods.utils.errors import CheckpointError
 from cvpods_ext.configs.frameworks import ARITHMETIC
 from cvpods_ext.convert import mmdet_meta
-from cvpods_ext.convert.conversion import Conversion, Shape, convert
+from cvpods_ext.convert.conversion import Shape, convert
 from cvpods_ext.convert.layouts import LAYOUTS
 from cvpods_ext.convert.reading import expectations, tensors
 from cvpods_ext.convert.to_mmdet import METHODS, to_mmdet
@@ -45,6 +46,7 @@ def run(args: argparse.Namespace) -> Path:
     Raises:
         CheckpointError: not readable, of no known layout, or tensors are left over or missing and
             --allow-partial is not given.
+        ConfigError: the experiment of --dir gives them something else than they expect.
     """
     source = find_file(args.input)
     target = _target(args, source)
@@ -56,10 +58,18 @@ def run(args: argparse.Namespace) -> Path:
     conversion = convert(weights, args.source, shapes)
     if averaged:
         conversion.notes.append("The averaged weights (EMA), which are what evaluation uses.")
-    provenance = _provenance(args.input, source, content, conversion, config)
+    trained = _config_of_run(source) if config is None else dict(flatten(config))
+    # By their file, their framework, and the catalogue.
+    said = expectations(conversion, content) | expects_of(args.input)
+    if config is not None:
+        check_expectations(config, said, f"{args.input} and --dir")
+    provenance = _provenance(args.input, source, content, conversion.layout)
+    # Of weights of this project, the run or the experiment says what they expect, too.
+    own = _input_keys(trained) if conversion.layout == "cvpods" else {}
+    provenance["expects"] = {**own, **said}
     if args.to == "mmdet":
         conversion = to_mmdet(conversion.weights, args.method)
-        conversion.notes += _differing(args.method, config, source)
+        conversion.notes += _computed_otherwise(args.method, trained)
     print(conversion.describe(every=not args.quiet))
     if not conversion.complete and not args.allow_partial:
         raise CheckpointError(
@@ -93,48 +103,21 @@ def _weights(content: dict[str, Any]) -> tuple[dict[str, Tensor], bool]:
     return averaged or tensors(content["model"]), bool(averaged)
 
 
-def _provenance(
-    address: str, source: Path, content: dict[str, Any], conversion: Conversion, config: Any
-) -> dict[str, Any]:
-    """Where the weights come from, their classes, and what they expect of a config.
-
-    Of weights of this project, the run or the experiment says that; of others, their own file.
-
-    Raises:
-        ConfigError: the experiment of --dir gives them something else.
-    """
-    earlier = _mapping(content.get("provenance"))
-    said = expectations(conversion, content)
-    if "://" in address and not address.startswith("cvpods://"):
-        said |= published(address.partition("#")[0]).expects
-    if config is not None:
-        check_expectations(config, said, f"{address} and --dir")
-    own = {}
-    if conversion.layout == "cvpods":
-        own = _input_of_run(source) if config is None else _input_keys(dict(flatten(config)))
-    names = earlier.get("class_names") or content.get("thing_classes")
+def _provenance(address: str, source: Path, content: dict[str, Any], layout: str) -> dict[str, Any]:
+    """Where the weights come from, and their classes."""
+    names = plain_dict(content.get("provenance")).get("class_names") or content.get("thing_classes")
     names = names if isinstance(names, (list, tuple)) else []
     return {
         "source": address if "://" in address else source.name,
         "sha256": file_sha256(source),
-        "layout": conversion.layout,
+        "layout": layout,
         "class_names": list(names or mmdet_meta.class_names(content.get("meta"))),
-        "expects": {**own, **said},
         "converted_by": f"cvpods-ext {cvpods.__version__}",
     }
 
 
-def _mapping(value: Any) -> dict[str, Any]:
-    return value if isinstance(value, dict) else {}
-
-
 def _input_keys(flat: Mapping[str, Any]) -> dict[str, Any]:
     return {key: flat[key] for key in INPUT_KEYS if key in flat}
-
-
-def _input_of_run(source: Path) -> dict[str, Any]:
-    """Of a checkpoint in a run's folder: its config.json says what input it was trained with."""
-    return _input_keys(_config_of_run(source))
 
 
 def _config_of_run(source: Path) -> dict[str, Any]:
@@ -143,21 +126,16 @@ def _config_of_run(source: Path) -> dict[str, Any]:
         written = json.loads((source.parent / "config.json").read_text())
     except (OSError, ValueError):
         return {}
-    return _mapping(written)
+    return plain_dict(written)
 
 
-def _differing(method: str, config: Any, source: Path) -> list[str]:
-    """Notes on what mmdetection computes otherwise than the experiment or the run, if known."""
-    values = _config_of_run(source) if config is None else dict(flatten(config))
-    wanted = ARITHMETIC["mmdet"][method.upper()]
-    other = [f"{k} {v}" for k, v in wanted.items() if k in values and values[k] != _plain(v)]
+def _computed_otherwise(method: str, trained: dict[str, Any]) -> list[str]:
+    """Notes on what mmdetection computes otherwise than the training's flat config, if known."""
+    other = differences(trained, ARITHMETIC["mmdet"][method.upper()])
     if not other:
         return []
-    return [f"mmdetection computes otherwise than these weights were trained: {', '.join(other)}."]
-
-
-def _plain(value: Any) -> Any:
-    return list(value) if isinstance(value, tuple) else value
+    keys = ", ".join(f"{key} {value}" for key, value in other.items())
+    return [f"mmdetection computes otherwise than these weights were trained: {keys}."]
 
 
 def _target(args: argparse.Namespace, source: Path) -> Path:
@@ -168,8 +146,7 @@ def _target(args: argparse.Namespace, source: Path) -> Path:
         target = source.with_name(f"{source.stem}.weights.pth")
     else:
         raise CheckpointError("Name the file to write (only --strip finds a name by itself).")
-    if target.suffix not in (".pth", ".pt", ".safetensors"):
-        raise CheckpointError(f"Write weights to a .pth or .safetensors file, not to {target}.")
+    check_writable(target)
     if target.resolve() == source.resolve():
         raise CheckpointError(f"{target} is the input; name another file to write.")
     return target

@@ -6,6 +6,9 @@ from torch import Tensor, nn
 
 from cvpods.layers import FrozenBatchNorm2d, ShapeSpec
 
+# Of the stages of networks like ResNet.
+STAGE_STRIDES = {"stem": 2, "res2": 4, "res3": 8, "res4": 16, "res5": 32}
+
 
 class Backbone(nn.Module):
     """Base of backbones. Subclasses set `_out_features`, `_out_feature_channels` and

@@ -9,12 +9,11 @@ from torch import Tensor, nn
 from torchvision.models import mobilenet_v2
 
 from cvpods.layers import FrozenBatchNorm2d, ShapeSpec
-from cvpods.modeling.backbone.backbone import Backbone, freeze
+from cvpods.modeling.backbone.backbone import STAGE_STRIDES, Backbone, freeze
 from cvpods.utils.errors import ConfigError
 
 # Stage -> index of its last block in torchvision's `features`; each halves the resolution.
 _LAST_BLOCK = {"stem": 1, "res2": 3, "res3": 6, "res4": 13, "res5": 17}
-_STRIDES = {"stem": 2, "res2": 4, "res3": 8, "res4": 16, "res5": 32}
 
 
 class MobileNetV2(Backbone):
@@ -39,7 +38,7 @@ class MobileNetV2(Backbone):
         last = max(_LAST_BLOCK[name] for name in out_features)
         self.features = mobilenet_v2(weights=None).features[: last + 1]
         self._out_features = list(out_features)
-        self._out_feature_strides = {name: _STRIDES[name] for name in out_features}
+        self._out_feature_strides = {name: STAGE_STRIDES[name] for name in out_features}
         self._out_feature_channels = {
             name: self.features[_LAST_BLOCK[name]].out_channels for name in out_features
         }

@@ -9,12 +9,9 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from cvpods.layers import ShapeSpec
-from cvpods.modeling.backbone.backbone import Backbone
+from cvpods.modeling.backbone.backbone import STAGE_STRIDES, Backbone
 from cvpods.utils.errors import ConfigError
 from cvpods.utils.timm import import_timm
-
-# Stage -> stride, as of a ResNet.
-STRIDES = {"stem": 2, "res2": 4, "res3": 8, "res4": 16, "res5": 32}
 
 
 class TimmBackbone(Backbone):
@@ -52,16 +49,16 @@ class TimmBackbone(Backbone):
         except (RuntimeError, TypeError, AttributeError, AssertionError) as error:
             raise ConfigError(f"MODEL.TIMM: {name} gives no feature maps ({error}).") from error
         strides = self.body.feature_info.reduction()
-        unknown = set(out_features) - {s for s, n in STRIDES.items() if strides.count(n) == 1}
+        unknown = set(out_features) - {s for s, n in STAGE_STRIDES.items() if strides.count(n) == 1}
         if unknown or not out_features:
             raise ConfigError(
                 f"{name} has maps of the strides {strides}; OUT_FEATURES {list(out_features)} are "
-                f"of {[STRIDES.get(feature, feature) for feature in out_features]}."
+                f"of {[STAGE_STRIDES.get(feature, feature) for feature in out_features]}."
             )
-        self._index = {feature: strides.index(STRIDES[feature]) for feature in out_features}
+        self._index = {feature: strides.index(STAGE_STRIDES[feature]) for feature in out_features}
         channels = self.body.feature_info.channels()
         self._out_features = list(out_features)
-        self._out_feature_strides = {feature: STRIDES[feature] for feature in out_features}
+        self._out_feature_strides = {feature: STAGE_STRIDES[feature] for feature in out_features}
         self._out_feature_channels = {f: channels[index] for f, index in self._index.items()}
         self._channels_last = str(getattr(self.body, "output_fmt", "")).endswith("NHWC")
         self._fixed = self._freeze(name, freeze_at)
