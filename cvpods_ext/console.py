@@ -9,5 +9,16 @@ from cvpods.tools.test import main as pods_test
 from cvpods.tools.train import main as pods_train
 from cvpods_ext.analysis.vis import main as pods_vis
 from cvpods_ext.convert.tool import main as pods_convert
+from cvpods_ext.deploy.export_tool import main as pods_export
+from cvpods_ext.deploy.infer_tool import main as pods_infer
 
-__all__ = ["pods_convert", "pods_demo", "pods_draw", "pods_test", "pods_train", "pods_vis"]
+__all__ = [
+    "pods_convert",
+    "pods_demo",
+    "pods_draw",
+    "pods_export",
+    "pods_infer",
+    "pods_test",
+    "pods_train",
+    "pods_vis",
+]

@@ -146,6 +146,15 @@ _config_dict = {
         # Images that one process tests at once. Several are padded to one size, which changes
         # results slightly, except with test-time augmentation.
         "IMS_PER_DEVICE": 1,
+        # Of a graph that MODEL.WEIGHTS names (x.onnx, x.pt2), see docs/deployment.md.
+        "GRAPH": {
+            # onnxruntime's "cpu", "cuda" or "tensorrt"; "openvino"; "auto": "cuda" on a GPU where
+            # onnxruntime has it, else "cpu".
+            "PROVIDER": "auto",
+            # How images get the size of a graph of fixed size: "fit" (scaled until both sides fit,
+            # then padded) or "stretch" (both sides scaled, which distorts them).
+            "RESIZE": "fit",
+        },
         # Test-time augmentation, see cvpods/modeling/test_time_augmentation.py.
         "AUG": {
             "ENABLED": False,

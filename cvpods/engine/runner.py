@@ -7,6 +7,7 @@ import math
 import time
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -352,7 +353,7 @@ class DefaultRunner(RunnerBase):
             own = dataset_folder(cfg, folder, name)
             prepared.append((name, loader, build_evaluator(cfg, name, loader.dataset, own)))
         results: dict[str, Any] = {}
-        device = next(model.parameters()).device.type
+        device = next(chain(model.parameters(), model.buffers())).device.type
         for name, loader, evaluator in prepared:
             results[name] = inference_on_dataset(model, loader, evaluator, autocast(cfg, device))
             if comm.is_main_process():

@@ -25,6 +25,8 @@ class DeformConv(ops.DeformConv2d):
     """
 
     modulated = False
+    # Compute by torchvision's operator; None: where that is faster, on GPUs.
+    by_operator: bool | None = None
 
     def __init__(
         self,
@@ -75,7 +77,8 @@ class DeformConv(ops.DeformConv2d):
         with torch.autocast(x.device.type, enabled=False):
             geometry = self.stride, self.padding, self.dilation
             # torchvision's backward pass is several times slower on a CPU.
-            convolve = _sampled_conv2d if x.device.type == "cpu" else ops.deform_conv2d
+            by_operator = x.device.type != "cpu" if self.by_operator is None else self.by_operator
+            convolve = ops.deform_conv2d if by_operator else _sampled_conv2d
             y = convolve(x_, offset, weight, bias, *geometry, mask).to(x.dtype)
         if self.norm is not None:
             y = self.norm(y)

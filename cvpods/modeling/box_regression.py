@@ -84,7 +84,5 @@ class Shift2BoxTransform:
 
     def apply_deltas(self, deltas: Tensor, shifts: Tensor) -> Tensor:
         """Boxes (..., 4) whose sides lie `deltas` (..., 4) from points `shifts` (..., 2)."""
-        if deltas.numel() == 0:
-            return torch.empty_like(deltas)
         deltas = deltas / deltas.new_tensor(self.weights)
         return torch.cat([shifts - deltas[..., :2], shifts + deltas[..., 2:]], dim=-1)

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
 
 class ImageList:
-    """`tensor` (N, C, H, W), padded right and bottom; `image_sizes` [(height, width)] * N."""
+    """`tensor` (N, C, H, W), padded right and bottom; `image_sizes` [(height, width)] * N.
 
-    def __init__(self, tensor: Tensor, image_sizes: Sequence[tuple[int, int]]) -> None:
+    Of a graph of deployment the sizes are an input: (N, 2) int64.
+    """
+
+    def __init__(self, tensor: Tensor, image_sizes: Sequence[tuple[int, int]] | Tensor) -> None:
         self.tensor = tensor
-        self.image_sizes = list(image_sizes)
+        self.image_sizes: Any = image_sizes if isinstance(image_sizes, Tensor) else [*image_sizes]
 
     def __len__(self) -> int:
         return len(self.image_sizes)

@@ -14,16 +14,16 @@ from PIL import Image
 from torch import Tensor, nn
 from torchvision.models.detection import RetinaNet_ResNet50_FPN_Weights
 
-from cvpods.checkpoint import Checkpointer
 from cvpods.data.build import test_transforms
 from cvpods.data.datasets.paths import dataset_class
 from cvpods.data.detection_utils import image_to_array, read_image
 from cvpods.engine.defaults import refuse_unsupported
-from cvpods.engine.runner import autocast, prepare_model
+from cvpods.engine.runner import autocast
 from cvpods.evaluation.evaluator import inference_mode
 from cvpods.modeling.test_time_augmentation import TestTimeAugmentation, groups_of_one_size
 from cvpods.structures import Instances
 from cvpods.tools.common import newest_checkpoint, open_experiment
+from cvpods.tools.detectors import load_detector
 from cvpods.utils.env import select_device
 from cvpods.utils.errors import DataError
 
@@ -44,6 +44,7 @@ class Predictor:
         image_format: "BGR" or "RGB", what the model wants.
         autocast: a function that makes the context for the forward pass.
         batch_size: images of one size that are detected at once, at most.
+        one_size: the model makes images of all sizes one.
     """
 
     def __init__(
@@ -54,6 +55,7 @@ class Predictor:
         image_format: str,
         autocast: Callable[[], Any],
         batch_size: int = 8,
+        one_size: bool = False,
     ) -> None:
         self.model = model
         self.class_names = list(class_names)
@@ -61,6 +63,7 @@ class Predictor:
         self.image_format = image_format
         self.autocast = autocast
         self.batch_size = batch_size
+        self.one_size = one_size
 
     @classmethod
     def from_experiment(
@@ -74,8 +77,8 @@ class Predictor:
         """The detector of an experiment's folder, tested as its config says (TEST.AUG included).
 
         Args:
-            weights: path or address; None: MODEL.WEIGHTS of `opts`, else the newest checkpoint in
-                the experiment's OUTPUT_DIR.
+            weights: path or address, or a graph that pods_export wrote (x.onnx, x.pt2); None:
+                MODEL.WEIGHTS of `opts`, else the newest checkpoint in the experiment's OUTPUT_DIR.
             device: "cuda", "cuda:1", "cpu"; None: as MODEL.DEVICE says.
             opts: further overrides, [KEY, VALUE, KEY, VALUE, ...].
 
@@ -95,16 +98,23 @@ class Predictor:
         refuse_unsupported(cfg)
         cfg.MODEL.DEVICE = select_device(cfg.MODEL.DEVICE)
         weights = weights or newest_checkpoint(cfg.OUTPUT_DIR)
-        model = prepare_model(cfg, build_model)
-        content = Checkpointer(model).load(weights, strict=True, use_ema=True, config=cfg)
+        model, names = load_detector(cfg, build_model, weights)
         num_classes = getattr(model, "num_classes", None)
-        names = content.get("thing_classes")
         if not names or len(names) != num_classes:
             names = _class_names(cfg, num_classes)
+        one_size = getattr(model, "one_size", False)
         if cfg.TEST.AUG.ENABLED:
             model = TestTimeAugmentation.from_config(cfg, model)
         context = partial(autocast, cfg, cfg.MODEL.DEVICE.split(":")[0])
-        return cls(model, names, test_transforms(cfg), cfg.INPUT.FORMAT, context)
+        return cls(
+            model,
+            names,
+            test_transforms(cfg),
+            cfg.INPUT.FORMAT,
+            context,
+            batch_size=max(8, cfg.TEST.IMS_PER_DEVICE),
+            one_size=one_size,
+        )
 
     @overload
     def __call__(self, images: AnyImage) -> Instances: ...
@@ -131,14 +141,21 @@ class Predictor:
         inputs = [self.prepare(image) for image in images]
         outputs: dict[int, dict[str, Instances]] = {}
         with inference_mode(self.model):
-            # Images of one size together: padding one to another's would change its detections.
-            for group in groups_of_one_size([i["image"] for i in inputs]):
+            for group in self._groups([i["image"] for i in inputs]):
                 for start in range(0, len(group), self.batch_size):
                     members = group[start : start + self.batch_size]
                     with self.autocast():
                         found = self.model([inputs[i] for i in members])
                     outputs.update(zip(members, found, strict=True))
         return [_best_first(outputs[i]["instances"].to("cpu")) for i in range(len(inputs))]
+
+    def _groups(self, images: Sequence[Tensor]) -> list[list[int]]:
+        """Images that may share a batch: those of one size, as padding one to another's would
+        change its detections. A graph of fixed size pads all of them alike.
+        """
+        if self.one_size:
+            return [list(range(len(images)))]
+        return groups_of_one_size(images)
 
     def prepare(self, image: AnyImage) -> dict[str, Any]:
         """The model's input for an image: "image" as transformed, its own "height" and "width"."""

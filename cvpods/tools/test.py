@@ -10,11 +10,12 @@ from typing import Any
 
 from loguru import logger
 
-from cvpods.checkpoint import Checkpointer, iteration_of, list_checkpoints
+from cvpods.checkpoint import iteration_of, list_checkpoints
 from cvpods.engine import RUNNERS, default_setup
-from cvpods.engine.runner import inference_folder, prepare_model
+from cvpods.engine.runner import inference_folder
 from cvpods.evaluation import verify_results
 from cvpods.tools.common import load_config, make_parser, newest_checkpoint, run_tool
+from cvpods.tools.detectors import load_detector
 from cvpods.utils import comm
 from cvpods.utils.errors import CheckpointError
 
@@ -49,12 +50,10 @@ def test(args: argparse.Namespace) -> bool:
     weights = choose_weights(args, config)
     config = default_setup(config, args)
     runner = RUNNERS.get(config.TRAINER.NAME)
-    model = prepare_model(config, build_model)
     passed = True
     for path in weights:
         logger.info(f"Evaluating {path}")
-        checkpointer = Checkpointer(model, config.OUTPUT_DIR)
-        checkpointer.load(path, strict=True, use_ema=True, config=config)
+        model, _ = load_detector(config, build_model, path)
         folder = inference_folder(config)
         folder = folder / Path(path).stem if len(weights) > 1 else folder
         if args.nms_recall:

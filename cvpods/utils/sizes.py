@@ -10,4 +10,9 @@ def shortest_edge_size(
     exceed `max_size`; rounded half up, at least 1.
     """
     scale = min(short_edge / min(height, width), max_size / max(height, width))
+    return scaled_size(height, width, scale)
+
+
+def scaled_size(height: int, width: int, scale: float) -> tuple[int, int]:
+    """(height, width) times `scale`, rounded half up, at least 1."""
     return max(int(height * scale + 0.5), 1), max(int(width * scale + 0.5), 1)

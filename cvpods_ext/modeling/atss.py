@@ -135,10 +135,10 @@ class ATSS(DenseDetector):
         return self.boxes(box_deltas, priors)
 
     def boxes(self, outputs: Tensor, anchors: Tensor) -> Tensor:
-        """Boxes (..., R, 4) from the head's outputs (..., R, 4) for anchors (R, 4)."""
+        """Boxes (..., R, 4) from the head's outputs (..., R, 4) for anchors ([...,] R, 4)."""
         if self.regression_type == "BOX":
             return self.box2box_transform.apply_deltas(outputs, anchors, strict=False)
-        unit = (anchors[:, 2:3] - anchors[:, :1]) / 8
+        unit = (anchors[..., 2:3] - anchors[..., :1]) / 8
         boxes = self.shift2box_transform.apply_deltas(outputs.relu() * unit, centers(anchors))
         return inset(boxes, -HALF_PIXEL) if self.plus_one else boxes
 

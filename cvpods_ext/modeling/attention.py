@@ -21,7 +21,7 @@ def padding_mask(images: ImageList) -> Tensor:
     height, width = images.tensor.shape[-2:]
     rows = torch.arange(height, device=images.device)[:, None]
     columns = torch.arange(width, device=images.device)
-    sizes = torch.tensor(images.image_sizes, device=images.device)[:, :, None, None]
+    sizes = torch.as_tensor(images.image_sizes, device=images.device)[:, :, None, None]
     return (rows >= sizes[:, 0]) | (columns >= sizes[:, 1])
 
 

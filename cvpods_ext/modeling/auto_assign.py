@@ -90,13 +90,11 @@ class AutoAssign(DenseDetector):
         scores, objectness = outputs["cls_logits"].sigmoid(), outputs["obj_score"].sigmoid()
         return combine_scores(self.score_type, scores, objectness)
 
-    def _level_candidates(
-        self, outputs: dict[str, Tensor], priors: Tensor, level: int, cap: int | None
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """As DenseDetector's, but with cap_at_locations."""
-        if cap is not None and self.cap_at_locations:
-            cap = min(cap, len(priors))
-        return super()._level_candidates(outputs, priors, level, cap)
+    def level_cap(self, cap: int | None, locations: int) -> int | None:
+        """At most as many candidates as locations, with cap_at_locations."""
+        if cap is None or not self.cap_at_locations:
+            return cap
+        return torch.sym_min(cap, locations)
 
     def losses(
         self, predictions: dict[str, Tensor], priors: list[Tensor], targets: list[Instances]

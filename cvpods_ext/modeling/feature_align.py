@@ -78,7 +78,9 @@ class FeatureAlign(AutoAssign):
         if not isinstance(self.backbone, AttentionFPN):
             return super().features(images)
         whole = tuple(images.tensor.shape[-2:])
-        is_padded = any(tuple(size) != whole for size in images.image_sizes)
+        is_padded = isinstance(images.image_sizes, Tensor) or any(
+            tuple(size) != whole for size in images.image_sizes
+        )
         return self.backbone(images.tensor, padding_mask(images) if is_padded else None)
 
     def losses(

@@ -23,7 +23,7 @@ from cvpods.data.transforms.transform import (
 )
 from cvpods.structures import BoxMode
 from cvpods.utils.errors import ConfigError
-from cvpods.utils.sizes import shortest_edge_size
+from cvpods.utils.sizes import scaled_size, shortest_edge_size
 
 
 def _draw_size(sizes: tuple[int, ...], style: str) -> int:
@@ -95,9 +95,8 @@ class ResizeLongestEdge(TransformGen):
         size = _draw_size(self.long_edge_length, self.sample_style)
         if size == 0:
             return NoOpTransform()
-        scale = size / max(h, w)
-        new_h, new_w = (max(int(side * scale + 0.5), 1) for side in (h, w))
-        return ResizeTransform(h, w, new_h, new_w, plus_one=self.plus_one)
+        new_size = scaled_size(h, w, size / max(h, w))
+        return ResizeTransform(h, w, *new_size, plus_one=self.plus_one)
 
 
 @TRANSFORMS.register()
@@ -112,6 +111,16 @@ class Resize(TransformGen):
 
     def get_transform(self, img: np.ndarray, annotations: Annotations | None = None) -> Transform:
         return ResizeTransform(*img.shape[:2], *self.shape, plus_one=self.plus_one)
+
+
+@TRANSFORMS.register()
+class ResizeToFit(Resize):
+    """Scale to the largest size inside (height, width) that keeps the ratio of the sides."""
+
+    def get_transform(self, img: np.ndarray, annotations: Annotations | None = None) -> Transform:
+        h, w = img.shape[:2]
+        scale = min(self.shape[0] / h, self.shape[1] / w)
+        return ResizeTransform(h, w, *scaled_size(h, w, scale), plus_one=self.plus_one)
 
 
 @TRANSFORMS.register()

@@ -83,7 +83,7 @@ class DenseDetector(nn.Module):
     # -- what a detector adds ------------------------------------------------------------------
 
     def priors(self, features: Sequence[Tensor]) -> list[Tensor]:
-        """Anchors (R_l, 4) or points (R_l, 2) of every level."""
+        """Anchors (R_l, 4) or points (R_l, 2) of every level, of maps (N, C, H_l, W_l)."""
         raise NotImplementedError
 
     def losses(
@@ -93,11 +93,11 @@ class DenseDetector(nn.Module):
         raise NotImplementedError
 
     def decode(self, box_deltas: Tensor, priors: Tensor, level: int) -> Tensor:
-        """Boxes (J, 4) of J chosen locations of a level."""
+        """Boxes (..., 4) of chosen locations of a level, deltas (..., 4) and their priors."""
         raise NotImplementedError
 
     def candidate_scores(self, outputs: dict[str, Tensor]) -> Scores:
-        """Of one level of one image, outputs (R_l, channels): scores (R_l, K)."""
+        """Of one level, outputs (..., R_l, channels): scores (..., R_l, K)."""
         scores = outputs["cls_logits"].sigmoid()
         return Scores(scores, scores, scores)
 
@@ -131,10 +131,17 @@ class DenseDetector(nn.Module):
 
     def network(self, images: ImageList) -> tuple[dict[str, Tensor], list[Tensor]]:
         """Normalised images -> outputs (N, R, channels) in float32, and priors."""
+        outputs = self.maps(images)
+        predictions = {name: self._flatten(name, maps) for name, maps in outputs.items()}
+        return predictions, self.priors(outputs["box_deltas"])
+
+    def maps(self, images: ImageList) -> dict[str, list[Tensor]]:
+        """The head's outputs by name, a map (N, A * channels, H_l, W_l) for each level.
+
+        A graph of deployment holds what this computes, and takes its place.
+        """
         levels = self.features(images)
-        features = [levels[name] for name in self.in_features]
-        outputs = self.head(features)
-        return {k: self._flatten(k, maps) for k, maps in outputs.items()}, self.priors(features)
+        return self.head([levels[name] for name in self.in_features])
 
     def features(self, images: ImageList) -> dict[str, Tensor]:
         """The backbone's maps (N, C, H_l, W_l) by name."""
@@ -175,8 +182,11 @@ class DenseDetector(nn.Module):
 
     def _flatten(self, name: str, maps: Sequence[Tensor]) -> Tensor:
         """Maps (N, A * C, H_l, W_l) of all levels -> (N, R, C) in float32."""
-        channels = self.output_channels[name] or self.num_classes
-        return torch.cat([permute_to_N_HWA_K(m, channels).float() for m in maps], dim=1)
+        return torch.cat([self.flatten_map(name, m) for m in maps], dim=1)
+
+    def flatten_map(self, name: str, level: Tensor) -> Tensor:
+        """One level's map (N, A * C, H_l, W_l) of the output `name` -> (N, R_l, C) in float32."""
+        return permute_to_N_HWA_K(level, self.output_channels[name] or self.num_classes).float()
 
     def inference(
         self,
@@ -237,6 +247,10 @@ class DenseDetector(nn.Module):
         kept.scores = scores[keep]
         return kept
 
+    def level_cap(self, cap: int | None, locations: int) -> int | None:
+        """What becomes of the cap on candidates on a level of so many locations."""
+        return cap
+
     def _level_candidates(
         self, outputs: dict[str, Tensor], priors: Tensor, level: int, cap: int | None
     ) -> tuple[Tensor, Tensor, Tensor]:
@@ -245,6 +259,7 @@ class DenseDetector(nn.Module):
         Differs from cvpods: the threshold comes before the cap, which is the same on every level,
         not the number of locations where that is less.
         """
+        cap = self.level_cap(cap, len(priors))
         scores = self.candidate_scores(outputs)
         passed = (scores.threshold > self.score_threshold).flatten().nonzero().flatten()
         count = len(passed) if cap is None else min(cap, len(passed))

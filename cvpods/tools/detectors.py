@@ -1,0 +1,42 @@
+"""From what MODEL.WEIGHTS names to a detector for evaluation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from cvpods.checkpoint import Checkpointer
+from cvpods.engine.runner import prepare_model
+
+# Files that hold a detector's computation, not only its weights, by their ending: {".onnx":
+# function of (cfg, build_model, path)}, which may change cfg. The extension opens graphs here.
+GRAPH_FILES: dict[str, Callable[..., tuple[nn.Module, list[str]]]] = {}
+
+
+def is_graph(weights: str | Path) -> bool:
+    """Whether a path names a file of GRAPH_FILES."""
+    return Path(weights).suffix in GRAPH_FILES
+
+
+def load_detector(
+    cfg: Any, build_model: Callable[[Any], nn.Module], weights: str | Path
+) -> tuple[nn.Module, list[str]]:
+    """The experiment's detector with weights (averaged ones where there are any), or a graph.
+
+    Call it before data loaders are made: a graph may want images of one size.
+
+    Returns:
+        The model, and its class names as the file has them; [] where it has none.
+
+    Raises:
+        PodsError: the file cannot be used, or does not fit the config.
+    """
+    if is_graph(weights):
+        return GRAPH_FILES[Path(weights).suffix](cfg, build_model, weights)
+    model = prepare_model(cfg, build_model)
+    content = Checkpointer(model).load(weights, strict=True, use_ema=True, config=cfg)
+    names = content.get("thing_classes")
+    return model, list(names) if isinstance(names, (list, tuple)) else []

@@ -1,0 +1,169 @@
+"""An exported graph in the place of a detector, for Predictor, pods_test, pods_demo, pods_infer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from loguru import logger
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from cvpods.checkpoint.expectations import check_expectations
+from cvpods.modeling.meta_arch import DenseDetector
+from cvpods.structures import Boxes, ImageList, Instances
+from cvpods.utils.errors import ConfigError, DataError
+from cvpods_ext.deploy.sessions import Session, open_session
+
+RESIZES = {"fit": "ResizeToFit", "stretch": "Resize"}
+
+
+class WithoutNetwork(nn.Module):
+    """Stands where a detector's backbone was; knows what images are padded to."""
+
+    def __init__(self, size_divisibility: int) -> None:
+        super().__init__()
+        self.size_divisibility = size_divisibility
+
+
+class GraphRunner:
+    """Runs a session on batches of any number of images of at most its size."""
+
+    def __init__(self, session: Session) -> None:
+        self.session = session
+
+    @property
+    def one_size(self) -> bool:
+        return self.session.size is not None
+
+    def __call__(self, images: ImageList) -> dict[str, Tensor]:
+        """Outputs by name, for every image.
+
+        Images are padded to the graph's size; batches larger than the graph's are split, smaller
+        ones filled up with their last image.
+
+        Raises:
+            DataError: the images are larger than the graph's input.
+        """
+        tensor = self._padded(images.tensor.cpu())
+        sizes = torch.tensor([tuple(size) for size in images.image_sizes])
+        step = self.session.batch or len(tensor)
+        parts = []
+        for start in range(0, len(tensor), step):
+            rows = torch.arange(start, start + step).clamp(max=len(tensor) - 1)
+            feeds = {"input": tensor[rows], "image_sizes": sizes[rows]}
+            found = self.session({name: feeds[name] for name in self.session.shapes})
+            parts.append({name: value[: len(tensor) - start] for name, value in found.items()})
+        return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+
+    def _padded(self, tensor: Tensor) -> Tensor:
+        if self.session.size is None:
+            return tensor
+        height, width = self.session.size
+        below, right = height - tensor.shape[-2], width - tensor.shape[-1]
+        if min(below, right) < 0:
+            raise DataError(
+                f"Images of {tensor.shape[-2]} x {tensor.shape[-1]} pixels (height x width) do not "
+                f"fit into this graph's {height} x {width}. Leave INPUT.AUG.TEST_PIPELINES to "
+                "TEST.GRAPH.RESIZE, or export with --size dynamic."
+            )
+        return F.pad(tensor, (0, right, 0, below))
+
+
+class GraphDetector(nn.Module):
+    """A graph of kind "detector": it finds boxes, scores and labels by itself.
+
+    Args:
+        runner: runs it.
+        detector: the experiment's, which normalises images and scales boxes.
+    """
+
+    def __init__(self, runner: GraphRunner, detector: DenseDetector) -> None:
+        super().__init__()
+        self.runner = runner
+        self.detector = detector
+
+    @property
+    def num_classes(self) -> int:
+        return self.detector.num_classes
+
+    @property
+    def one_size(self) -> bool:
+        """Images of all sizes become one, so that any may share a batch."""
+        return self.runner.one_size
+
+    @torch.no_grad()
+    def forward(self, batched_inputs: Sequence[dict[str, Any]]) -> list[dict[str, Instances]]:
+        """Inputs and results as those of DenseDetector in evaluation."""
+        images = self.detector.preprocess_image(batched_inputs)
+        found = self.runner(images)
+        results = []
+        for i, inputs in enumerate(batched_inputs):
+            real = found["labels"][i] >= 0
+            result = Instances(
+                tuple(images.image_sizes[i]),
+                pred_boxes=Boxes(found["boxes"][i][real]),
+                scores=found["scores"][i][real],
+                pred_classes=found["labels"][i][real],
+            )
+            results.append({"instances": self.detector.postprocess(result, inputs)})
+        return results
+
+
+def load_graph(
+    cfg: Any, build_model: Callable[[Any], nn.Module], path: str | Path
+) -> tuple[nn.Module, list[str]]:
+    """The detector of an experiment with a graph in the place of its network, and class names.
+
+    A graph of kind "network" takes the place of DenseDetector.maps: scores, NMS, TEST.AUG and NMS
+    recall are the experiment's. One of kind "detector" takes the place of the detector.
+
+    Of a graph of fixed shape, cfg.INPUT.AUG.TEST_PIPELINES and TEST.IMS_PER_DEVICE become what it
+    needs: TEST.GRAPH.RESIZE says how images get its size.
+
+    Raises:
+        ConfigError: the config is of another method or input than the graph's, or TEST.GRAPH is
+            wrong.
+        CheckpointError: see open_session.
+    """
+    if cfg.TEST.GRAPH.RESIZE not in RESIZES:
+        raise ConfigError(
+            f"TEST.GRAPH.RESIZE is one of {', '.join(RESIZES)}; got {cfg.TEST.GRAPH.RESIZE!r}."
+        )
+    session = open_session(path, cfg.TEST.GRAPH.PROVIDER, cfg.MODEL.DEVICE)
+    info = session.info
+    cfg.MODEL.DEVICE = "cpu"  # of what is left to PyTorch: preparing images, boxes, NMS
+    check_expectations(cfg, info.expects, f"The graph {path}")
+    detector = build_model(cfg).eval()
+    if type(detector).__name__ != info.detector:
+        raise ConfigError(
+            f"{path} is the graph of {info.detector}; this experiment is of "
+            f"{type(detector).__name__}. Run it in an experiment of its method."
+        )
+    _fit_pipeline(cfg, session)
+    divisor = detector.backbone.size_divisibility
+    detector.backbone, detector.head = WithoutNetwork(divisor), nn.Identity()
+    runner = GraphRunner(session)
+    logger.info(f"{path}: the {info.kind} of {info.detector}, by {session.device}.")
+    if info.kind == "detector":
+        return GraphDetector(runner, detector), info.class_names
+    detector.one_size = runner.one_size
+    levels = detector.in_features
+
+    def maps(images: ImageList) -> dict[str, list[Tensor]]:
+        found = runner(images)
+        names = dict.fromkeys(name.rpartition("_")[0] for name in info.outputs)
+        return {name: [found[f"{name}_{level}"] for level in levels] for name in names}
+
+    detector.maps = maps
+    return detector, info.class_names
+
+
+def _fit_pipeline(cfg: Any, session: Session) -> None:
+    if session.batch is not None:
+        cfg.TEST.IMS_PER_DEVICE = session.batch
+    if session.size is not None:
+        resize = RESIZES[cfg.TEST.GRAPH.RESIZE]
+        cfg.INPUT.AUG.TEST_PIPELINES = [[resize, {"shape": list(session.size)}]]

@@ -1,0 +1,239 @@
+"""Graphs to files: torch.export, then an ONNX model or a .pt2."""
+
+from __future__ import annotations
+
+import importlib
+import io
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.export import Dim, ExportedProgram
+
+from cvpods.checkpoint.atomic import write_atomically
+from cvpods.utils.errors import CheckpointError, ConfigError
+from cvpods_ext.deploy.graphs import DetectorGraph, NetworkGraph
+from cvpods_ext.deploy.info import ENTRY, GraphInfo
+from cvpods_ext.deploy.nms import onnx_translation
+
+FORMATS = ("onnx", "pt2")
+MIN_OPSET, MAX_OPSET = 18, 23
+# The first opset with DeformConv.
+DEFORM_CONV_OPSET = 19
+# Of the example that a graph of any size is traced with: no map of it has a side of one cell.
+_EXAMPLE = (256, 384)
+
+
+@dataclass(frozen=True)
+class InputShape:
+    """Shape of a graph's input; None is any.
+
+    size: (height, width), multiples of the backbone's size_divisibility.
+    """
+
+    batch: int | None = None
+    size: tuple[int, int] | None = None
+
+    def check(self, divisor: int) -> None:
+        """
+        Raises:
+            ConfigError: below 1, or no multiple of `divisor`.
+        """
+        if self.batch is not None and self.batch < 1:
+            raise ConfigError(f"--batch is a number from 1 on, or 'dynamic'; got {self.batch}.")
+        if self.size is None:
+            return
+        if min(self.size) < 1 or any(side % divisor for side in self.size):
+            wanted = "x".join(str(max(round(side / divisor), 1) * divisor) for side in self.size)
+            given = "x".join(map(str, self.size))
+            raise ConfigError(
+                f"--size {given}: this network takes heights and widths that are multiples of "
+                f"{divisor}, {wanted} for example."
+            )
+
+
+def example_inputs(graph: NetworkGraph | DetectorGraph, shape: InputShape) -> dict[str, Tensor]:
+    """Inputs of the shape, for tracing; where the shape is open, of several images and cells."""
+    batch = shape.batch or 2
+    height, width = shape.size or _EXAMPLE
+    inputs = {
+        "input": torch.zeros(batch, 3, height, width),
+        "image_sizes": torch.tensor([[height, width]]).repeat(batch, 1),
+    }
+    return {name: inputs[name] for name in graph.input_names}
+
+
+def export_program(graph: NetworkGraph | DetectorGraph, shape: InputShape) -> ExportedProgram:
+    """The graph by torch.export, in evaluation, for inputs of `shape`.
+
+    Raises:
+        ConfigError: the shape is not one that the network takes.
+    """
+    divisor = graph.detector.backbone.size_divisibility
+    shape.check(divisor)
+    batch = Dim("batch") if shape.batch is None else None
+    axes: dict[str, dict[int, Any]] = {"input": {}, "image_sizes": {}}
+    if batch is not None:
+        axes["input"][0] = axes["image_sizes"][0] = batch
+    if shape.size is None:
+        axes["input"] |= {2: divisor * Dim("height"), 3: divisor * Dim("width")}
+    inputs = example_inputs(graph, shape)
+    with torch.no_grad():
+        return torch.export.export(
+            graph.eval(), (), inputs, dynamic_shapes={name: axes[name] for name in inputs}
+        )
+
+
+def to_onnx(
+    program: ExportedProgram, graph: NetworkGraph | DetectorGraph, info: GraphInfo, opset: int
+) -> Any:
+    """The program as an onnx.ModelProto, with `info` in its metadata.
+
+    Raises:
+        ConfigError: the ONNX packages are missing, or the opset does not do.
+    """
+    check_opset(opset, program)
+    require("onnxscript")
+    exported = torch.onnx.export(
+        program,
+        opset_version=opset,
+        dynamo=True,
+        verbose=False,
+        input_names=list(graph.input_names),
+        output_names=list(graph.output_names),
+        custom_translation_table=onnx_translation(),
+    )
+    model = exported.model_proto
+    _name_axes(model)
+    return _with_info(model, info)
+
+
+def check_opset(opset: int, program: ExportedProgram) -> None:
+    """
+    Raises:
+        ConfigError: out of the range, or the program needs an operator that came later.
+    """
+    if not MIN_OPSET <= opset <= MAX_OPSET:
+        raise ConfigError(f"--opset is in {MIN_OPSET} ... {MAX_OPSET}; got {opset}.")
+    deforms = any("deform_conv2d" in str(node.target) for node in program.graph.nodes)
+    if deforms and opset < DEFORM_CONV_OPSET:
+        raise ConfigError(
+            f"This model has deformable convolutions: ONNX' DeformConv needs --opset "
+            f"{DEFORM_CONV_OPSET} or later, got {opset}; or --deform-conv grid-sample."
+        )
+
+
+def simplify(model: Any, shapes: Mapping[str, Sequence[int]]) -> Any:
+    """The onnx.ModelProto with its inputs fixed to `shapes`, constants folded, nodes fused.
+
+    Args:
+        shapes: by input name; others stay as they are.
+
+    Raises:
+        ConfigError: onnxslim is missing, an input does not exist, or a shape does not fit it.
+    """
+    onnxslim = require("onnxslim")
+    inputs = {value.name: value for value in model.graph.input}
+    for name, shape in shapes.items():
+        if name not in inputs:
+            raise ConfigError(
+                f"--overwrite-input-shape {name}: the graph has no such input; it has "
+                f"{', '.join(inputs)}."
+            )
+        dims = inputs[name].type.tensor_type.shape.dim
+        fixed = [dim.dim_value for dim in dims]
+        fits = len(fixed) == len(shape) and all(
+            f in (0, s) for f, s in zip(fixed, shape, strict=True)
+        )
+        if not fits or min(shape) < 1:
+            raise ConfigError(
+                f"--overwrite-input-shape {name}:{','.join(map(str, shape))} does not fit the "
+                f"input's {[dim.dim_value or dim.dim_param for dim in dims]}."
+            )
+    metadata = {entry.key: entry.value for entry in model.metadata_props}
+    given = [f"{name}:{','.join(map(str, shape))}" for name, shape in shapes.items()]
+    slim = onnxslim.slim(model, input_shapes=given or None)
+    present = {entry.key for entry in slim.metadata_props}
+    for key in metadata.keys() - present:
+        slim.metadata_props.add(key=key, value=metadata[key])
+    return slim
+
+
+def write_onnx(model: Any, path: Path) -> None:
+    """Check the onnx.ModelProto and write it whole or not at all.
+
+    Raises:
+        CheckpointError: it cannot be written.
+    """
+    require("onnx").checker.check_model(model)
+    _write(path, model.SerializeToString())
+
+
+def write_pt2(program: ExportedProgram, info: GraphInfo, path: Path) -> None:
+    """Write the program as torch.export.load reads it, with `info` inside.
+
+    Raises:
+        CheckpointError: it cannot be written.
+    """
+    buffer = io.BytesIO()
+    torch.export.save(program, buffer, extra_files={ENTRY: info.to_json()})
+    _write(path, buffer.getvalue())
+
+
+def parse_shape(text: str) -> tuple[str, tuple[int, ...]]:
+    """("input", (32, 3, 800, 1344)) of "input:32,3,800,1344".
+
+    Raises:
+        ConfigError: it is not written so.
+    """
+    match = re.fullmatch(r"([^:]+):(\d+(?:,\d+)*)", text)
+    if match is None:
+        raise ConfigError(
+            f"--overwrite-input-shape is written NAME:N,N,..., input:32,3,800,1344 for example; "
+            f"got {text!r}."
+        )
+    return match[1], tuple(int(number) for number in match[2].split(","))
+
+
+def require(package: str) -> Any:
+    """A package that only deployment needs.
+
+    Raises:
+        ConfigError: it is not installed.
+    """
+    try:
+        return importlib.import_module(package)
+    except ImportError as error:
+        extra = "openvino" if package == "openvino" else "deploy"
+        raise ConfigError(
+            f"This needs the package {package}: pip install 'cvpods-ext[{extra}]'."
+        ) from error
+
+
+def _with_info(model: Any, info: GraphInfo) -> Any:
+    model.metadata_props.add(key=ENTRY, value=info.to_json())
+    return model
+
+
+def _name_axes(model: Any) -> None:
+    """Call the open axes of inputs and outputs batch, height and width; those of the maps
+    height_p3, width_p3, ...
+    """
+    for value in (*model.graph.input, *model.graph.output):
+        dims = value.type.tensor_type.shape.dim
+        level = "" if value.name == "input" else f"_{value.name.rpartition('_')[2]}"
+        for dim, name in zip(dims, ("batch", "", f"height{level}", f"width{level}"), strict=False):
+            if dim.dim_param:
+                dim.dim_param = name
+
+
+def _write(path: Path, content: bytes) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, lambda file: file.write(content))
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be written: {error}") from error

@@ -1,0 +1,93 @@
+"""A detector in FP16, but for the parts whose numbers do not fit into it.
+
+In FP16: convolutions and linear layers of backbone, pyramid and head, weights and activations.
+In FP32: group, layer and batch norms (a sum of 10,000 squares exceeds 65,504), attention and its
+position code, the offsets of deformable convolutions and their sampling (positions need more than
+11 bits), and everything after the head: scores, boxes, NMS. Inputs and outputs stay FP32.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_weights
+
+from cvpods.layers import FrozenBatchNorm2d
+from cvpods.layers.deform_conv import DeformConv, OffsetConv
+from cvpods.modeling.meta_arch import DenseDetector
+from cvpods_ext.modeling.attention import AttentionEncoder
+
+_BATCH_NORMS = (FrozenBatchNorm2d, nn.BatchNorm2d, nn.SyncBatchNorm)
+_NORMS = (*_BATCH_NORMS, nn.GroupNorm, nn.LayerNorm)
+# Compute in float32 whatever they are given; all of AttentionEncoder must be told to.
+_IN_FLOAT32 = (DeformConv, OffsetConv)
+
+
+def fold_batch_norms(model: nn.Module) -> None:
+    """Take fixed statistics into the convolutions before them, in place; `model` is in evaluation.
+
+    Those of a convolution's own `norm`, and those that follow one in a Sequential.
+    """
+    for module in list(model.modules()):
+        own = getattr(module, "norm", None)
+        if isinstance(module, nn.Conv2d) and isinstance(own, _BATCH_NORMS):
+            _fold(module, own)
+            module.norm = None
+        if isinstance(module, nn.Sequential):
+            for i in range(len(module) - 1):
+                first, second = module[i], module[i + 1]
+                if type(first) is nn.Conv2d and isinstance(second, _BATCH_NORMS):
+                    _fold(first, second)
+                    module[i + 1] = nn.Identity()
+
+
+def to_half(detector: DenseDetector) -> None:
+    """Make the network of `detector`, in evaluation, compute in FP16 as said above, in place."""
+    fold_batch_norms(detector)
+    for part in (detector.backbone, detector.head):
+        _to_half(part)
+
+
+def _to_half(module: nn.Module) -> None:
+    if isinstance(module, AttentionEncoder):
+        _cast(module, torch.float32, torch.float16)
+    elif isinstance(module, _NORMS):
+        _cast(module, torch.float32, torch.float16)
+    elif isinstance(module, (nn.Conv2d, nn.Linear)) and not isinstance(module, _IN_FLOAT32):
+        for parameter in module.parameters(recurse=False):
+            parameter.data = parameter.data.half()
+        _cast(module, torch.float16, None)
+        for child in module.children():
+            _to_half(child)
+    else:
+        for child in module.children():
+            _to_half(child)
+
+
+def _cast(module: nn.Module, inside: torch.dtype, outside: torch.dtype | None) -> None:
+    """Give `module` its first input as `inside`, and its output as `outside` (None: as it is)."""
+
+    def before(_: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Any, ...]:
+        return (inputs[0].to(inside), *inputs[1:])
+
+    def after(_: nn.Module, __: Any, output: Tensor) -> Tensor:
+        return output.to(outside)
+
+    module.register_forward_pre_hook(before)
+    if outside is not None:
+        module.register_forward_hook(after)
+
+
+def _fold(conv: nn.Conv2d, norm: Any) -> None:
+    conv.weight, bias = fuse_conv_bn_weights(
+        conv.weight,
+        conv.bias,
+        norm.running_mean,
+        norm.running_var,
+        norm.eps,
+        norm.weight,
+        norm.bias,
+    )
+    conv.bias = bias
