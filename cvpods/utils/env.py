@@ -6,6 +6,7 @@ import os
 import platform
 import random
 import sys
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -64,6 +65,18 @@ def collect_env_info() -> str:
     ]
     rows += [(f"GPU {i}", torch.cuda.get_device_name(i)) for i in range(torch.cuda.device_count())]
     return tabulate(rows)
+
+
+def processor(device: str = "cpu") -> str:
+    """What computes, for people: the GPU's name, or the CPU's with the number of its cores."""
+    if device != "cpu":
+        return torch.cuda.get_device_name(device)
+    name = platform.processor() or platform.machine()
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.is_file():
+        lines = [line.partition(":") for line in cpuinfo.read_text().splitlines()]
+        name = next((v.strip() for key, _, v in lines if key.strip() == "model name"), name)
+    return f"{name}, {os.cpu_count()} cores"
 
 
 def select_device(wanted: str = "cuda") -> str:

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from cvpods.utils.env import processor
 from cvpods.utils.errors import CheckpointError, ConfigError
 from cvpods_ext.deploy.export import require
 from cvpods_ext.deploy.info import ENTRY, GraphInfo
@@ -36,7 +37,7 @@ class Session(ABC):
     Attributes:
         info: what the file says of itself.
         shapes: {input name: shape}; ANY where an axis is open.
-        device: "onnxruntime 1.31.1, CPUExecutionProvider", for people.
+        device: "onnxruntime 1.31.1, CPUExecutionProvider, ...", for people.
 
     Call it with CPU tensors, a whole batch of the graph's size; outputs are CPU tensors.
     """
@@ -100,8 +101,8 @@ class OnnxSession(Session):
             value.name: tuple(side if isinstance(side, int) else ANY for side in value.shape)
             for value in self.session.get_inputs()
         }
-        self.device = f"onnxruntime {ort.__version__}, {used}"
-        self.on_gpu = provider != "cpu"
+        self.on = "cpu" if provider == "cpu" else "cuda"
+        self.device = f"onnxruntime {ort.__version__}, {used}, {processor(self.on)}"
 
     def __call__(self, feeds: Feeds) -> dict[str, Tensor]:
         arrays = {name: np.ascontiguousarray(value.numpy()) for name, value in feeds.items()}
@@ -109,15 +110,13 @@ class OnnxSession(Session):
         return {n: torch.from_numpy(v) for n, v in zip(self.info.outputs, found, strict=True)}
 
     def bind(self, feeds: Feeds) -> Callable[[], Any]:
-        where = "cuda" if self.on_gpu else "cpu"
         binding = self.session.io_binding()
         ort_value = require("onnxruntime").OrtValue
         for name, value in feeds.items():
-            binding.bind_ortvalue_input(
-                name, ort_value.ortvalue_from_numpy(value.numpy(), where, 0)
-            )
+            on_device = ort_value.ortvalue_from_numpy(value.numpy(), self.on, 0)
+            binding.bind_ortvalue_input(name, on_device)
         for name in self.info.outputs:
-            binding.bind_output(name, where)
+            binding.bind_output(name, self.on)
 
         def once() -> None:
             self.session.run_with_iobinding(binding)
@@ -147,7 +146,8 @@ class OpenVinoSession(Session):
             )
             for port in self.compiled.inputs
         }
-        self.device = f"OpenVINO {openvino.__version__}, CPU"
+        release = openvino.__version__.split("-")[0]
+        self.device = f"OpenVINO {release}, {processor()}"
 
     def __call__(self, feeds: Feeds) -> dict[str, Tensor]:
         found = self.compiled({name: value.numpy() for name, value in feeds.items()})
@@ -179,7 +179,7 @@ class TorchSession(Session):
             str(name): tuple(side if isinstance(side, int) else ANY for side in values[name].shape)
             for name in names
         }
-        self.device = f"torch {torch.__version__}, {device}"
+        self.device = f"torch {torch.__version__}, {processor(device)}"
 
     def __call__(self, feeds: Feeds) -> dict[str, Tensor]:
         with torch.inference_mode():

@@ -1,0 +1,33 @@
+# Sourced by infer_freeanchor_fp16_accuracy.sh and infer_freeanchor_fp16_performance.sh.
+#
+#   DATASETS_DIR  folder of COCO: images/val2017, annotations/instances_val2017.json (accuracy)
+#   MODEL         the graph; default: freeanchor_r50_opt_bs_32_fp16.onnx in the experiment's output/
+#   WEIGHTS       where MODEL does not exist: export it from these weights first
+#   EXPERIMENT    folder; default: playground/free_anchor.res50.1x.mmdet, whose weights mmdetection
+#                 published
+#   BATCH, SIZE   of the export; default: 32 and 800x1344
+# Further arguments go to pods_infer: --provider cuda --target-ap 35 --target-fps 69.7
+
+# infer MODE [arguments of pods_infer]
+infer() {
+    local mode=$1 here=$PWD experiment model weights
+    shift
+    weights=${WEIGHTS:-}
+    case $weights in "" | /* | *://*) ;; *) weights=$here/$weights ;; esac
+    [ -z "${DATASETS_DIR:-}" ] || export DATASETS_DIR="$(realpath -m "$DATASETS_DIR")"
+    model=$(realpath -m "${MODEL:-$ROOT/playground/free_anchor.res50.1x.mmdet/output/freeanchor_r50_opt_bs_32_fp16.onnx}")
+    experiment=$(realpath -m "${EXPERIMENT:-$ROOT/playground/free_anchor.res50.1x.mmdet}")
+    cd "$ROOT"
+    if [ ! -f "$model" ] && [ -z "$weights" ]; then
+        echo "error: the graph $model does not exist." >&2
+        echo "       Name one (MODEL=x.onnx), or weights to export it from (WEIGHTS=x.pth)." >&2
+        return 1
+    fi
+    . scripts/setup_env.sh
+    ensure_environment deploy
+    if [ ! -f "$model" ]; then
+        "$VENV/bin/pods_export" --dir "$experiment" --weights "$weights" --output "$model" --half \
+            --simplify --overwrite-input-shape "input:${BATCH:-32},3,$(tr x , <<<"${SIZE:-800x1344}")"
+    fi
+    "$VENV/bin/pods_infer" --dir "$experiment" --model "$model" --mode "$mode" "$@"
+}
