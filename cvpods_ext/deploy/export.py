@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import io
+import logging
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -98,6 +99,7 @@ def to_onnx(
     """
     check_opset(opset, program)
     require("onnxscript")
+    logging.getLogger("onnxscript").setLevel(logging.ERROR)  # it warns of constants it keeps
     exported = torch.onnx.export(
         program,
         opset_version=opset,
@@ -137,6 +139,7 @@ def simplify(model: Any, shapes: Mapping[str, Sequence[int]]) -> Any:
         ConfigError: onnxslim is missing, an input does not exist, or a shape does not fit it.
     """
     onnxslim = require("onnxslim")
+    shapes = dict(shapes)
     inputs = {value.name: value for value in model.graph.input}
     for name, shape in shapes.items():
         if name not in inputs:
@@ -154,6 +157,8 @@ def simplify(model: Any, shapes: Mapping[str, Sequence[int]]) -> Any:
                 f"--overwrite-input-shape {name}:{','.join(map(str, shape))} does not fit the "
                 f"input's {[dim.dim_value or dim.dim_param for dim in dims]}."
             )
+    if "input" in shapes and "image_sizes" in inputs:
+        shapes.setdefault("image_sizes", (shapes["input"][0], 2))
     metadata = {entry.key: entry.value for entry in model.metadata_props}
     given = [f"{name}:{','.join(map(str, shape))}" for name, shape in shapes.items()]
     slim = onnxslim.slim(model, input_shapes=given or None)

@@ -27,7 +27,7 @@ from cvpods_ext.deploy.export import (
 )
 from cvpods_ext.deploy.graphs import DetectorGraph, NetworkGraph
 from cvpods_ext.deploy.info import GraphInfo, expected_of
-from cvpods_ext.deploy.precision import to_half
+from cvpods_ext.deploy.precision import fold_batch_norms, to_half
 from cvpods_ext.deploy.verify import verify
 
 _DESCRIPTION = """
@@ -59,6 +59,7 @@ def run(args: argparse.Namespace) -> Path:
         if isinstance(module, DeformConv):
             module.by_operator = args.deform_conv == "operator"
     reference = copy.deepcopy(model) if args.verify else None
+    fold_batch_norms(model)
     if args.half:
         to_half(model)
     graph = (DetectorGraph if args.with_postprocess else NetworkGraph)(model)

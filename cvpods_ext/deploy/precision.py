@@ -32,7 +32,7 @@ def fold_batch_norms(model: nn.Module) -> None:
     """
     for module in list(model.modules()):
         own = getattr(module, "norm", None)
-        if isinstance(module, nn.Conv2d) and isinstance(own, _BATCH_NORMS):
+        if isinstance(module, (nn.Conv2d, DeformConv)) and isinstance(own, _BATCH_NORMS):
             _fold(module, own)
             module.norm = None
         if isinstance(module, nn.Sequential):
@@ -44,8 +44,10 @@ def fold_batch_norms(model: nn.Module) -> None:
 
 
 def to_half(detector: DenseDetector) -> None:
-    """Make the network of `detector`, in evaluation, compute in FP16 as said above, in place."""
-    fold_batch_norms(detector)
+    """Make the network of `detector`, in evaluation, compute in FP16 as said above, in place.
+
+    Call fold_batch_norms first: what it leaves stays in FP32.
+    """
     for part in (detector.backbone, detector.head):
         _to_half(part)
 
@@ -80,14 +82,8 @@ def _cast(module: nn.Module, inside: torch.dtype, outside: torch.dtype | None) -
         module.register_forward_hook(after)
 
 
-def _fold(conv: nn.Conv2d, norm: Any) -> None:
-    conv.weight, bias = fuse_conv_bn_weights(
-        conv.weight,
-        conv.bias,
-        norm.running_mean,
-        norm.running_var,
-        norm.eps,
-        norm.weight,
-        norm.bias,
+def _fold(conv: Any, norm: Any) -> None:
+    statistics = norm.running_mean, norm.running_var, norm.eps
+    conv.weight, conv.bias = fuse_conv_bn_weights(
+        conv.weight, conv.bias, *statistics, norm.weight, norm.bias
     )
-    conv.bias = bias

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -71,8 +70,9 @@ class Session(ABC):
 class OnnxSession(Session):
     """By onnxruntime."""
 
-    def __init__(self, path: Path, provider: str) -> None:
+    def __init__(self, path: Path, provider: str, device: str) -> None:
         ort = require("onnxruntime")
+        self.info = _read_info(path)
         providers = _ORT[provider]
         available = ort.get_available_providers()
         if providers[0] not in available:
@@ -81,12 +81,19 @@ class OnnxSession(Session):
                 f"have (it has {', '.join(available)}). On NVIDIA GPUs: pip install "
                 "onnxruntime-gpu, in place of onnxruntime."
             )
+        self.on = "cpu" if provider == "cpu" else "cuda"
+        self.index = 0 if provider == "cpu" else _gpu_index(device)
+        gpu = {"device_id": self.index}
+        settings = {
+            "CPUExecutionProvider": {},
+            "CUDAExecutionProvider": gpu,
+            "TensorrtExecutionProvider": {**gpu, "trt_fp16_enable": self.info.half},
+        }
+        chosen = [(p, settings[p]) for p in providers if p in available]
         options = ort.SessionOptions()
         options.log_severity_level = 3  # errors; its warnings are about its own optimisations
         try:
-            self.session = ort.InferenceSession(
-                str(path), options, providers=[p for p in providers if p in available]
-            )
+            self.session = ort.InferenceSession(str(path), options, providers=chosen)
         except Exception as error:  # onnxruntime's errors have no base class of their own
             raise _refused(path, f"onnxruntime {ort.__version__}", error) from error
         used = self.session.get_providers()[0]
@@ -95,14 +102,12 @@ class OnnxSession(Session):
                 f"onnxruntime could not start {providers[0]} and took {used}; its messages above "
                 "say why (most often CUDA's or TensorRT's libraries are missing)."
             )
-        metadata = self.session.get_modelmeta().custom_metadata_map
-        self.info = GraphInfo.from_json(metadata.get(ENTRY), path)
         self.shapes = {
             value.name: tuple(side if isinstance(side, int) else ANY for side in value.shape)
             for value in self.session.get_inputs()
         }
-        self.on = "cpu" if provider == "cpu" else "cuda"
-        self.device = f"onnxruntime {ort.__version__}, {used}, {processor(self.on)}"
+        where = processor("cpu" if provider == "cpu" else f"cuda:{self.index}")
+        self.device = f"onnxruntime {ort.__version__}, {used}, {where}"
 
     def __call__(self, feeds: Feeds) -> dict[str, Tensor]:
         arrays = {name: np.ascontiguousarray(value.numpy()) for name, value in feeds.items()}
@@ -113,10 +118,10 @@ class OnnxSession(Session):
         binding = self.session.io_binding()
         ort_value = require("onnxruntime").OrtValue
         for name, value in feeds.items():
-            on_device = ort_value.ortvalue_from_numpy(value.numpy(), self.on, 0)
+            on_device = ort_value.ortvalue_from_numpy(value.numpy(), self.on, self.index)
             binding.bind_ortvalue_input(name, on_device)
         for name in self.info.outputs:
-            binding.bind_output(name, self.on)
+            binding.bind_output(name, self.on, self.index)
 
         def once() -> None:
             self.session.run_with_iobinding(binding)
@@ -139,7 +144,7 @@ class OpenVinoSession(Session):
             self.compiled = core.compile_model(model, "CPU", hints)
         except RuntimeError as error:
             raise _refused(path, f"OpenVINO {openvino.__version__}", error) from error
-        self.info = GraphInfo.from_json(_onnx_metadata(path).get(ENTRY), path)
+        self.info = _read_info(path)
         self.shapes = {
             port.any_name: tuple(
                 ANY if side.is_dynamic else side.get_length() for side in port.partial_shape
@@ -226,12 +231,26 @@ def open_session(path: str | Path, provider: str = "auto", device: str = "cpu") 
     if provider == "auto":
         has_cuda = _ORT["cuda"][0] in require("onnxruntime").get_available_providers()
         provider = "cuda" if device != "cpu" and has_cuda else "cpu"
-    return OnnxSession(path, provider)
+    return OnnxSession(path, provider, device)
 
 
-def _onnx_metadata(path: Path) -> dict[str, str]:
-    model = require("onnx").load(io.BytesIO(path.read_bytes()), load_external_data=False)
-    return {entry.key: entry.value for entry in model.metadata_props}
+def _read_info(path: Path) -> GraphInfo:
+    """What an ONNX file says of itself."""
+    onnx = require("onnx")
+    try:
+        model = onnx.load(str(path), load_external_data=False)
+    except Exception as error:  # protobuf's DecodeError, which onnx does not name
+        raise CheckpointError(f"{path} is damaged or no ONNX file: {error}") from error
+    entries = {entry.key: entry.value for entry in model.metadata_props}
+    return GraphInfo.from_json(entries.get(ENTRY), path)
+
+
+def _gpu_index(device: str) -> int:
+    """The GPU of "cuda:1", or of this process."""
+    index = torch.device(device).index
+    if index is not None:
+        return index
+    return torch.cuda.current_device() if torch.cuda.is_available() else 0
 
 
 def _refused(path: Path, runtime: str, error: Exception) -> Exception:
