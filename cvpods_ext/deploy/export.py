@@ -121,7 +121,8 @@ def check_opset(opset: int, program: ExportedProgram) -> None:
     """
     if not MIN_OPSET <= opset <= MAX_OPSET:
         raise ConfigError(f"--opset is in {MIN_OPSET} ... {MAX_OPSET}; got {opset}.")
-    deforms = any("deform_conv2d" in str(node.target) for node in program.graph.nodes)
+    graphs = [m.graph for m in program.graph_module.modules() if hasattr(m, "graph")]
+    deforms = any("deform_conv2d" in str(node.target) for graph in graphs for node in graph.nodes)
     if deforms and opset < DEFORM_CONV_OPSET:
         raise ConfigError(
             f"This model has deformable convolutions: ONNX' DeformConv needs --opset "

@@ -66,6 +66,7 @@ def run(args: argparse.Namespace) -> Path:
     info = GraphInfo(
         kind=graph.kind,
         detector=type(model).__name__,
+        inputs=list(graph.input_names),
         outputs=list(graph.output_names),
         half=args.half,
         class_names=class_names,
@@ -144,11 +145,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--simplify", action="store_true", help="by onnxslim")
     parser.add_argument(
         "--overwrite-input-shape",
-        nargs="+",
-        action="extend",
+        action="append",
         default=[],
         metavar="NAME:N,N,...",
-        help="with --simplify: input:32,3,800,1344",
+        help="with --simplify: input:32,3,800,1344; again for another input",
     )
     parser.add_argument(
         "--deform-conv",

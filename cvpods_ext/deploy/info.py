@@ -25,7 +25,7 @@ class GraphInfo:
     """
     kind: "network" or "detector", see graphs.py.
     detector: the class, "FreeAnchor".
-    outputs: their names, in order.
+    inputs, outputs: their names, in order.
     half: computes in FP16.
     class_names: one per class, [] where they are not known.
     weights: name of the file that it was exported from.
@@ -36,6 +36,7 @@ class GraphInfo:
 
     kind: str
     detector: str
+    inputs: list[str]
     outputs: list[str]
     half: bool = False
     class_names: list[str] = field(default_factory=list)

@@ -145,18 +145,17 @@ class OpenVinoSession(Session):
         except RuntimeError as error:
             raise _refused(path, f"OpenVINO {openvino.__version__}", error) from error
         self.info = _read_info(path)
+        shapes = {name: self.compiled.input(name).partial_shape for name in self.info.inputs}
         self.shapes = {
-            port.any_name: tuple(
-                ANY if side.is_dynamic else side.get_length() for side in port.partial_shape
-            )
-            for port in self.compiled.inputs
+            name: tuple(ANY if side.is_dynamic else side.get_length() for side in shape)
+            for name, shape in shapes.items()
         }
         release = openvino.__version__.split("-")[0]
         self.device = f"OpenVINO {release}, {processor()}"
 
     def __call__(self, feeds: Feeds) -> dict[str, Tensor]:
         found = self.compiled({name: value.numpy() for name, value in feeds.items()})
-        return {port.any_name: torch.from_numpy(value.copy()) for port, value in found.items()}
+        return {name: torch.from_numpy(found[name].copy()) for name in self.info.outputs}
 
     def bind(self, feeds: Feeds) -> Callable[[], Any]:
         request = self.compiled.create_infer_request()

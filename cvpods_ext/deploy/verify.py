@@ -37,14 +37,11 @@ def verify(path: Path, detector: DenseDetector) -> float:
     expected = dict(zip(info.outputs, wanted, strict=True))
     what = "outputs"
     if info.kind == "detector":
-        what = f"{int((expected['labels'] >= 0).sum())} detections"
-        if info.half:  # boxes of nearly equal scores change places
-            expected = {"scores": expected["scores"]}
+        what = f"scores of {int((expected['labels'] >= 0).sum())} detections"
+        expected = {"scores": expected["scores"]}  # boxes of nearly equal ones change places
     worst = max(difference(found[name], value) for name, value in expected.items())
     bound = TOLERANCES[info.half]
-    logger.info(
-        f"Beside PyTorch in FP32, {what}: differences up to {worst:.1e} (at most {bound:.0e})."
-    )
+    logger.info(f"Beside PyTorch in FP32, {what}: they differ by {worst:.1e} (bound {bound:.0e}).")
     if not worst <= bound:
         raise CheckpointError(
             f"{path} differs from PyTorch by {worst:.1e}, more than {bound:.0e}. The file is kept; "

@@ -47,6 +47,7 @@ STEPS = {
     "ResizeShortestEdge": {"short_edge_length": (24, 40)},
     "ResizeLongestEdge": {"long_edge_length": (24, 40)},
     "Resize": {"shape": (30, 50)},
+    "ResizeToFit": {"shape": (20, 30)},
     "RandomFlip": {},
     "RandomCrop": {"crop_type": "relative_range", "crop_size": (0.4, 0.4)},
     "Pad": {"size": (40, 60), "value": 7},
@@ -89,6 +90,23 @@ def shape_for(gen, height, width):
     return image.shape[:2]
 
 
+@pytest.mark.parametrize(
+    "size, expected",
+    [
+        ((800, 1344), (800, 1344)),
+        ((480, 640), (800, 1067)),  # height decides: 800 / 480; 640 * 5 / 3 = 1066.7
+        ((300, 640), (630, 1344)),  # width decides: 1344 / 640 = 2.1
+        ((640, 480), (800, 600)),
+        ((1, 5000), (1, 1344)),
+    ],
+)
+def test_resize_to_fit(size, expected):
+    """The largest size inside 800 x 1344 with the same ratio of sides."""
+    (gen,) = build_transform_gens([("ResizeToFit", {"shape": [800, 1344]})])
+    transform = gen.get_transform(np.zeros((*size, 3), dtype=np.uint8))
+    assert (transform.new_h, transform.new_w) == expected
+
+
 # -- what every transform promises -----------------------------------------------------------------
 
 
@@ -123,7 +141,7 @@ def test_seeds_decide(name):
         image, annotations = build(name)(noise(), [annotation()])
         results.append((image.shape, image.tobytes(), [a["bbox"] for a in annotations]))
     assert results[:20] == results[20:]
-    fixed = name in ("Resize", "Pad", "OrderList")
+    fixed = name in ("Resize", "ResizeToFit", "Pad", "OrderList")
     assert (len({r[1] for r in results}) == 1) == fixed
 
 

@@ -1,0 +1,81 @@
+"""Small untrained detectors of every method, whose scores spread so that they find something."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from cvpods.modeling.meta_arch import DenseDetector
+from cvpods.tools.common import open_experiment
+from cvpods_ext.deploy.export_tool import main as export
+from tests.load_script import ROOT
+
+# method: (experiment, its group of cfg.MODEL)
+EXPERIMENTS = {
+    "free_anchor": ("free_anchor.res18.shapes", "FREE_ANCHOR"),
+    "atss": ("atss.res18.shapes", "ATSS"),
+    "auto_assign": ("auto_assign.res18.shapes", "AUTO_ASSIGN"),
+    "feature_align": ("feature_align.res18.shapes", "FEATURE_ALIGN"),
+    "retinanet": ("retinanet.res18.shapes", "RETINANET"),
+    "fcos": ("fcos.mobilenetv2.bccd", "FCOS"),
+}
+
+
+def folder_of(method: str) -> Path:
+    return ROOT / "playground" / EXPERIMENTS[method][0]
+
+
+def small_opts(method: str) -> list[Any]:
+    """Overrides: a narrow pyramid, one convolution in each tower."""
+    group = EXPERIMENTS[method][1]
+    opts = ["MODEL.FPN.OUT_CHANNELS", 32, f"MODEL.{group}.NUM_CONVS", 1]
+    if method == "feature_align":
+        opts += ["MODEL.FEATURE_ALIGN.ATTENTION.NUM_LAYERS", 1]
+    return opts
+
+
+def small_config(method: str, opts: Any = ()) -> tuple[Any, Any]:
+    """(config, build_model) on the CPU."""
+    return open_experiment(folder_of(method), [*small_opts(method), *opts], device="cpu")
+
+
+def small_detector(method: str, opts: Any = ()) -> DenseDetector:
+    cfg, build_model = small_config(method, opts)
+    torch.manual_seed(0)
+    model = build_model(cfg).eval()
+    nn.init.zeros_(model.head.cls_score.bias)
+    nn.init.normal_(model.head.cls_score.weight, std=0.2)
+    nn.init.normal_(model.head.bbox_pred.weight, std=0.1)
+    return model
+
+
+def export_small(method: str, folder: Path, *flags: str, opts: Any = ()) -> Path:
+    """A graph of small_detector's weights, by pods_export; its weights lie beside it."""
+    weights = folder / f"{method}.pth"
+    torch.save({"model": small_detector(method, opts).state_dict()}, weights)
+    suffix = "pt2" if "pt2" in flags else "onnx"
+    target = folder / f"{method}{''.join(flags)}.{suffix}".replace(":", "_")
+    settings = [str(o) for o in (*small_opts(method), *opts)]
+    export(
+        ["--dir", str(folder_of(method)), "--weights", str(weights), "--output", str(target)]
+        + [*flags, *settings]
+    )
+    return target
+
+
+def noise_image(height: int, width: int, seed: int = 0) -> torch.Tensor:
+    """(3, H, W) uint8 of coarse squares."""
+    generator = torch.Generator().manual_seed(seed)
+    cells = torch.randint(0, 256, (1, 3, height // 8, width // 8), generator=generator)
+    return nn.functional.interpolate(cells.float(), (height, width))[0].byte()
+
+
+def as_inputs(images: list[torch.Tensor]) -> list[dict[str, Any]]:
+    """A batch; each image is said to have been twice as large."""
+    return [
+        {"image": image, "height": image.shape[1] * 2, "width": image.shape[2] * 2}
+        for image in images
+    ]

@@ -1,0 +1,172 @@
+"""pods_export, pods_infer, pods_test, pods_demo and the seed's scripts, as a user types them."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.cvpods_ext.deploy.small import small_detector, small_opts
+from tests.load_script import ROOT
+
+pytest.importorskip("onnxruntime")
+
+SPEED = ["--mode", "performance"]
+OPTS = [str(word) for word in small_opts("free_anchor")]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """An experiment's folder with weights and two graphs: of any shape, and of 4 x 96 x 128."""
+    folder = tmp_path_factory.mktemp("free_anchor.small")
+    for name in ("config.py", "net.py"):
+        shutil.copy(ROOT / "playground/free_anchor.res18.shapes" / name, folder)
+    text = (folder / "config.py").read_text()
+    pairs = dict(zip(OPTS[::2], OPTS[1::2], strict=True))
+    lines = "".join(f"    {key!r}: {int(value)},\n" for key, value in pairs.items())
+    more = "    'DATALOADER.NUM_WORKERS': 0,\n"
+    (folder / "config.py").write_text(f"{text}\nconfig.override({{\n{lines}{more}}})\n")
+    torch.save({"model": small_detector("free_anchor").state_dict()}, folder / "x.pth")
+    return folder
+
+
+@pytest.fixture
+def graphs(folder, run_command):
+    """(of any shape, of fixed shape in FP16), exported once by the command."""
+    free, fixed = folder / "free.onnx", folder / "fixed.onnx"
+    if not fixed.exists():
+        words = ["pods_export", "--weights", "x.pth", "--output"]
+        done = run_command([*words, free.name, "--verify"], folder)
+        assert "they differ by" in done.stdout + done.stderr
+        shape = ["--half", "--simplify", "--overwrite-input-shape", "input:4,3,96,128"]
+        run_command([*words, fixed.name, *shape], folder)
+    return free, fixed
+
+
+def figures(done, *names):
+    lines = (done.stdout + done.stderr).splitlines()
+    return [line for line in lines if all(name in line for name in names)]
+
+
+def test_accuracy_is_that_of_the_weights(folder, graphs, run_command):
+    """8 images; pods_test with weights and graph, pods_infer in batches of 3 with a partial one."""
+    lines = []
+    for weights in ("x.pth", "free.onnx"):
+        done = run_command(["pods_test", "MODEL.WEIGHTS", weights, "OUTPUT_DIR", "out"], folder)
+        lines.append(figures(done, "copypaste")[-1].split("copypaste:")[1])
+    words = ["pods_infer", "--model", "free.onnx", "--json", "out/ap.json", "OUTPUT_DIR", "out"]
+    done = run_command([*words, "--batch", "3"], folder)
+    assert lines[0] == lines[1]
+    assert json.loads((folder / "out/ap.json").read_text())["bbox"]["AP"] is not None
+    results = json.loads((folder / "out/infer_free/results.json").read_text())
+    assert results["bbox"]["AP"] >= 0
+
+
+def test_targets_decide_the_status(folder, graphs, run_command):
+    infer = ["pods_infer", "--model", "fixed.onnx", "OUTPUT_DIR", "out"]
+    done = run_command([*infer, "--target-ap", "99"], folder, status=1)
+    assert figures(done, "Target AP 99 is missed")
+    done = run_command([*infer, "--resize", "stretch", "--target-ap", "0"], folder)
+    assert figures(done, "Target AP 0 is met")
+    speed = [*infer, "--mode", "performance", "--runs", "5"]
+    done = run_command([*speed, "--target-fps", "1e9"], folder, status=1)
+    assert figures(done, "Target images/s 1e+09 is missed")
+    done = run_command([*speed, "--target-fps", "0.001", "--json", "speed.json"], folder)
+    assert figures(done, "5 runs of 4 images: median", "p99", "images/s")
+    assert figures(done, "FreeAnchor network, FP16, 96x128, by onnxruntime", "CPUExecutionProvider")
+    written = json.loads((folder / "speed.json").read_text())
+    assert written["batch"] == 4 and written["size"] == [96, 128]
+    assert written["images_per_second"] > 0 and written["p99_s"] >= written["median_s"]
+
+
+@pytest.mark.parametrize(
+    "flags, message",
+    [
+        (["--model", "x.pth"], "--model takes a graph (.onnx, .pt2), not x.pth"),
+        (["--model", "none.onnx"], "none.onnx does not exist"),
+        (["--model", "fixed.onnx", "--batch", "0"], "--batch is at least 1; got 0"),
+        (["--model", "fixed.onnx", "--mode", "performance", "--batch", "2"], "this graph is for 4"),
+        (["--model", "free.onnx", "--mode", "performance", "--runs", "0"], "--runs is at least 1"),
+        (
+            ["--model", "free.onnx", "--mode", "performance", "--size", "9"],
+            "--size is HEIGHTxWIDTH",
+        ),
+        (["--model", "free.onnx", "--datasets", "nowhere"], "val2017 does not exist. --datasets"),
+        (["--model", "free.onnx", "--provider", "tensorrt"], "this onnxruntime does not have"),
+    ],
+)
+def test_errors(folder, graphs, run_command, flags, message):
+    done = run_command(["pods_infer", *flags, "OUTPUT_DIR", "out"], folder, status=1)
+    assert message in done.stderr and "Traceback" not in done.stderr
+
+
+def test_training_from_a_graph_is_refused(folder, graphs, run_command):
+    words = ["pods_train", "MODEL.WEIGHTS", "free.onnx", "OUTPUT_DIR", "out"]
+    done = run_command(words, folder, status=1)
+    assert "free.onnx" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_demo(folder, graphs, run_command, shapes_root):
+    image = min((shapes_root / "shapes/val").glob("*"))
+    words = ["pods_demo", "--input", image, "--json", "--score", "0.3", "--output", "shown"]
+    run_command([*words, "MODEL.WEIGHTS", "fixed.onnx"], folder)
+    (record,) = (folder / "shown").glob("*.json")
+    assert json.loads(record.read_text())["detections"]
+
+
+# -- the seed's scripts ----------------------------------------------------------------------------
+
+
+@pytest.fixture
+def coco_layout(tmp_path, shapes_root):
+    """The shapes in COCO's folders: images/val2017, annotations/instances_val2017.json."""
+    root = tmp_path / "coco"
+    (root / "images").mkdir(parents=True)
+    (root / "annotations").mkdir()
+    (root / "images/val2017").symlink_to(shapes_root / "shapes/val")
+    source = shapes_root / "shapes/annotations/instances_val.json"
+    shutil.copy(source, root / "annotations/instances_val2017.json")
+    return root
+
+
+def run_script(mode, cwd, *flags, **env):
+    """The script as typed in `cwd`, with this environment's commands."""
+    script = ROOT / f"scripts/infer_freeanchor_fp16_{mode}.sh"
+    return subprocess.run(
+        ["bash", str(script), *flags],
+        cwd=cwd,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", **env},
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+
+
+@pytest.mark.skipif(not (ROOT / ".venv").is_dir(), reason="no .venv beside the sources")
+def test_scripts(folder, graphs, coco_layout):
+    """From another folder, with relative paths; the exit status is that of the target."""
+    env = {"MODEL": "fixed.onnx", "EXPERIMENT": ".", "DATASETS_DIR": str(coco_layout)}
+    done = run_script("accuracy", folder, "--target-ap", "0", "OUTPUT_DIR", "out", **env)
+    assert done.returncode == 0, done.stderr
+    assert figures(done, "Target AP 0 is met") and figures(done, "infer_val2017 in csv format")
+    done = run_script("performance", folder, "--runs", "3", "--target-fps", "1e9", **env)
+    assert done.returncode == 1 and figures(done, "3 runs of 4 images"), done.stderr
+
+
+def test_scripts_say_what_is_missing(tmp_path):
+    done = run_script("performance", tmp_path, MODEL="none.onnx", WEIGHTS="")
+    assert done.returncode == 1
+    assert f"error: the graph {tmp_path / 'none.onnx'} does not exist." in done.stderr
+    assert "WEIGHTS=x.pth" in done.stderr
+
+
+def test_scripts_are_documented():
+    text = (ROOT / "docs/deployment.md").read_text()
+    for mode in ("accuracy", "performance"):
+        assert f"bash scripts/infer_freeanchor_fp16_{mode}.sh" in text
+    assert Path(ROOT / "scripts/infer_freeanchor_fp16.sh").is_file()

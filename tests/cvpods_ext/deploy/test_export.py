@@ -1,0 +1,321 @@
+"""pods_export: shapes, opsets, simplification, formats, what a file says of itself; errors."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import warnings
+from collections import Counter
+
+import pytest
+import torch
+
+from cvpods.utils.errors import CheckpointError, ConfigError
+from cvpods_ext.deploy import export as export_module
+from cvpods_ext.deploy.export import InputShape, export_program, parse_shape, simplify, to_onnx
+from cvpods_ext.deploy.export_tool import main as export
+from cvpods_ext.deploy.graphs import DetectorGraph, NetworkGraph
+from cvpods_ext.deploy.info import ENTRY, GraphInfo
+from cvpods_ext.deploy.sessions import open_session
+from cvpods_ext.deploy.verify import difference, verify
+from tests.cvpods_ext.deploy.small import (
+    export_small,
+    folder_of,
+    small_config,
+    small_detector,
+    small_opts,
+)
+
+onnx = pytest.importorskip("onnx")
+
+
+def shapes_of(values):
+    return {
+        v.name: [d.dim_value or d.dim_param for d in v.type.tensor_type.shape.dim] for v in values
+    }
+
+
+def run_tool(capsys, *words):
+    """Error output of pods_export, which must fail."""
+    with pytest.raises(SystemExit) as stop:
+        export([str(word) for word in words])
+    assert stop.value.code == 1
+    return capsys.readouterr().err
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    path = tmp_path_factory.mktemp("weights") / "free_anchor.pth"
+    torch.save({"model": small_detector("free_anchor").state_dict()}, path)
+    return path
+
+
+def flags_of(weights, method="free_anchor"):
+    words = ["--dir", folder_of(method), "--weights", weights, *small_opts(method)]
+    return [str(word) for word in words]
+
+
+# -- what is written -------------------------------------------------------------------------------
+
+
+def test_names_and_open_axes(exported):
+    """Outputs of the seed's graph: class maps of all levels first, then those of boxes."""
+    model = onnx.load(exported("free_anchor"))
+    assert shapes_of(model.graph.input) == {"input": ["batch", 3, "height", "width"]}
+    outputs = shapes_of(model.graph.output)
+    assert list(outputs) == [
+        f"{name}_{level}"
+        for name in ("cls_logits", "box_deltas")
+        for level in ("p3", "p4", "p5", "p6")
+    ]
+    assert outputs["cls_logits_p4"] == ["batch", 54, "height_p4", "width_p4"]
+    assert outputs["box_deltas_p6"] == ["batch", 36, "height_p6", "width_p6"]
+    operators = Counter(node.op_type for node in model.graph.node)
+    assert not {"If", "Loop", "BatchNormalization"} & set(operators)
+    assert {opset.domain: opset.version for opset in model.opset_import}[""] == 20
+
+
+def test_detector_holds_the_standard_nms(exported):
+    model = onnx.load(exported("free_anchor", "--with-postprocess"))
+    assert shapes_of(model.graph.input)["image_sizes"] == ["batch", 2]
+    assert shapes_of(model.graph.output) == {
+        "boxes": ["batch", 100, 4],
+        "scores": ["batch", 100],
+        "labels": ["batch", 100],
+    }
+    operators = Counter(node.op_type for node in model.graph.node)
+    assert operators["NonMaxSuppression"] == 1 and not {"If", "Loop"} & set(operators)
+    assert {node.domain for node in model.graph.node} == {""}  # nothing but ONNX' own operators
+
+
+def test_what_the_file_says(exported):
+    (entry,) = onnx.load(exported("free_anchor", "--with-postprocess")).metadata_props
+    assert entry.key == ENTRY
+    info = GraphInfo.from_json(entry.value, "x.onnx")
+    assert (info.kind, info.detector, info.half) == ("detector", "FreeAnchor", False)
+    assert info.weights == "free_anchor.pth" and info.outputs == ["boxes", "scores", "labels"]
+    assert info.expects["INPUT.FORMAT"] == "BGR"
+    assert info.expects["MODEL.FREE_ANCHOR.NMS_THRESH_TEST"] == 0.5
+    assert info.expects["TEST.DETECTIONS_PER_IMAGE"] == 100
+    assert "MODEL.FREE_ANCHOR.NMS_THRESH_TEST" not in _info(exported("free_anchor")).expects
+
+
+def _info(path):
+    return open_session(path).info
+
+
+def test_class_names_come_with_the_weights(tmp_path):
+    names = ["a", "b", "c", "d", "e", "f"]
+    path = tmp_path / "w.pth"
+    state = small_detector("atss").state_dict()
+    torch.save({"model": state, "thing_classes": names}, path)
+    target = tmp_path / "x.pt2"
+    export([*flags_of(path, "atss"), "--output", str(target), "--format", "pt2"])
+    assert _info(target).class_names == names
+
+
+def test_fixed_shape_and_half_and_simplified(exported):
+    """As the seed asks for it: a graph of any size, fixed to 4 images of 96 x 128, in FP16."""
+    path = exported(
+        "free_anchor", "--half", "--simplify", "--overwrite-input-shape", "input:4,3,96,128"
+    )
+    model = onnx.load(path)
+    assert shapes_of(model.graph.input) == {"input": [4, 3, 96, 128]}
+    outputs = shapes_of(model.graph.output)
+    assert outputs["cls_logits_p3"] == [4, 54, 12, 16] and outputs["box_deltas_p6"] == [4, 36, 2, 2]
+    operators = Counter(node.op_type for node in model.graph.node)
+    assert not {"Shape", "Slice", "Gather", "Concat", "Expand"} & set(operators)
+    session = open_session(path)
+    assert (session.batch, session.size, session.info.half) == (4, (96, 128), True)
+
+
+def test_simplify_fixes_the_sizes_of_images_too(exported):
+    model = onnx.load(exported("free_anchor", "--with-postprocess"))
+    slim = simplify(model, {"input": (2, 3, 96, 128)})
+    assert shapes_of(slim.graph.input) == {"input": [2, 3, 96, 128], "image_sizes": [2, 2]}
+    assert {entry.key for entry in slim.metadata_props} == {ENTRY}
+    onnx.checker.check_model(slim)
+
+
+def test_export_of_a_fixed_shape():
+    graph = NetworkGraph(small_detector("retinanet")).eval()
+    program = export_program(graph, InputShape(3, (96, 128)))
+    (node,) = [n for n in program.graph.nodes if n.name == "input_1" or n.name == "input"]
+    assert tuple(node.meta["val"].shape) == (3, 3, 96, 128)
+
+
+@pytest.mark.parametrize("opset", [18, 23])
+def test_opsets(opset):
+    """No warning is raised on the way."""
+    graph = NetworkGraph(small_detector("retinanet")).eval()
+    info = GraphInfo("network", "RetinaNet", ["input"], list(graph.output_names))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        model = to_onnx(export_program(graph, InputShape(1, (96, 96))), graph, info, opset)
+    assert {entry.domain: entry.version for entry in model.opset_import}[""] == opset
+    onnx.checker.check_model(model)
+
+
+def test_nothing_is_printed_but_the_result(weights, tmp_path, capfd):
+    export([*flags_of(weights), "--output", str(tmp_path / "x.onnx"), "--size", "96x96"])
+    printed = capfd.readouterr()
+    assert "Wrote" in printed.out + printed.err
+    for word in ("Warning", "warning", "torch.onnx", "Skipping"):
+        assert word not in printed.out + printed.err
+
+
+# -- .pt2 ------------------------------------------------------------------------------------------
+
+
+def test_pt2_of_the_network_needs_torch_alone(exported, tmp_path):
+    """In a new process that imports neither cvpods nor cvpods_ext."""
+    path = exported("free_anchor", "--format", "pt2")
+    code = (
+        "import sys, torch\n"
+        f"program = torch.export.load({str(path)!r})\n"
+        "maps = program.module()(input=torch.zeros(3, 3, 192, 96))\n"
+        "assert not [name for name in sys.modules if name.startswith('cvpods')]\n"
+        "print([list(m.shape) for m in maps])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)[:2] == [[3, 54, 24, 12], [3, 54, 12, 6]]
+
+
+def test_pt2_computes_what_onnx_computes(exported):
+    feeds = {"input": torch.randn(2, 3, 128, 96)}
+    one = open_session(exported("free_anchor", "--format", "pt2"))(feeds)
+    other = open_session(exported("free_anchor"))(feeds)
+    assert list(one) == list(other)
+    assert max(difference(one[name], value) for name, value in other.items()) < 1e-4
+
+
+# -- --verify --------------------------------------------------------------------------------------
+
+
+def test_verify_tells_another_model(exported):
+    path = exported("free_anchor")
+    assert verify(path, small_detector("free_anchor")) < 1e-4
+    other = small_detector("free_anchor")
+    with torch.no_grad():
+        other.head.cls_score.bias += 0.01
+    with pytest.raises(CheckpointError, match="differs from PyTorch by"):
+        verify(path, other)
+
+
+# -- errors ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "flags, message",
+    [
+        (["--output", "x.pt2"], "--output must end in .onnx"),
+        (["--output", "x.onnx", "--batch", "many"], "--batch is a number or 'dynamic'; got 'many'"),
+        (["--output", "x.onnx", "--batch", "0"], "--batch is a number from 1 on"),
+        (["--output", "x.onnx", "--size", "800"], "--size is HEIGHTxWIDTH or 'dynamic'; got '800'"),
+        (["--output", "x.onnx", "--size", "800x1333"], "multiples of 16, 800x1328 for example"),
+        (["--output", "x.onnx", "--size", "0x32"], "multiples of 16"),
+        (["--output", "x.onnx", "--opset", "17"], "--opset is in 18 ... 23; got 17"),
+        (["--output", "x.onnx", "--opset", "99"], "--opset is in 18 ... 23; got 99"),
+        (
+            ["--output", "x.onnx", "--overwrite-input-shape", "input:1,3,96,96"],
+            "--overwrite-input-shape goes with --simplify",
+        ),
+        (
+            ["--output", "x.onnx", "--simplify", "--overwrite-input-shape", "1,3,96,96"],
+            "written NAME:N,N,...",
+        ),
+        (
+            ["--output", "x.pt2", "--format", "pt2", "--simplify"],
+            "--simplify works on ONNX",
+        ),
+        (
+            ["--output", "x.onnx", "--with-postprocess", "MODEL.NMS_TYPE", "softnms-linear"],
+            "not 'softnms-linear'. Export without --with-postprocess",
+        ),
+    ],
+)
+def test_flags_that_do_not_fit(weights, capsys, tmp_path, monkeypatch, flags, message):
+    monkeypatch.chdir(tmp_path)
+    assert message in run_tool(capsys, *flags_of(weights), *flags)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_weights_that_are_not_there(capsys, tmp_path):
+    words = ["--dir", folder_of("atss"), "--output", tmp_path / "x.onnx"]
+    assert "nowhere.pth" in run_tool(capsys, *words, "--weights", tmp_path / "nowhere.pth")
+    assert "has no checkpoint" in run_tool(capsys, *words, "OUTPUT_DIR", tmp_path)
+
+
+def test_weights_of_another_method(weights, capsys, tmp_path):
+    words = flags_of(weights, "atss")
+    assert "free_anchor.pth" in run_tool(capsys, *words, "--output", tmp_path / "x.onnx")
+
+
+def test_a_file_that_cannot_be_written(weights, capsys, tmp_path):
+    (tmp_path / "file").write_text("")
+    words = [*flags_of(weights), "--output", tmp_path / "file" / "x.pt2", "--format", "pt2"]
+    assert "cannot be written" in run_tool(capsys, *words)
+
+
+@pytest.mark.parametrize(
+    "shapes, message",
+    [
+        ({"image": (1, 3, 96, 96)}, "image: the graph has no such input; it has input"),
+        ({"input": (1, 4, 96, 96)}, "does not fit the input's"),
+        ({"input": (1, 3, 96)}, "does not fit the input's"),
+        ({"input": (0, 3, 96, 96)}, "does not fit the input's"),
+    ],
+)
+def test_shapes_that_do_not_fit(exported, shapes, message):
+    with pytest.raises(ConfigError, match=message):
+        simplify(onnx.load(exported("free_anchor")), shapes)
+
+
+def test_parse_shape():
+    assert parse_shape("input:32,3,800,1344") == ("input", (32, 3, 800, 1344))
+    for text in ("input", "input:", "input:1,", "input:a,b", ":1,2", "input:-1,3"):
+        with pytest.raises(ConfigError, match="is written NAME:N,N"):
+            parse_shape(text)
+
+
+def test_deform_conv_needs_opset_19(tmp_path, capsys):
+    weights = tmp_path / "w.pth"
+    torch.save({"model": small_detector("feature_align").state_dict()}, weights)
+    words = [*flags_of(weights, "feature_align"), "--output", str(tmp_path / "x.onnx")]
+    error = run_tool(capsys, *words, "--opset", "18", "--size", "96x96")
+    assert "DeformConv needs --opset 19 or later, got 18; or --deform-conv grid-sample" in error
+
+
+def test_a_missing_package_is_named(monkeypatch):
+    def missing(name):
+        raise ImportError(name)
+
+    monkeypatch.setattr(export_module.importlib, "import_module", missing)
+    for package, extra in (("onnxslim", "deploy"), ("openvino", "openvino")):
+        with pytest.raises(ConfigError, match=rf"{package}: pip install 'cvpods-ext\[{extra}\]'"):
+            export_module.require(package)
+
+
+def test_models_of_another_kind_are_refused(monkeypatch):
+    from cvpods_ext.deploy import export_tool
+
+    with pytest.raises(ConfigError, match="derived from DenseDetector, not Linear"):
+        export_tool.load(small_config("atss")[0], lambda _: torch.nn.Linear(1, 1), "x.pth")
+
+
+def test_cluster_nms_is_nms():
+    assert DetectorGraph(small_detector("atss", ["MODEL.NMS_TYPE", "cluster"])).kind == "detector"
+
+
+@pytest.mark.slow
+def test_grid_sample_instead_of_deform_conv(tmp_path):
+    path = export_small(
+        "feature_align", tmp_path, "--deform-conv", "grid-sample", "--size", "96x96"
+    )
+    operators = Counter(node.op_type for node in onnx.load(path).graph.node)
+    assert operators["GridSample"] == 8 and not operators["DeformConv"]
+    assert verify(path, small_detector("feature_align")) < 1e-4
