@@ -68,6 +68,7 @@ def run(args: argparse.Namespace) -> Path:
         detector=type(model).__name__,
         inputs=list(graph.input_names),
         outputs=list(graph.output_names),
+        divisor=model.backbone.size_divisibility,
         half=args.half,
         class_names=class_names,
         weights=Path(str(weights)).name,

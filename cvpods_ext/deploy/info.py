@@ -26,6 +26,7 @@ class GraphInfo:
     kind: "network" or "detector", see graphs.py.
     detector: the class, "FreeAnchor".
     inputs, outputs: their names, in order.
+    divisor: heights and widths of the input are multiples of it.
     half: computes in FP16.
     class_names: one per class, [] where they are not known.
     weights: name of the file that it was exported from.
@@ -38,6 +39,7 @@ class GraphInfo:
     detector: str
     inputs: list[str]
     outputs: list[str]
+    divisor: int
     half: bool = False
     class_names: list[str] = field(default_factory=list)
     weights: str = ""

@@ -93,7 +93,7 @@ def test_what_the_file_says(exported):
     (entry,) = onnx.load(exported("free_anchor", "--with-postprocess")).metadata_props
     assert entry.key == ENTRY
     info = GraphInfo.from_json(entry.value, "x.onnx")
-    assert (info.kind, info.detector, info.half) == ("detector", "FreeAnchor", False)
+    assert (info.kind, info.detector, info.divisor) == ("detector", "FreeAnchor", 16)
     assert info.weights == "free_anchor.pth" and info.outputs == ["boxes", "scores", "labels"]
     assert info.expects["INPUT.FORMAT"] == "BGR"
     assert info.expects["MODEL.FREE_ANCHOR.NMS_THRESH_TEST"] == 0.5
@@ -149,7 +149,7 @@ def test_export_of_a_fixed_shape():
 def test_opsets(opset):
     """No warning is raised on the way."""
     graph = NetworkGraph(small_detector("retinanet")).eval()
-    info = GraphInfo("network", "RetinaNet", ["input"], list(graph.output_names))
+    info = GraphInfo("network", "RetinaNet", ["input"], list(graph.output_names), 16)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         model = to_onnx(export_program(graph, InputShape(1, (96, 96))), graph, info, opset)

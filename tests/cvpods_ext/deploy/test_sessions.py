@@ -111,7 +111,7 @@ def test_files_of_other_programs(tmp_path, text):
 
 
 def test_a_file_that_says_what_it_is(tmp_path):
-    info = GraphInfo("network", "ATSS", ["input"], ["y"])
+    info = GraphInfo("network", "ATSS", ["input"], ["y"], 4)
     session = open_session(saved(tmp_path / "x.onnx", {"cvpods": info.to_json()}))
     feeds = {"input": noise(1, (4, 4))}
     assert torch.equal(session(feeds)["y"], feeds["input"])
