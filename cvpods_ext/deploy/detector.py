@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cvpods.checkpoint.expectations import check_expectations
+from cvpods.layers import cat
 from cvpods.modeling.meta_arch import DenseDetector
 from cvpods.structures import Boxes, ImageList, Instances
 from cvpods.utils.errors import ConfigError, DataError
@@ -56,7 +57,7 @@ class GraphRunner:
             feeds = {"input": tensor[rows], "image_sizes": sizes[rows]}
             found = self.session({name: feeds[name] for name in self.session.shapes})
             parts.append({name: value[: len(tensor) - start] for name, value in found.items()})
-        return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+        return {name: cat([part[name] for part in parts]) for name in parts[0]}
 
     def _padded(self, tensor: Tensor) -> Tensor:
         if self.session.size is None:
@@ -136,7 +137,7 @@ def load_graph(
     info = session.info
     cfg.MODEL.DEVICE = "cpu"  # of what is left to PyTorch: preparing images, boxes, NMS
     check_expectations(cfg, info.expects, f"The graph {path}")
-    detector = build_model(cfg).eval()
+    detector: Any = build_model(cfg).eval()
     if type(detector).__name__ != info.detector:
         raise ConfigError(
             f"{path} is the graph of {info.detector}; this experiment is of "

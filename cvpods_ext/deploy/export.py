@@ -48,7 +48,7 @@ class InputShape:
             raise ConfigError(f"--batch is a number from 1 on, or 'dynamic'; got {self.batch}.")
         if self.size is None:
             return
-        if min(self.size) < 1 or any(side % divisor for side in self.size):
+        if any(side % divisor for side in self.size):
             wanted = "x".join(str(max(round(side / divisor), 1) * divisor) for side in self.size)
             given = "x".join(map(str, self.size))
             raise ConfigError(
@@ -95,12 +95,18 @@ def to_onnx(
     """The program as an onnx.ModelProto, with `info` in its metadata.
 
     Raises:
-        ConfigError: the ONNX packages are missing, or the opset does not do.
+        ConfigError: the ONNX packages are missing, or the program needs a later opset.
     """
-    check_opset(opset, program)
     require("onnxscript")
+    graphs = [part.graph for part in program.graph_module.modules() if hasattr(part, "graph")]
+    deforms = any("deform_conv2d" in str(node.target) for graph in graphs for node in graph.nodes)
+    if deforms and opset < DEFORM_CONV_OPSET:
+        raise ConfigError(
+            f"This model has deformable convolutions: ONNX' DeformConv needs --opset "
+            f"{DEFORM_CONV_OPSET} or later, got {opset}; or --deform-conv grid-sample."
+        )
     logging.getLogger("onnxscript").setLevel(logging.ERROR)  # it warns of constants it keeps
-    exported = torch.onnx.export(
+    exported: Any = torch.onnx.export(
         program,
         opset_version=opset,
         dynamo=True,
@@ -111,23 +117,17 @@ def to_onnx(
     )
     model = exported.model_proto
     _name_axes(model)
-    return _with_info(model, info)
+    model.metadata_props.add(key=ENTRY, value=info.to_json())
+    return model
 
 
-def check_opset(opset: int, program: ExportedProgram) -> None:
+def check_opset(opset: int) -> None:
     """
     Raises:
-        ConfigError: out of the range, or the program needs an operator that came later.
+        ConfigError: out of the range.
     """
     if not MIN_OPSET <= opset <= MAX_OPSET:
         raise ConfigError(f"--opset is in {MIN_OPSET} ... {MAX_OPSET}; got {opset}.")
-    graphs = [m.graph for m in program.graph_module.modules() if hasattr(m, "graph")]
-    deforms = any("deform_conv2d" in str(node.target) for graph in graphs for node in graph.nodes)
-    if deforms and opset < DEFORM_CONV_OPSET:
-        raise ConfigError(
-            f"This model has deformable convolutions: ONNX' DeformConv needs --opset "
-            f"{DEFORM_CONV_OPSET} or later, got {opset}; or --deform-conv grid-sample."
-        )
 
 
 def simplify(model: Any, shapes: Mapping[str, Sequence[int]]) -> Any:
@@ -205,6 +205,19 @@ def parse_shape(text: str) -> tuple[str, tuple[int, ...]]:
     return match[1], tuple(int(number) for number in match[2].split(","))
 
 
+def parse_size(text: str) -> tuple[int, int]:
+    """(800, 1344) of "800x1344".
+
+    Raises:
+        ConfigError: it is not written so, or a side is below 1.
+    """
+    match = re.fullmatch(r"(\d+)x(\d+)", text)
+    size = (int(match[1]), int(match[2])) if match else (0, 0)
+    if min(size) < 1:
+        raise ConfigError(f"--size is HEIGHTxWIDTH, 800x1344 for example; got {text!r}.")
+    return size
+
+
 def require(package: str) -> Any:
     """A package that only deployment needs.
 
@@ -218,11 +231,6 @@ def require(package: str) -> Any:
         raise ConfigError(
             f"This needs the package {package}: pip install 'cvpods-ext[{extra}]'."
         ) from error
-
-
-def _with_info(model: Any, info: GraphInfo) -> Any:
-    model.metadata_props.add(key=ENTRY, value=info.to_json())
-    return model
 
 
 def _name_axes(model: Any) -> None:

@@ -18,8 +18,10 @@ from cvpods.utils.errors import ConfigError
 from cvpods_ext.deploy.export import (
     FORMATS,
     InputShape,
+    check_opset,
     export_program,
     parse_shape,
+    parse_size,
     simplify,
     to_onnx,
     write_onnx,
@@ -46,7 +48,9 @@ def run(args: argparse.Namespace) -> Path:
         CheckpointError: the weights cannot be used, or the file cannot be written.
     """
     target = _target(args)
-    shape = InputShape(_batch(args.batch), _size(args.size))
+    check_opset(args.opset)
+    size = None if args.size == "dynamic" else parse_size(args.size)
+    shape = InputShape(_batch(args.batch), size)
     overwrite = dict(parse_shape(text) for text in args.overwrite_input_shape)
     if args.format == "pt2" and (args.simplify or overwrite):
         raise ConfigError("--simplify works on ONNX; for a .pt2 give --batch and --size numbers.")
@@ -82,8 +86,8 @@ def run(args: argparse.Namespace) -> Path:
         if args.simplify:
             onnx_model = simplify(onnx_model, overwrite)
         write_onnx(onnx_model, target)
-    size = target.stat().st_size / 2**20
-    logger.info(f"Wrote {target} ({size:.1f} MiB), the {graph.kind} of {info.detector}.")
+    mebibytes = target.stat().st_size / 2**20
+    logger.info(f"Wrote {target} ({mebibytes:.1f} MiB), the {graph.kind} of {info.detector}.")
     if reference is not None:
         verify(target, reference)
     return target
@@ -120,16 +124,6 @@ def _batch(text: str) -> int | None:
         return int(text)
     except ValueError:
         raise ConfigError(f"--batch is a number or 'dynamic'; got {text!r}.") from None
-
-
-def _size(text: str) -> tuple[int, int] | None:
-    if text == "dynamic":
-        return None
-    try:
-        height, width = (int(side) for side in text.split("x"))
-    except ValueError:
-        raise ConfigError(f"--size is HEIGHTxWIDTH or 'dynamic'; got {text!r}.") from None
-    return height, width
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -111,7 +113,7 @@ def level_candidates(
     scores = detector.candidate_scores(outputs)
     passed = scores.threshold > detector.score_threshold
     ranking = torch.where(passed, scores.ranking, NO_CANDIDATE).flatten(1)
-    cap = detector.level_cap(detector.topk_candidates, priors.shape[0])
+    cap: Any = detector.level_cap(detector.topk_candidates, priors.shape[0])
     best = ranking.topk(torch.sym_min(cap, ranking.shape[1]))
     location = best.indices // detector.num_classes
     labels = best.indices % detector.num_classes

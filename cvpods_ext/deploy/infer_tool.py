@@ -20,6 +20,7 @@ from cvpods.tools.detectors import is_graph, load_detector
 from cvpods.utils.env import select_device
 from cvpods.utils.errors import CheckpointError, ConfigError, DataError
 from cvpods_ext.deploy.detector import RESIZES
+from cvpods_ext.deploy.export import parse_size
 from cvpods_ext.deploy.performance import RUNS, WARMUP, measure
 from cvpods_ext.deploy.sessions import FILES, PROVIDERS, open_session
 
@@ -28,7 +29,7 @@ Run a graph that pods_export wrote. --mode performance times it on noise. --mode
 it on the experiment's test data set, or on COCO's val2017 in the folder that --datasets or
 $DATASETS_DIR names (images/val2017, annotations/instances_val2017.json).
 """
-_DEFAULT_SIZE = "800x1344"
+_DEFAULT_SIZE = (800, 1344)
 
 
 def performance(args: argparse.Namespace) -> bool:
@@ -43,7 +44,7 @@ def performance(args: argparse.Namespace) -> bool:
             raise ConfigError(f"--{name} is at least {least}; got {getattr(args, name)}.")
     device = "cpu" if args.num_gpus == 0 else select_device("cuda")
     session = open_session(args.model, args.provider, device)
-    size = _size(args.size) if args.size else session.size or _size(_DEFAULT_SIZE)
+    size = parse_size(args.size) if args.size else session.size or _DEFAULT_SIZE
     batch = args.batch or session.batch or 1
     timing = measure(session, batch, size, args.warmup, args.runs)
     precision = "FP16" if session.info.half else "FP32"
@@ -125,16 +126,6 @@ def _write_results(args: argparse.Namespace, results: dict[str, Any]) -> None:
         path.write_text(json.dumps(results, indent=1) + "\n")
     except OSError as error:
         raise ConfigError(f"--json {path} cannot be written: {error}") from error
-
-
-def _size(text: str) -> tuple[int, int]:
-    try:
-        height, width = (int(side) for side in text.split("x"))
-    except ValueError:
-        height = width = 0
-    if min(height, width) < 1:
-        raise ConfigError(f"--size is HEIGHTxWIDTH, {_DEFAULT_SIZE} for example; got {text!r}.")
-    return height, width
 
 
 def run(args: argparse.Namespace) -> bool:

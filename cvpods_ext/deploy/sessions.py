@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.export.passes import move_to_device_pass
 
 from cvpods.utils.env import processor
 from cvpods.utils.errors import CheckpointError, ConfigError
@@ -174,7 +175,7 @@ class TorchSession(Session):
             raise _refused(path, f"torch {torch.__version__}", error) from error
         self.info = GraphInfo.from_json(extra[ENTRY], path)
         if device != "cpu":
-            program = torch.export.passes.move_to_device_pass(program, device)
+            program = move_to_device_pass(program, device)
         self.module = program.module()
         self.on = device
         names = program.graph_signature.user_inputs

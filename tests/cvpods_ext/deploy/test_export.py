@@ -215,9 +215,12 @@ def test_verify_tells_another_model(exported):
         (["--output", "x.pt2"], "--output must end in .onnx"),
         (["--output", "x.onnx", "--batch", "many"], "--batch is a number or 'dynamic'; got 'many'"),
         (["--output", "x.onnx", "--batch", "0"], "--batch is a number from 1 on"),
-        (["--output", "x.onnx", "--size", "800"], "--size is HEIGHTxWIDTH or 'dynamic'; got '800'"),
+        (
+            ["--output", "x.onnx", "--size", "800"],
+            "--size is HEIGHTxWIDTH, 800x1344 for example; got '800'",
+        ),
         (["--output", "x.onnx", "--size", "800x1333"], "multiples of 16, 800x1328 for example"),
-        (["--output", "x.onnx", "--size", "0x32"], "multiples of 16"),
+        (["--output", "x.onnx", "--size", "0x32"], "got '0x32'"),
         (["--output", "x.onnx", "--opset", "17"], "--opset is in 18 ... 23; got 17"),
         (["--output", "x.onnx", "--opset", "99"], "--opset is in 18 ... 23; got 99"),
         (

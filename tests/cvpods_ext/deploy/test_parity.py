@@ -51,6 +51,15 @@ def feeds_of(graph, batch, size):
     return {name: feeds[name] for name in graph.input_names}
 
 
+def test_only_standard_operators(network, detector):
+    """None of another domain, and no branch or loop."""
+    onnx = pytest.importorskip("onnx")
+    for path in (network, detector):
+        model = onnx.load(path)
+        assert {node.domain for node in model.graph.node} == {""} and not model.functions
+        assert not {"If", "Loop", "Scan"} & {node.op_type for node in model.graph.node}
+
+
 def assert_outputs(path, method, tolerance):
     graph, session = NetworkGraph(small_detector(method)).eval(), open_session(path)
     worst = 0.0
