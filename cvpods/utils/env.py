@@ -70,7 +70,7 @@ def collect_env_info() -> str:
 def processor(device: str = "cpu") -> str:
     """What computes, for people: the GPU's name, or the CPU's with the number of its cores."""
     if device != "cpu":
-        return torch.cuda.get_device_name(device)
+        return torch.cuda.get_device_name(device) if torch.cuda.is_available() else device
     name = platform.processor() or platform.machine()
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.is_file():

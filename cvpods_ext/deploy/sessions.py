@@ -136,8 +136,6 @@ class OpenVinoSession(Session):
 
     def __init__(self, path: Path) -> None:
         openvino = require("openvino")
-        if path.suffix != ".onnx":
-            raise ConfigError(f"The provider 'openvino' runs .onnx files, not {path}.")
         core = openvino.Core()
         try:
             model = core.read_model(str(path))
