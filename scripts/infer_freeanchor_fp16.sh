@@ -23,8 +23,13 @@ infer() {
         echo "       Name one (MODEL=x.onnx), or weights to export it from (WEIGHTS=x.pth)." >&2
         return 1
     fi
-    . scripts/setup_env.sh
-    ensure_environment deploy
+    VENV=${CVPODS_VENV:-$PWD/.venv}
+    # An onnxruntime-gpu that somebody installed there stays.
+    if ! "$VENV/bin/python" -c 'import cvpods_ext, onnx, onnxruntime, onnxscript, onnxslim' \
+        >/dev/null 2>&1; then
+        . scripts/setup_env.sh
+        ensure_environment deploy
+    fi
     if [ ! -f "$model" ]; then
         "$VENV/bin/pods_export" --dir "$experiment" --weights "$weights" --output "$model" --half \
             --simplify --overwrite-input-shape "input:${BATCH:-32},3,$(tr x , <<<"${SIZE:-800x1344}")"

@@ -101,7 +101,8 @@ class Predictor:
         model, names = load_detector(cfg, build_model, weights)
         num_classes = getattr(model, "num_classes", None)
         if not names or len(names) != num_classes:
-            names = _class_names(cfg, num_classes)
+            numbered = [f"class {index}" for index in range(num_classes or 0)]
+            names = class_names(cfg, num_classes) or numbered
         one_size = getattr(model, "one_size", False)
         if cfg.TEST.AUG.ENABLED:
             model = TestTimeAugmentation.from_config(cfg, model)
@@ -211,8 +212,10 @@ def coco_class_names() -> list[str]:
     return [name for name in listed if name not in ("__background__", "N/A")]
 
 
-def _class_names(cfg: Any, num_classes: int | None) -> list[str]:
-    """COCO's names, those of another test data set where it is at hand, else "class 0", ..."""
+def class_names(cfg: Any, num_classes: int | None) -> list[str]:
+    """COCO's names, or those of another test data set where it is at hand; [] where there are
+    none, or not so many as classes.
+    """
     dataset = next(iter(cfg.DATASETS.TEST), "")
     names = coco_class_names() if dataset.startswith("coco_") else []
     if not names:
@@ -221,6 +224,4 @@ def _class_names(cfg: Any, num_classes: int | None) -> list[str]:
             names = list(meta["thing_classes"])
         except DataError as error:
             logger.debug(f"Class names are not read from {dataset!r}: {error}")
-    if num_classes is None or len(names) == num_classes:
-        return names
-    return [f"class {index}" for index in range(num_classes)]
+    return names if num_classes is None or len(names) == num_classes else []

@@ -10,11 +10,12 @@ from typing import Any
 
 from loguru import logger
 
-from cvpods.checkpoint import Checkpointer
 from cvpods.layers import DeformConv
 from cvpods.modeling.meta_arch import DenseDetector
 from cvpods.tools.common import make_parser, newest_checkpoint, open_experiment, reporting_errors
-from cvpods.utils.errors import ConfigError
+from cvpods.tools.detectors import is_graph, load_detector
+from cvpods.tools.predictor import class_names
+from cvpods.utils.errors import CheckpointError, ConfigError
 from cvpods_ext.deploy.export import (
     FORMATS,
     InputShape,
@@ -58,7 +59,7 @@ def run(args: argparse.Namespace) -> Path:
         raise ConfigError("--overwrite-input-shape goes with --simplify.")
     config, build_model = open_experiment(args.dir or ".", args.opts, device="cpu")
     weights = args.weights or newest_checkpoint(config.OUTPUT_DIR)
-    model, class_names = load(config, build_model, weights)
+    model, names = load(config, build_model, weights)
     for module in model.modules():
         if isinstance(module, DeformConv):
             module.by_operator = args.deform_conv == "operator"
@@ -74,7 +75,7 @@ def run(args: argparse.Namespace) -> Path:
         outputs=list(graph.output_names),
         divisor=model.backbone.size_divisibility,
         half=args.half,
-        class_names=class_names,
+        class_names=names,
         weights=Path(str(weights)).name,
         expects=expected_of(config, graph.kind),
     )
@@ -93,21 +94,24 @@ def run(args: argparse.Namespace) -> Path:
     return target
 
 
-def load(config: Any, build_model: Any, weights: Any) -> tuple[DenseDetector, list[str]]:
-    """The detector with its weights, in evaluation, and its class names ([]: not known).
+def load(config: Any, build_model: Any, weights: str | Path) -> tuple[DenseDetector, list[str]]:
+    """The detector with its weights, in evaluation, and its class names: the weights', else the
+    test data set's, else [].
 
     Raises:
         ConfigError: it is no DenseDetector.
+        CheckpointError: `weights` is a graph, or cannot be used.
     """
-    model = build_model(config).eval()
+    if is_graph(weights):
+        raise CheckpointError(f"--weights {weights} is a graph already; export from its weights.")
+    config.TRAINER.COMPILE = config.TRAINER.CHANNELS_LAST = False
+    model, names = load_detector(config, build_model, weights)
     if not isinstance(model, DenseDetector):
         raise ConfigError(
             f"pods_export knows detectors derived from DenseDetector, not {type(model).__name__}."
         )
-    content = Checkpointer(model).load(weights, strict=True, use_ema=True, config=config)
-    names = content.get("thing_classes")
-    names = list(names) if isinstance(names, (list, tuple)) else []
-    return model, names if len(names) == model.num_classes else []
+    fits = len(names) == model.num_classes
+    return model.eval(), names if fits else class_names(config, model.num_classes)
 
 
 def _target(args: argparse.Namespace) -> Path:

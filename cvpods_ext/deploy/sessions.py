@@ -79,8 +79,8 @@ class OnnxSession(Session):
         if providers[0] not in available:
             raise ConfigError(
                 f"The provider {provider!r} is {providers[0]}, which this onnxruntime does not "
-                f"have (it has {', '.join(available)}). On NVIDIA GPUs: pip install "
-                "onnxruntime-gpu, in place of onnxruntime."
+                f"have (it has {', '.join(available)}). On NVIDIA GPUs: pip uninstall "
+                "onnxruntime, then pip install onnxruntime-gpu."
             )
         self.on = "cpu" if provider == "cpu" else "cuda"
         self.index = 0 if provider == "cpu" else _gpu_index(device)

@@ -11,9 +11,11 @@ from collections import Counter
 import pytest
 import torch
 
+from cvpods.data.datasets import paths
 from cvpods.utils.errors import CheckpointError, ConfigError
 from cvpods_ext.deploy import export as export_module
 from cvpods_ext.deploy.export import InputShape, export_program, parse_shape, simplify, to_onnx
+from cvpods_ext.deploy.export_tool import load
 from cvpods_ext.deploy.export_tool import main as export
 from cvpods_ext.deploy.graphs import DetectorGraph, NetworkGraph
 from cvpods_ext.deploy.info import ENTRY, GraphInfo
@@ -303,11 +305,30 @@ def test_a_missing_package_is_named(monkeypatch):
             export_module.require(package)
 
 
-def test_models_of_another_kind_are_refused(monkeypatch):
-    from cvpods_ext.deploy import export_tool
-
+def test_models_of_another_kind_are_refused(tmp_path):
+    model = torch.nn.Linear(1, 1)
+    torch.save({"model": model.state_dict()}, tmp_path / "x.pth")
     with pytest.raises(ConfigError, match="derived from DenseDetector, not Linear"):
-        export_tool.load(small_config("atss")[0], lambda _: torch.nn.Linear(1, 1), "x.pth")
+        load(small_config("atss")[0], lambda _: model, tmp_path / "x.pth")
+
+
+def test_graphs_are_not_exported_again(exported, capsys, tmp_path):
+    words = ["--dir", folder_of("free_anchor"), "--weights", exported("free_anchor")]
+    error = run_tool(capsys, *words, "--output", tmp_path / "x.onnx")
+    assert "is a graph already; export from its weights" in error
+
+
+def test_names_of_the_data_set_where_the_weights_have_none(weights, tmp_path, monkeypatch):
+    """COCO's are known without its files."""
+    cfg, build_model = small_config("free_anchor", ["MODEL.FREE_ANCHOR.NUM_CLASSES", 80])
+    cfg.DATASETS.TEST = ("coco_2017_val",)
+    path = tmp_path / "x.pth"
+    torch.save({"model": build_model(cfg).state_dict()}, path)
+    _, names = load(cfg, build_model, path)
+    assert len(names) == 80 and names[0] == "person"
+    monkeypatch.setattr(paths, "data_roots", list)
+    monkeypatch.chdir(tmp_path)
+    assert load(*small_config("free_anchor"), weights)[1] == []
 
 
 def test_cluster_nms_is_nms():
