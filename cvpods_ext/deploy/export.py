@@ -52,8 +52,8 @@ class InputShape:
             wanted = "x".join(str(max(round(side / divisor), 1) * divisor) for side in self.size)
             given = "x".join(map(str, self.size))
             raise ConfigError(
-                f"--size {given}: this network takes heights and widths that are multiples of "
-                f"{divisor}, {wanted} for example."
+                f"This network takes heights and widths that are multiples of {divisor}, {wanted} "
+                f"for example; got {given}."
             )
 
 
@@ -161,6 +161,10 @@ def simplify(model: Any, shapes: Mapping[str, Sequence[int]]) -> Any:
     if "input" in shapes and "image_sizes" in inputs:
         shapes.setdefault("image_sizes", (shapes["input"][0], 2))
     metadata = {entry.key: entry.value for entry in model.metadata_props}
+    if "input" in shapes:
+        batch, _, *size = shapes["input"]
+        divisor = GraphInfo.from_json(metadata.get(ENTRY), "The graph").divisor
+        InputShape(batch, (size[0], size[1])).check(divisor)
     given = [f"{name}:{','.join(map(str, shape))}" for name, shape in shapes.items()]
     slim = onnxslim.slim(model, input_shapes=given or None)
     present = {entry.key for entry in slim.metadata_props}

@@ -273,6 +273,7 @@ def test_a_file_that_cannot_be_written(weights, capsys, tmp_path):
         ({"input": (1, 4, 96, 96)}, "does not fit the input's"),
         ({"input": (1, 3, 96)}, "does not fit the input's"),
         ({"input": (0, 3, 96, 96)}, "does not fit the input's"),
+        ({"input": (1, 3, 96, 100)}, "multiples of 16, 96x96 for example; got 96x100"),
     ],
 )
 def test_shapes_that_do_not_fit(exported, shapes, message):
