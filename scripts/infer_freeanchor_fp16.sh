@@ -10,28 +10,22 @@
 
 # infer MODE [arguments of pods_infer]
 infer() {
-    local mode=$1 here=$PWD experiment model weights
+    local mode=$1 experiment=${EXPERIMENT:-$ROOT/playground/free_anchor.res50.1x.mmdet}
+    local model=${MODEL:-$ROOT/playground/free_anchor.res50.1x.mmdet/output/freeanchor_r50_opt_bs_32_fp16.onnx}
     shift
-    weights=${WEIGHTS:-}
-    case $weights in "" | /* | *://*) ;; *) weights=$here/$weights ;; esac
-    [ -z "${DATASETS_DIR:-}" ] || export DATASETS_DIR="$(realpath -m "$DATASETS_DIR")"
-    model=$(realpath -m "${MODEL:-$ROOT/playground/free_anchor.res50.1x.mmdet/output/freeanchor_r50_opt_bs_32_fp16.onnx}")
-    experiment=$(realpath -m "${EXPERIMENT:-$ROOT/playground/free_anchor.res50.1x.mmdet}")
-    cd "$ROOT"
-    if [ ! -f "$model" ] && [ -z "$weights" ]; then
+    if [ ! -f "$model" ] && [ -z "${WEIGHTS:-}" ]; then
         echo "error: the graph $model does not exist." >&2
         echo "       Name one (MODEL=x.onnx), or weights to export it from (WEIGHTS=x.pth)." >&2
         return 1
     fi
-    VENV=${CVPODS_VENV:-$PWD/.venv}
+    VENV=${CVPODS_VENV:-$ROOT/.venv}
     # An onnxruntime-gpu that somebody installed there stays.
     if ! "$VENV/bin/python" -c 'import cvpods_ext, onnx, onnxruntime, onnxscript, onnxslim' \
         >/dev/null 2>&1; then
-        . scripts/setup_env.sh
-        ensure_environment deploy
+        (cd "$ROOT" && . scripts/setup_env.sh && ensure_environment deploy)
     fi
     if [ ! -f "$model" ]; then
-        "$VENV/bin/pods_export" --dir "$experiment" --weights "$weights" --output "$model" --half \
+        "$VENV/bin/pods_export" --dir "$experiment" --weights "$WEIGHTS" --output "$model" --half \
             --simplify --overwrite-input-shape "input:${BATCH:-32},3,$(tr x , <<<"${SIZE:-800x1344}")"
     fi
     "$VENV/bin/pods_infer" --dir "$experiment" --model "$model" --mode "$mode" "$@"

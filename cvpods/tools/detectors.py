@@ -18,7 +18,7 @@ GRAPH_FILES: dict[str, Callable[..., tuple[nn.Module, list[str]]]] = {}
 
 def is_graph(weights: str | Path) -> bool:
     """Whether a path names a file of GRAPH_FILES."""
-    return Path(weights).suffix in GRAPH_FILES
+    return Path(weights).suffix.lower() in GRAPH_FILES
 
 
 def load_detector(
@@ -35,7 +35,7 @@ def load_detector(
         PodsError: the file cannot be used, or does not fit the config.
     """
     if is_graph(weights):
-        return GRAPH_FILES[Path(weights).suffix](cfg, build_model, weights)
+        return GRAPH_FILES[Path(weights).suffix.lower()](cfg, build_model, weights)
     model = prepare_model(cfg, build_model)
     content = Checkpointer(model).load(weights, strict=True, use_ema=True, config=cfg)
     names = content.get("thing_classes")

@@ -11,11 +11,14 @@ from loguru import logger
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from cvpods.checkpoint.addresses import find_file
 from cvpods.checkpoint.expectations import check_expectations
 from cvpods.layers import cat
 from cvpods.modeling.meta_arch import DenseDetector
 from cvpods.structures import Boxes, ImageList, Instances
 from cvpods.utils.errors import ConfigError, DataError
+from cvpods_ext.deploy.graphs import anchors_of
+from cvpods_ext.deploy.info import GraphInfo
 from cvpods_ext.deploy.sessions import Session, open_session
 
 RESIZES = {"fit": "ResizeToFit", "stretch": "Resize"}
@@ -125,41 +128,73 @@ def load_graph(
     needs: TEST.GRAPH.RESIZE says how images get its size.
 
     Raises:
-        ConfigError: the config is of another method or input than the graph's, or TEST.GRAPH is
-            wrong.
+        ConfigError: the config is of another method, other classes, levels, anchors or input than
+            the graph's, or of other post-processing than a detector's graph; TEST.GRAPH is wrong.
         CheckpointError: see open_session.
     """
+    address = str(path)
     if cfg.TEST.GRAPH.RESIZE not in RESIZES:
         raise ConfigError(
             f"TEST.GRAPH.RESIZE is one of {', '.join(RESIZES)}; got {cfg.TEST.GRAPH.RESIZE!r}."
         )
-    session = open_session(path, cfg.TEST.GRAPH.PROVIDER, cfg.MODEL.DEVICE)
-    info = session.info
+    file = find_file(address) if "://" in address else Path(path)
+    session = open_session(file, cfg.TEST.GRAPH.PROVIDER, cfg.MODEL.DEVICE)
     cfg.MODEL.DEVICE = "cpu"  # of what is left to PyTorch: preparing images, boxes, NMS
-    check_expectations(cfg, info.expects, f"The graph {path}")
     detector: Any = build_model(cfg).eval()
-    if type(detector).__name__ != info.detector:
-        raise ConfigError(
-            f"{path} is the graph of {info.detector}; this experiment is of "
-            f"{type(detector).__name__}. Run it in an experiment of its method."
-        )
+    _check(cfg, detector, session.info, address)
     _fit_pipeline(cfg, session)
+    logger.info(
+        f"{address}: the {session.info.kind} of {session.info.detector}, by {session.device}."
+    )
+    return _assemble(detector, session), session.info.class_names
+
+
+def _check(cfg: Any, detector: Any, info: GraphInfo, address: str) -> None:
+    """Hold a graph against the experiment that it is run in.
+
+    Raises:
+        ConfigError: see load_graph.
+    """
+    own = {
+        "method": type(detector).__name__,
+        "classes": getattr(detector, "num_classes", None),
+        "levels": getattr(detector, "in_features", None),
+        "anchors of a location": anchors_of(detector) if hasattr(detector, "in_features") else None,
+    }
+    graph = (info.detector, info.num_classes, info.levels, info.anchors)
+    wrong = [
+        f"{what} {its!r} (here {value!r})"
+        for (what, value), its in zip(own.items(), graph, strict=True)
+        if its != value
+    ]
+    if wrong:
+        raise ConfigError(
+            f"{address} is the graph of another detector than this experiment's: "
+            f"{', '.join(wrong)}. Run it where it was exported, or export this one's."
+        )
+    try:
+        check_expectations(cfg, info.expects, f"The graph {address}")
+    except ConfigError as error:
+        raise ConfigError(f"{error} Or export the graph anew with this config.") from None
+
+
+def _assemble(detector: Any, session: Session) -> nn.Module:
+    """The detector with the session in the place of its network, or of all of it."""
     divisor = detector.backbone.size_divisibility
     detector.backbone, detector.head = WithoutNetwork(divisor), nn.Identity()
     runner = GraphRunner(session)
-    logger.info(f"{path}: the {info.kind} of {info.detector}, by {session.device}.")
-    if info.kind == "detector":
-        return GraphDetector(runner, detector), info.class_names
+    if session.info.kind == "detector":
+        return GraphDetector(runner, detector)
     detector.one_size = runner.one_size
     levels = detector.in_features
+    names = dict.fromkeys(name.rpartition("_")[0] for name in session.info.outputs)
 
     def maps(images: ImageList) -> dict[str, list[Tensor]]:
         found = runner(images)
-        names = dict.fromkeys(name.rpartition("_")[0] for name in info.outputs)
         return {name: [found[f"{name}_{level}"] for level in levels] for name in names}
 
     detector.maps = maps
-    return detector, info.class_names
+    return detector
 
 
 def _fit_pipeline(cfg: Any, session: Session) -> None:

@@ -6,7 +6,7 @@ import importlib
 import io
 import logging
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -130,47 +130,40 @@ def check_opset(opset: int) -> None:
         raise ConfigError(f"--opset is in {MIN_OPSET} ... {MAX_OPSET}; got {opset}.")
 
 
-def simplify(model: Any, shapes: Mapping[str, Sequence[int]]) -> Any:
-    """The onnx.ModelProto with its inputs fixed to `shapes`, constants folded, nodes fused.
+def simplify(model: Any, shape: Sequence[int] | None = None) -> Any:
+    """The onnx.ModelProto with constants folded and nodes fused.
 
     Args:
-        shapes: by input name; others stay as they are.
+        shape: (N, 3, H, W) that `input` is fixed to; `image_sizes`, where there is one, follows.
 
     Raises:
-        ConfigError: onnxslim is missing, an input does not exist, or a shape does not fit it.
+        ConfigError: onnxslim is missing, or the shape does not fit the input.
     """
     onnxslim = require("onnxslim")
-    shapes = dict(shapes)
-    inputs = {value.name: value for value in model.graph.input}
-    for name, shape in shapes.items():
-        if name not in inputs:
-            raise ConfigError(
-                f"--overwrite-input-shape {name}: the graph has no such input; it has "
-                f"{', '.join(inputs)}."
-            )
-        dims = inputs[name].type.tensor_type.shape.dim
-        fixed = [dim.dim_value for dim in dims]
-        fits = len(fixed) == len(shape) and all(
-            f in (0, s) for f, s in zip(fixed, shape, strict=True)
-        )
-        if not fits or min(shape) < 1:
-            raise ConfigError(
-                f"--overwrite-input-shape {name}:{','.join(map(str, shape))} does not fit the "
-                f"input's {[dim.dim_value or dim.dim_param for dim in dims]}."
-            )
-    if "input" in shapes and "image_sizes" in inputs:
-        shapes.setdefault("image_sizes", (shapes["input"][0], 2))
     metadata = {entry.key: entry.value for entry in model.metadata_props}
-    if "input" in shapes:
-        batch, _, *size = shapes["input"]
-        divisor = GraphInfo.from_json(metadata.get(ENTRY), "The graph").divisor
-        InputShape(batch, (size[0], size[1])).check(divisor)
-    given = [f"{name}:{','.join(map(str, shape))}" for name, shape in shapes.items()]
+    given = []
+    if shape is not None:
+        _check_fits(model, shape, GraphInfo.from_json(metadata.get(ENTRY), "The graph").divisor)
+        given = [f"input:{','.join(map(str, shape))}"]
+        if len(model.graph.input) > 1:
+            given.append(f"image_sizes:{shape[0]},2")
     slim = onnxslim.slim(model, input_shapes=given or None)
     present = {entry.key for entry in slim.metadata_props}
     for key in metadata.keys() - present:
         slim.metadata_props.add(key=key, value=metadata[key])
     return slim
+
+
+def _check_fits(model: Any, shape: Sequence[int], divisor: int) -> None:
+    """ConfigError where `input` cannot be fixed to a shape."""
+    (dims,) = [v.type.tensor_type.shape.dim for v in model.graph.input if v.name == "input"]
+    fits = len(shape) == 4 and min(shape) > 0
+    if not fits or any(d.dim_value not in (0, s) for d, s in zip(dims, shape, strict=True)):
+        raise ConfigError(
+            f"--overwrite-input-shape input:{','.join(map(str, shape))} does not fit the input's "
+            f"{[dim.dim_value or dim.dim_param for dim in dims]}."
+        )
+    InputShape(shape[0], (shape[2], shape[3])).check(divisor)
 
 
 def write_onnx(model: Any, path: Path) -> None:
@@ -194,19 +187,19 @@ def write_pt2(program: ExportedProgram, info: GraphInfo, path: Path) -> None:
     _write(path, buffer.getvalue())
 
 
-def parse_shape(text: str) -> tuple[str, tuple[int, ...]]:
-    """("input", (32, 3, 800, 1344)) of "input:32,3,800,1344".
+def parse_shape(text: str) -> tuple[int, ...]:
+    """(32, 3, 800, 1344) of "input:32,3,800,1344".
 
     Raises:
         ConfigError: it is not written so.
     """
-    match = re.fullmatch(r"([^:]+):(\d+(?:,\d+)*)", text)
+    match = re.fullmatch(r"input:(\d+(?:,\d+)*)", text)
     if match is None:
         raise ConfigError(
-            f"--overwrite-input-shape is written NAME:N,N,..., input:32,3,800,1344 for example; "
-            f"got {text!r}."
+            "--overwrite-input-shape is written input:N,3,H,W, input:32,3,800,1344 for example; "
+            f"got {text!r}. (image_sizes follows.)"
         )
-    return match[1], tuple(int(number) for number in match[2].split(","))
+    return tuple(int(number) for number in match[1].split(","))
 
 
 def parse_size(text: str) -> tuple[int, int]:

@@ -28,7 +28,7 @@ from cvpods_ext.deploy.export import (
     write_onnx,
     write_pt2,
 )
-from cvpods_ext.deploy.graphs import DetectorGraph, NetworkGraph
+from cvpods_ext.deploy.graphs import DetectorGraph, NetworkGraph, anchors_of
 from cvpods_ext.deploy.info import GraphInfo, expected_of
 from cvpods_ext.deploy.precision import fold_batch_norms, to_half
 from cvpods_ext.deploy.verify import verify
@@ -52,8 +52,8 @@ def run(args: argparse.Namespace) -> Path:
     check_opset(args.opset)
     size = None if args.size == "dynamic" else parse_size(args.size)
     shape = InputShape(_batch(args.batch), size)
-    overwrite = dict(parse_shape(text) for text in args.overwrite_input_shape)
-    if args.format == "pt2" and (args.simplify or overwrite):
+    overwrite = args.overwrite_input_shape and parse_shape(args.overwrite_input_shape)
+    if args.format == "pt2" and args.simplify:
         raise ConfigError("--simplify works on ONNX; for a .pt2 give --batch and --size numbers.")
     if overwrite and not args.simplify:
         raise ConfigError("--overwrite-input-shape goes with --simplify.")
@@ -74,6 +74,9 @@ def run(args: argparse.Namespace) -> Path:
         inputs=list(graph.input_names),
         outputs=list(graph.output_names),
         divisor=model.backbone.size_divisibility,
+        num_classes=model.num_classes,
+        levels=list(model.in_features),
+        anchors=anchors_of(model),
         half=args.half,
         class_names=names,
         weights=Path(str(weights)).name,
@@ -144,10 +147,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--simplify", action="store_true", help="by onnxslim")
     parser.add_argument(
         "--overwrite-input-shape",
-        action="append",
-        default=[],
-        metavar="NAME:N,N,...",
-        help="with --simplify: input:32,3,800,1344; again for another input",
+        metavar="input:N,3,H,W",
+        help="with --simplify: the shape that a graph for any is fixed to",
     )
     parser.add_argument(
         "--deform-conv",

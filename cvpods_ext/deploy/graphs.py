@@ -14,7 +14,6 @@ from cvpods.utils.errors import ConfigError
 from cvpods_ext.deploy.nms import NO_CANDIDATE, nms_keep
 from cvpods_ext.modeling.attention import AttentionFPN
 
-GRAPHS = ("network", "detector")
 # NMS types whose result the graph's operator gives.
 NMS_TYPES = ("normal", "cluster")
 
@@ -95,6 +94,12 @@ class DetectorGraph(nn.Module):
         cap = detector.max_detections_per_image
         keep = nms_keep(boxes, scores, labels, detector.nms_threshold, detector.num_classes, cap)
         return _best(boxes, torch.where(keep, scores, NO_CANDIDATE), labels, cap)
+
+
+def anchors_of(detector: DenseDetector) -> list[int]:
+    """Anchors or points of one location, on each level."""
+    cell = torch.zeros(1, 1, 1, 1)
+    return [len(level) for level in detector.priors([cell] * len(detector.in_features))]
 
 
 def level_candidates(

@@ -20,7 +20,7 @@ from cvpods.tools.detectors import is_graph, load_detector
 from cvpods.utils.env import select_device
 from cvpods.utils.errors import CheckpointError, ConfigError, DataError
 from cvpods_ext.deploy.detector import RESIZES
-from cvpods_ext.deploy.export import parse_size
+from cvpods_ext.deploy.export import InputShape, parse_size
 from cvpods_ext.deploy.performance import RUNS, WARMUP, measure
 from cvpods_ext.deploy.sessions import FILES, PROVIDERS, open_session
 
@@ -42,10 +42,15 @@ def performance(args: argparse.Namespace) -> bool:
         least = 0 if name == "warmup" else 1
         if getattr(args, name) < least:
             raise ConfigError(f"--{name} is at least {least}; got {getattr(args, name)}.")
+    if args.opts:
+        raise ConfigError(
+            f"--mode performance runs the graph alone; {' '.join(args.opts)} would do nothing."
+        )
     device = "cpu" if args.num_gpus == 0 else select_device("cuda")
-    session = open_session(args.model, args.provider, device)
+    session = open_session(args.model, args.provider or "auto", device)
     size = parse_size(args.size) if args.size else session.size or _DEFAULT_SIZE
     batch = args.batch or session.batch or 1
+    InputShape(batch, size).check(session.info.divisor)
     timing = measure(session, batch, size, args.warmup, args.runs)
     precision = "FP16" if session.info.half else "FP32"
     what = f"{session.info.detector} {session.info.kind}, {precision}, {size[0]}x{size[1]}"
@@ -77,8 +82,8 @@ def accuracy(args: argparse.Namespace) -> bool:
         config.DATASETS.TEST = (_register_coco(Path(folder).expanduser()),)
     if len(config.DATASETS.TEST) != 1:
         raise ConfigError(f"pods_infer takes one DATASETS.TEST; got {list(config.DATASETS.TEST)}.")
-    config.TEST.GRAPH.PROVIDER = args.provider
-    config.TEST.GRAPH.RESIZE = args.resize
+    config.TEST.GRAPH.PROVIDER = args.provider or config.TEST.GRAPH.PROVIDER
+    config.TEST.GRAPH.RESIZE = args.resize or config.TEST.GRAPH.RESIZE
     config = default_setup(config, args)
     model, _ = load_detector(config, build_model, args.model)
     if args.batch:
@@ -150,14 +155,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--model", required=True, help="x.onnx or x.pt2")
     parser.add_argument("--mode", choices=("accuracy", "performance"), default="accuracy")
     parser.add_argument("--batch", type=int, help="images at once; default: the graph's, or 1")
-    parser.add_argument("--provider", choices=PROVIDERS, default="auto")
+    parser.add_argument("--provider", choices=PROVIDERS, help="default: TEST.GRAPH.PROVIDER")
     parser.add_argument("--datasets", metavar="DIR", help="a folder of COCO; $DATASETS_DIR")
     parser.add_argument(
         "--resize",
         choices=list(RESIZES),
-        default="fit",
         help="how images get the size of a graph of fixed size: fit keeps the ratio of the sides "
-        "and pads; stretch does not",
+        "and pads; stretch does not (default: TEST.GRAPH.RESIZE)",
     )
     parser.add_argument("--size", help="performance of a graph of any size: HEIGHTxWIDTH")
     parser.add_argument("--warmup", type=int, default=WARMUP, help="runs before the timed ones")

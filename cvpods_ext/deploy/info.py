@@ -15,9 +15,9 @@ from cvpods.utils.errors import CheckpointError
 ENTRY = "cvpods"
 # What the network is fed with.
 INPUT_KEYS = ("INPUT.FORMAT", "MODEL.PIXEL_MEAN", "MODEL.PIXEL_STD")
-# What post-processing reads, beside the method's keys below.
+# What post-processing reads, beside the method's own group.
 DETECTOR_KEYS = ("MODEL.NMS_TYPE", "MODEL.PLUS_ONE", "TEST.DETECTIONS_PER_IMAGE")
-_METHOD_KEYS = ("SCORE_THRESH_TEST", "TOPK_CANDIDATES_TEST", "NMS_THRESH_TEST", "SCORE_TYPE")
+PRIOR_GROUPS = ("ANCHOR_GENERATOR", "SHIFT_GENERATOR")
 
 
 @dataclass
@@ -27,6 +27,8 @@ class GraphInfo:
     detector: the class, "FreeAnchor".
     inputs, outputs: their names, in order.
     divisor: heights and widths of the input are multiples of it.
+    num_classes, levels, anchors: K, names of the pyramid's levels, anchors or points of a location
+        on each.
     half: computes in FP16.
     class_names: one per class, [] where they are not known.
     weights: name of the file that it was exported from.
@@ -40,6 +42,9 @@ class GraphInfo:
     inputs: list[str]
     outputs: list[str]
     divisor: int
+    num_classes: int
+    levels: list[str]
+    anchors: list[int]
     half: bool = False
     class_names: list[str] = field(default_factory=list)
     weights: str = ""
@@ -58,6 +63,9 @@ class GraphInfo:
         try:
             values = json.loads(text or "")
             info = cls(**{f.name: values[f.name] for f in fields(cls)})
+            lists = info.inputs, info.outputs, info.levels, info.anchors, info.class_names
+            if not isinstance(info.expects, dict) or not all(isinstance(v, list) for v in lists):
+                raise TypeError("of another type")
         except (ValueError, TypeError, KeyError) as error:
             raise CheckpointError(
                 f"{path} was not written by pods_export: it says nothing of its input, method and "
@@ -71,9 +79,21 @@ def expected_of(config: Any, kind: str) -> dict[str, Any]:
     flat: Mapping[str, Any] = dict(flatten(config))
     keys = list(INPUT_KEYS)
     if kind == "detector":
-        keys += [key for key in flat if key in DETECTOR_KEYS or _is_of_method(key)]
-    return {key: flat[key] for key in keys}
+        # Of the method's group also what only training reads: a list of what is not would age.
+        methods = [name for name, group in config.MODEL.items() if _is_method(group)]
+        starts = tuple(f"MODEL.{name}." for name in (*methods, *PRIOR_GROUPS))
+        keys += [key for key in flat if key in DETECTOR_KEYS or key.startswith(starts)]
+    return {key: flat[key] for key in keys if _is_json(flat[key])}
 
 
-def _is_of_method(key: str) -> bool:
-    return key.count(".") == 2 and key.startswith("MODEL.") and key.endswith(_METHOD_KEYS)
+def _is_method(group: Any) -> bool:
+    return isinstance(group, Mapping) and "NMS_THRESH_TEST" in group
+
+
+def _is_json(value: Any) -> bool:
+    """Not so: infinity, in the ranges of sizes that FCOS trains its levels for."""
+    try:
+        json.dumps(value, allow_nan=False)
+    except ValueError:
+        return False
+    return True

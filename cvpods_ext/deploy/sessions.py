@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.export.passes import move_to_device_pass
 
 from cvpods.utils.env import processor
-from cvpods.utils.errors import CheckpointError, ConfigError
+from cvpods.utils.errors import CheckpointError, ConfigError, DataError
 from cvpods_ext.deploy.export import require
 from cvpods_ext.deploy.info import ENTRY, GraphInfo
 
@@ -185,8 +185,17 @@ class TorchSession(Session):
         self.device = f"torch {torch.__version__}, {processor(device)}"
 
     def __call__(self, feeds: Feeds) -> dict[str, Tensor]:
-        with torch.inference_mode():
-            found = self.module(**{name: value.to(self.on) for name, value in feeds.items()})
+        given = {name: value.to(self.on) for name, value in feeds.items()}
+        try:
+            with torch.inference_mode():
+                found = self.module(**given)
+        except (AssertionError, RuntimeError) as error:
+            height, width = feeds["input"].shape[2:]
+            raise DataError(
+                f"This .pt2 does not take {height} x {width} pixels. One that was exported for any "
+                "size wants two cells at least on each level, as torch.export has it; an .onnx "
+                f"takes all sizes. ({_short(str(error))})"
+            ) from error
         return {n: v.cpu() for n, v in zip(self.info.outputs, found, strict=True)}
 
     def bind(self, feeds: Feeds) -> Callable[[], Any]:
@@ -216,11 +225,11 @@ def open_session(path: str | Path, provider: str = "auto", device: str = "cpu") 
     path = Path(path).expanduser()
     if provider not in PROVIDERS:
         raise ConfigError(f"The provider is one of {', '.join(PROVIDERS)}; got {provider!r}.")
-    if path.suffix not in FILES:
+    if path.suffix.lower() not in FILES:
         raise CheckpointError(f"A graph is a file {' or '.join(FILES)}, not {path}.")
     if not path.is_file():
         raise CheckpointError(f"{path} does not exist. pods_export --output {path} writes it.")
-    if path.suffix == ".pt2":
+    if path.suffix.lower() == ".pt2":
         if provider != "auto":
             raise ConfigError(f"{path} is run by PyTorch; the provider {provider!r} takes .onnx.")
         return TorchSession(path, device)

@@ -16,6 +16,7 @@ from tests.load_script import ROOT
 
 pytest.importorskip("onnxruntime")
 
+RESULTS = "coco_instances_results.json"
 SPEED = ["--mode", "performance"]
 OPTS = [str(word) for word in small_opts("free_anchor")]
 
@@ -48,30 +49,50 @@ def graphs(folder, run_command):
     return free, fixed
 
 
+def assert_same_results(found, wanted):
+    """COCO's list of detections: those of each image have the same scores, whatever their order."""
+    assert len(found) == len(wanted) > 8 * 50
+    for image in {entry["image_id"] for entry in wanted}:
+        both = [
+            sorted((e["score"], e["category_id"], *e["bbox"]) for e in r if e["image_id"] == image)
+            for r in (found, wanted)
+        ]
+        scores = [torch.tensor([entry[0] for entry in side]) for side in both]
+        torch.testing.assert_close(*scores, atol=1e-4, rtol=0)
+
+
 def figures(done, *names):
     lines = (done.stdout + done.stderr).splitlines()
     return [line for line in lines if all(name in line for name in names)]
 
 
 def test_accuracy_is_that_of_the_weights(folder, graphs, run_command):
-    """8 images; pods_test with weights and graph, pods_infer in batches of 3 with a partial one."""
-    lines = []
+    """8 images in batches of 3, the last one partial: pods_test with weights and with a graph,
+    and pods_infer.
+    """
+    lines, detections = [], []
     for weights in ("x.pth", "free.onnx"):
-        done = run_command(["pods_test", "MODEL.WEIGHTS", weights, "OUTPUT_DIR", "out"], folder)
+        words = ["pods_test", "MODEL.WEIGHTS", weights, "TEST.IMS_PER_DEVICE", "3"]
+        done = run_command([*words, "OUTPUT_DIR", "out"], folder)
         lines.append(figures(done, "copypaste")[-1].split("copypaste:")[1])
-    words = ["pods_infer", "--model", "free.onnx", "--json", "out/ap.json", "OUTPUT_DIR", "out"]
-    done = run_command([*words, "--batch", "3"], folder)
+        detections.append(json.loads((folder / f"out/inference/{RESULTS}").read_text()))
     assert lines[0] == lines[1]
-    assert json.loads((folder / "out/ap.json").read_text())["bbox"]["AP"] is not None
-    results = json.loads((folder / "out/infer_free/results.json").read_text())
-    assert results["bbox"]["AP"] >= 0
+    assert_same_results(*detections)
+    words = ["pods_infer", "--model", "free.onnx", "--json", "out/ap.json", "OUTPUT_DIR", "out"]
+    run_command([*words, "--batch", "3"], folder)
+    assert_same_results(
+        json.loads((folder / f"out/infer_free/{RESULTS}").read_text()), detections[0]
+    )
+    written = json.loads((folder / "out/ap.json").read_text())
+    assert f"{written['bbox']['AP']:.4f}" == lines[0].split(",")[0].strip()
 
 
 def test_targets_decide_the_status(folder, graphs, run_command):
-    infer = ["pods_infer", "--model", "fixed.onnx", "OUTPUT_DIR", "out"]
-    done = run_command([*infer, "--target-ap", "99"], folder, status=1)
+    infer = ["pods_infer", "--model", "fixed.onnx"]
+    done = run_command([*infer, "--target-ap", "99", "OUTPUT_DIR", "out"], folder, status=1)
     assert figures(done, "Target AP 99 is missed")
-    done = run_command([*infer, "--resize", "stretch", "--target-ap", "0"], folder)
+    keys = ["TEST.GRAPH.RESIZE", "stretch", "TEST.GRAPH.PROVIDER", "cpu", "OUTPUT_DIR", "out"]
+    done = run_command([*infer, "--target-ap", "0", *keys], folder)
     assert figures(done, "Target AP 0 is met")
     speed = [*infer, "--mode", "performance", "--runs", "5"]
     done = run_command([*speed, "--target-fps", "1e9"], folder, status=1)
@@ -90,18 +111,18 @@ def test_targets_decide_the_status(folder, graphs, run_command):
         (["--model", "x.pth"], "--model takes a graph (.onnx, .pt2), not x.pth"),
         (["--model", "none.onnx"], "none.onnx does not exist"),
         (["--model", "fixed.onnx", "--batch", "0"], "--batch is at least 1; got 0"),
-        (["--model", "fixed.onnx", "--mode", "performance", "--batch", "2"], "this graph is for 4"),
-        (["--model", "free.onnx", "--mode", "performance", "--runs", "0"], "--runs is at least 1"),
-        (
-            ["--model", "free.onnx", "--mode", "performance", "--size", "9"],
-            "--size is HEIGHTxWIDTH",
-        ),
+        (["--model", "fixed.onnx", *SPEED, "--batch", "2"], "this graph is for 4"),
+        (["--model", "free.onnx", *SPEED, "--runs", "0"], "--runs is at least 1"),
+        (["--model", "free.onnx", *SPEED, "--size", "9"], "--size is HEIGHTxWIDTH"),
+        (["--model", "free.onnx", *SPEED, "--size", "100x96"], "multiples of 16"),
+        (["--model", "free.onnx", *SPEED, "NO.SUCH.KEY", "1"], "NO.SUCH.KEY 1 would do nothing"),
+        (["--model", "free.onnx", "NO.SUCH.KEY", "1"], "NO.SUCH.KEY"),
         (["--model", "free.onnx", "--datasets", "nowhere"], "val2017 does not exist. --datasets"),
         (["--model", "free.onnx", "--provider", "tensorrt"], "this onnxruntime does not have"),
     ],
 )
 def test_errors(folder, graphs, run_command, flags, message):
-    done = run_command(["pods_infer", *flags, "OUTPUT_DIR", "out"], folder, status=1)
+    done = run_command(["pods_infer", *flags], folder, status=1)
     assert message in done.stderr and "Traceback" not in done.stderr
 
 
@@ -154,14 +175,16 @@ def test_scripts(folder, graphs, coco_layout):
     done = run_script("accuracy", folder, "--target-ap", "0", "OUTPUT_DIR", "out", **env)
     assert done.returncode == 0, done.stderr
     assert figures(done, "Target AP 0 is met") and figures(done, "infer_val2017 in csv format")
-    done = run_script("performance", folder, "--runs", "3", "--target-fps", "1e9", **env)
+    flags = ["--runs", "3", "--target-fps", "1e9", "--json", "a b/speed.json"]
+    done = run_script("performance", folder, *flags, **env)
+    assert (folder / "a b/speed.json").is_file()  # relative to where it was typed
     assert done.returncode == 1 and figures(done, "3 runs of 4 images"), done.stderr
 
 
 def test_scripts_say_what_is_missing(tmp_path):
     done = run_script("performance", tmp_path, MODEL="none.onnx", WEIGHTS="")
     assert done.returncode == 1
-    assert f"error: the graph {tmp_path / 'none.onnx'} does not exist." in done.stderr
+    assert "error: the graph none.onnx does not exist." in done.stderr
     assert "WEIGHTS=x.pth" in done.stderr
 
 

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 import torch
 
+from cvpods.checkpoint.expectations import check_expectations
 from cvpods.modeling.pre_and_post_nms import PreAndPostNMS
 from cvpods.modeling.test_time_augmentation import TestTimeAugmentation
 from cvpods.structures import ImageList
 from cvpods.tools import Predictor
 from cvpods.utils.errors import ConfigError, DataError
 from cvpods_ext.deploy.detector import GraphRunner, load_graph
+from cvpods_ext.deploy.info import expected_of
 from tests.cvpods_ext.deploy.small import (
     as_inputs,
     folder_of,
@@ -23,6 +27,7 @@ from tests.cvpods_ext.deploy.small import (
 
 pytest.importorskip("onnxruntime")
 
+THREE_LEVELS = ["MODEL.FREE_ANCHOR.IN_FEATURES", "['p3', 'p4', 'p5']"]
 FIXED = ("--half", "--simplify", "--overwrite-input-shape", "input:4,3,96,128")
 
 
@@ -130,8 +135,54 @@ def test_post_processing_inside_the_graph_cannot_be_changed(exported):
 
 
 def test_another_method_is_refused(exported):
-    with pytest.raises(ConfigError, match="is the graph of FreeAnchor; this experiment is of ATSS"):
+    with pytest.raises(ConfigError, match=r"method 'FreeAnchor' \(here 'ATSS'\)"):
         load_graph(*small_config("atss"), exported("free_anchor"))
+
+
+@pytest.mark.parametrize("flags", [(), ("--with-postprocess",)])
+@pytest.mark.parametrize(
+    "opts, message",
+    [
+        (["MODEL.FREE_ANCHOR.NUM_CLASSES", 3], r"classes 6 \(here 3\)"),
+        (["MODEL.ANCHOR_GENERATOR.ASPECT_RATIOS", "[[1.0]]"], "anchors of a location"),
+        ([*THREE_LEVELS, "MODEL.ANCHOR_GENERATOR.SIZES", "[[32]]"], "levels"),
+    ],
+)
+def test_another_network_is_refused(exported, flags, opts, message):
+    """Also where weights are not checked."""
+    opts = [*opts, "MODEL.CHECK_WEIGHTS", False]
+    with pytest.raises(ConfigError, match=message):
+        load_graph(*small_config("free_anchor", opts), exported("free_anchor", *flags))
+
+
+@pytest.mark.parametrize(
+    "method, key, value",
+    [
+        ("atss", "MODEL.ATSS.ANCHOR_SCALE", 8),
+        ("atss", "MODEL.ATSS.REGRESSION_TYPE", "POINT"),
+        ("atss", "MODEL.ATSS.SCORE_TYPE", "product"),
+        ("atss", "MODEL.PLUS_ONE", True),
+        ("auto_assign", "MODEL.AUTO_ASSIGN.CAP_AT_LOCATIONS", False),
+        ("auto_assign", "MODEL.AUTO_ASSIGN.CLIP_BEFORE_NMS", True),
+        ("auto_assign", "MODEL.AUTO_ASSIGN.POINT_OFFSET", 0.25),
+        ("feature_align", "MODEL.FEATURE_ALIGN.TOPK_CANDIDATES_TEST", 7),
+        ("free_anchor", "MODEL.FREE_ANCHOR.SCORE_THRESH_TEST", 0.3),
+        ("free_anchor", "MODEL.FREE_ANCHOR.BBOX_REG_WEIGHTS", "(1.0, 1.0, 1.0, 1.0)"),
+        ("free_anchor", "MODEL.ANCHOR_GENERATOR.OFFSET", 0.25),
+        ("free_anchor", "MODEL.NMS_TYPE", "cluster"),
+        ("free_anchor", "TEST.DETECTIONS_PER_IMAGE", 7),
+        ("retinanet", "MODEL.RETINANET.NMS_THRESH_TEST", 0.1),
+        ("fcos", "MODEL.FCOS.NORM_REG_TARGETS", True),
+        ("fcos", "MODEL.SHIFT_GENERATOR.OFFSET", 0.25),
+    ],
+)
+def test_a_detectors_graph_knows_its_post_processing(method, key, value):
+    expects = expected_of(small_config(method)[0], "detector")
+    json.dumps(expects, allow_nan=False)
+    changed = small_config(method, [key, value])[0]
+    with pytest.raises(ConfigError, match=key):
+        check_expectations(changed, expects, "x.onnx")
+    check_expectations(changed, expected_of(changed, "network"), "x.onnx")
 
 
 @pytest.mark.parametrize("key, value", [("RESIZE", "crop"), ("PROVIDER", "gpu")])

@@ -20,7 +20,7 @@ from cvpods_ext.deploy.export_tool import main as export
 from cvpods_ext.deploy.graphs import DetectorGraph, NetworkGraph
 from cvpods_ext.deploy.info import ENTRY, GraphInfo
 from cvpods_ext.deploy.sessions import open_session
-from cvpods_ext.deploy.verify import difference, verify
+from cvpods_ext.deploy.verify import detections_difference, difference, verify
 from tests.cvpods_ext.deploy.small import (
     export_small,
     folder_of,
@@ -134,7 +134,7 @@ def test_fixed_shape_and_half_and_simplified(exported):
 
 def test_simplify_fixes_the_sizes_of_images_too(exported):
     model = onnx.load(exported("free_anchor", "--with-postprocess"))
-    slim = simplify(model, {"input": (2, 3, 96, 128)})
+    slim = simplify(model, (2, 3, 96, 128))
     assert shapes_of(slim.graph.input) == {"input": [2, 3, 96, 128], "image_sizes": [2, 2]}
     assert {entry.key for entry in slim.metadata_props} == {ENTRY}
     onnx.checker.check_model(slim)
@@ -151,7 +151,9 @@ def test_export_of_a_fixed_shape():
 def test_opsets(opset):
     """No warning is raised on the way."""
     graph = NetworkGraph(small_detector("retinanet")).eval()
-    info = GraphInfo("network", "RetinaNet", ["input"], list(graph.output_names), 16)
+    info = GraphInfo(
+        "network", "RetinaNet", ["input"], list(graph.output_names), 16, 6, ["p3"], [9]
+    )
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         model = to_onnx(export_program(graph, InputShape(1, (96, 96))), graph, info, opset)
@@ -208,6 +210,59 @@ def test_verify_tells_another_model(exported):
         verify(path, other)
 
 
+def test_verify_sees_a_nan_in_the_last_output(tmp_path):
+    model = small_detector("free_anchor")
+    with torch.no_grad():
+        model.head.bbox_pred.bias[-1] = float("nan")
+    torch.save({"model": model.state_dict()}, tmp_path / "nan.pth")
+    target = tmp_path / "nan.onnx"
+    export([*flags_of(tmp_path / "nan.pth"), "--output", str(target), "--size", "96x96"])
+    with pytest.raises(CheckpointError, match="differs from PyTorch by inf"):
+        verify(target, small_detector("free_anchor"))
+
+
+def test_difference():
+    """Relative where values exceed 1: |6 - 4| / 4 and |0.5 - 0.25|."""
+    assert difference(torch.tensor([6.0, 0.5]), torch.tensor([4.0, 0.25])) == 0.5
+    assert difference(torch.zeros(2), torch.zeros(3)) == float("inf")
+    for bad in (float("nan"), float("inf")):
+        values = torch.tensor([0.0, bad])
+        assert difference(values, torch.zeros(2)) == difference(values, values) == float("inf")
+    assert difference(torch.zeros(0), torch.zeros(0)) == 0
+
+
+def test_difference_of_detections():
+    """Two that change places are the same; another box, score, label or number of them is not."""
+    wanted = {
+        "boxes": torch.tensor([[[0.0, 0.0, 8.0, 8.0], [2.0, 2.0, 9.0, 9.0], [0.0] * 4]]),
+        "scores": torch.tensor([[0.5, 0.5, 0.0]]),
+        "labels": torch.tensor([[1, 0, -1]]),
+    }
+    order = torch.tensor([1, 0, 2])
+    assert detections_difference({k: v[:, order] for k, v in wanted.items()}, wanted) == 0
+    changes = {"boxes": ((0, 0, 0), 0.5, 0.5), "scores": ((0, 1), 0.25, 0.25)}
+    for name, (place, value, expected) in changes.items():
+        other = {k: v.clone() for k, v in wanted.items()}
+        other[name][place] = value
+        assert detections_difference(other, wanted) == pytest.approx(expected)
+    other = {**wanted, "labels": torch.tensor([[1, 2, -1]])}
+    assert detections_difference(other, wanted) > 1
+    other = {**wanted, "labels": torch.tensor([[1, -1, -1]])}
+    assert detections_difference(other, wanted) == float("inf")
+    none = {**wanted, "labels": torch.full((1, 3), -1)}
+    assert detections_difference(none, none) == 0
+
+
+def test_verify_of_a_detector(exported):
+    path = exported("free_anchor", "--with-postprocess")
+    assert verify(path, small_detector("free_anchor")) < 1e-4
+    other = small_detector("free_anchor")
+    with torch.no_grad():
+        other.head.bbox_pred.bias += 0.05
+    with pytest.raises(CheckpointError, match="differs from PyTorch by"):
+        verify(path, other)
+
+
 # -- errors ----------------------------------------------------------------------------------------
 
 
@@ -231,7 +286,7 @@ def test_verify_tells_another_model(exported):
         ),
         (
             ["--output", "x.onnx", "--simplify", "--overwrite-input-shape", "1,3,96,96"],
-            "written NAME:N,N,...",
+            "written input:N,3,H,W",
         ),
         (
             ["--output", "x.pt2", "--format", "pt2", "--simplify"],
@@ -267,24 +322,23 @@ def test_a_file_that_cannot_be_written(weights, capsys, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "shapes, message",
+    "shape, message",
     [
-        ({"image": (1, 3, 96, 96)}, "image: the graph has no such input; it has input"),
-        ({"input": (1, 4, 96, 96)}, "does not fit the input's"),
-        ({"input": (1, 3, 96)}, "does not fit the input's"),
-        ({"input": (0, 3, 96, 96)}, "does not fit the input's"),
-        ({"input": (1, 3, 96, 100)}, "multiples of 16, 96x96 for example; got 96x100"),
+        ((1, 4, 96, 96), "does not fit the input's"),
+        ((1, 3, 96), "does not fit the input's"),
+        ((0, 3, 96, 96), "does not fit the input's"),
+        ((1, 3, 96, 100), "multiples of 16, 96x96 for example; got 96x100"),
     ],
 )
-def test_shapes_that_do_not_fit(exported, shapes, message):
+def test_shapes_that_do_not_fit(exported, shape, message):
     with pytest.raises(ConfigError, match=message):
-        simplify(onnx.load(exported("free_anchor")), shapes)
+        simplify(onnx.load(exported("free_anchor")), shape)
 
 
 def test_parse_shape():
-    assert parse_shape("input:32,3,800,1344") == ("input", (32, 3, 800, 1344))
-    for text in ("input", "input:", "input:1,", "input:a,b", ":1,2", "input:-1,3"):
-        with pytest.raises(ConfigError, match="is written NAME:N,N"):
+    assert parse_shape("input:32,3,800,1344") == (32, 3, 800, 1344)
+    for text in ("input", "input:", "input:1,", "input:a,b", ":1,2", "image_sizes:3,2"):
+        with pytest.raises(ConfigError, match="is written input:N,3,H,W"):
             parse_shape(text)
 
 

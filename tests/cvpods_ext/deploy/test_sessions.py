@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 import torch
 
-from cvpods.utils.errors import CheckpointError, ConfigError
+from cvpods.utils.errors import CheckpointError, ConfigError, DataError
 from cvpods_ext.deploy import sessions
 from cvpods_ext.deploy.info import GraphInfo
 from cvpods_ext.deploy.performance import Timing, measure, random_feeds
@@ -65,6 +67,14 @@ def test_bound_runs_compute_the_same(exported):
         once()
 
 
+def test_sizes_that_a_pt2_does_not_take(exported):
+    """Of an open size: levels of one cell (64 pixels on P6), which ONNX takes."""
+    small = {"input": noise(1, (64, 160))}
+    with pytest.raises(DataError, match="does not take 64 x 160 pixels.*two cells at least"):
+        open_session(exported("free_anchor", "--format", "pt2"))(small)
+    assert open_session(exported("free_anchor"))(small)["cls_logits_p6"].shape[2:] == (1, 3)
+
+
 # -- what cannot be opened -------------------------------------------------------------------------
 
 
@@ -103,7 +113,10 @@ def test_files_that_are_no_graph(tmp_path, exported):
             open_session(tmp_path / name)
 
 
-@pytest.mark.parametrize("text", [None, "", "{", "[]", "{}", '{"kind": "network"}'])
+DAMAGED = json.dumps({**GraphInfo("network", "A", [], [], 1, 1, [], []).__dict__, "expects": None})
+
+
+@pytest.mark.parametrize("text", [None, "", "{", "[]", "{}", '{"kind": "network"}', DAMAGED])
 def test_files_of_other_programs(tmp_path, text):
     path = saved(tmp_path / "x.onnx", {} if text is None else {"cvpods": text})
     with pytest.raises(CheckpointError, match="was not written by pods_export"):
@@ -111,7 +124,7 @@ def test_files_of_other_programs(tmp_path, text):
 
 
 def test_a_file_that_says_what_it_is(tmp_path):
-    info = GraphInfo("network", "ATSS", ["input"], ["y"], 4)
+    info = GraphInfo("network", "ATSS", ["input"], ["y"], 4, 3, ["p3"], [1])
     session = open_session(saved(tmp_path / "x.onnx", {"cvpods": info.to_json()}))
     feeds = {"input": noise(1, (4, 4))}
     assert torch.equal(session(feeds)["y"], feeds["input"])
