@@ -137,6 +137,9 @@ def test_post_processing_inside_the_graph_cannot_be_changed(exported):
 def test_another_method_is_refused(exported):
     with pytest.raises(ConfigError, match=r"method 'FreeAnchor' \(here 'ATSS'\)"):
         load_graph(*small_config("atss"), exported("free_anchor"))
+    with pytest.raises(ConfigError, match=r"method 'FreeAnchor' \(here 'Linear'\)"):
+        model = torch.nn.Linear(1, 1)
+        load_graph(small_config("free_anchor")[0], lambda _: model, exported("free_anchor"))
 
 
 @pytest.mark.parametrize("flags", [(), ("--with-postprocess",)])
