@@ -46,6 +46,11 @@ def small_detector(method: str, opts: Any = ()) -> DenseDetector:
     cfg, build_model = small_config(method, opts)
     torch.manual_seed(0)
     model = build_model(cfg).eval()
+    for (
+        module
+    ) in model.backbone.bottom_up.modules():  # of MobileNet, so that its maps do not vanish
+        if type(module) is nn.Conv2d:
+            nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
     nn.init.zeros_(model.head.cls_score.bias)
     nn.init.normal_(model.head.cls_score.weight, std=0.2)
     nn.init.normal_(model.head.bbox_pred.weight, std=0.1)
@@ -53,11 +58,15 @@ def small_detector(method: str, opts: Any = ()) -> DenseDetector:
 
 
 def export_small(method: str, folder: Path, *flags: str, opts: Any = ()) -> Path:
-    """A graph of small_detector's weights, by pods_export; its weights lie beside it."""
+    """A graph of small_detector's weights, by pods_export; its weights lie beside it. One that is
+    there already stays.
+    """
     weights = folder / f"{method}.pth"
-    torch.save({"model": small_detector(method, opts).state_dict()}, weights)
     suffix = "pt2" if "pt2" in flags else "onnx"
     target = folder / f"{method}{''.join(flags)}.{suffix}".replace(":", "_")
+    if target.exists():
+        return target
+    torch.save({"model": small_detector(method, opts).state_dict()}, weights)
     settings = [str(o) for o in (*small_opts(method), *opts)]
     export(
         ["--dir", str(folder_of(method)), "--weights", str(weights), "--output", str(target)]

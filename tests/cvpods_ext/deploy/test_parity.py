@@ -28,6 +28,7 @@ from tests.cvpods_ext.deploy.small import (
 
 SHARED = Path(os.environ.get("CVPODS_SHARED", Path(__file__).parents[4] / "shared"))
 SIZES = [(128, 160), (192, 96)]
+pytestmark = pytest.mark.slow  # exports every method twice
 
 
 @pytest.fixture(params=list(EXPERIMENTS))
@@ -42,7 +43,9 @@ def network(method, exported):
 
 @pytest.fixture
 def detector(method, exported):
-    return exported(method, "--with-postprocess")
+    """Of any batch and size; FeatureAlign's, which takes a minute so, of one size."""
+    size = ["--size", "128x160"] if method == "feature_align" else []
+    return exported(method, "--with-postprocess", *size)
 
 
 def feeds_of(graph, batch, size):
@@ -129,7 +132,7 @@ def test_detections_of_the_detector(detector, method):
 def test_detections_in_a_real_image(network, detector, method):
     path = min((SHARED / "data/coco/val2017").glob("*.jpg"))
     image = torch.from_numpy(read_image(path)).permute(2, 0, 1)
-    image = torch.nn.functional.interpolate(image[None].float(), (200, 264))[0].byte()
+    image = torch.nn.functional.interpolate(image[None].float(), (120, 160))[0].byte()
     for graph in (network, detector):
         assert_detects_as_pytorch(graph, method, [as_inputs([image])])
 
@@ -139,7 +142,7 @@ def test_rows_without_a_detection(detector, method):
     most of it out, and NMS leaves fewer than 100 boxes of an image of one cell.
     """
     session = open_session(detector)
-    feeds = {"input": torch.zeros(2, 3, 96, 96), "image_sizes": torch.tensor([[96, 96], [1, 1]])}
+    feeds = {"input": torch.zeros(2, 3, 128, 160), "image_sizes": torch.tensor([[96, 96], [1, 1]])}
     found = session(feeds)
     assert found["boxes"].shape == (2, 100, 4)
     assert found["scores"].shape == found["labels"].shape == (2, 100)
