@@ -46,15 +46,27 @@ def small_detector(method: str, opts: Any = ()) -> DenseDetector:
     cfg, build_model = small_config(method, opts)
     torch.manual_seed(0)
     model = build_model(cfg).eval()
-    for (
-        module
-    ) in model.backbone.bottom_up.modules():  # of MobileNet, so that its maps do not vanish
-        if type(module) is nn.Conv2d:
-            nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
+    if method == "fcos":
+        _give_maps_unit_variance(model.backbone.bottom_up)
     nn.init.zeros_(model.head.cls_score.bias)
     nn.init.normal_(model.head.cls_score.weight, std=0.2)
     nn.init.normal_(model.head.bbox_pred.weight, std=0.1)
     return model
+
+
+def _give_maps_unit_variance(backbone: nn.Module) -> None:
+    """MobileNet starts from small weights, from which its maps would vanish."""
+
+    def rescale(conv: nn.Conv2d, _: Any, output: torch.Tensor) -> torch.Tensor:
+        conv.weight.data /= output.std()
+        return output / output.std()
+
+    convs = [module for module in backbone.modules() if isinstance(module, nn.Conv2d)]
+    hooks = [conv.register_forward_hook(rescale) for conv in convs]
+    with torch.no_grad():
+        backbone(torch.randn(1, 3, 96, 96))
+    for hook in hooks:
+        hook.remove()
 
 
 def export_small(method: str, folder: Path, *flags: str, opts: Any = ()) -> Path:
