@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from cvpods.checkpoint.addresses import find_file
-from cvpods.checkpoint.atomic import write_atomically
+from cvpods.checkpoint.atomic import write_file
 from cvpods.checkpoint.caffe2 import load_caffe2_pickle
 from cvpods.checkpoint.catalog import expects_of
 from cvpods.checkpoint.plain_values import CONSTRUCTORS, PlainArray, PlainDtype, as_tensor
@@ -271,8 +271,4 @@ def write_weights(
         buffer = io.BytesIO()
         torch.save({key: weights, "provenance": provenance}, buffer)
         content = buffer.getvalue()
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, lambda file: file.write(content))
-    except OSError as error:
-        raise CheckpointError(f"{path} cannot be written: {error}") from error
+    write_file(path, content)

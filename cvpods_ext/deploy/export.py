@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 from torch.export import Dim, ExportedProgram
 
-from cvpods.checkpoint.atomic import write_atomically
-from cvpods.utils.errors import CheckpointError, ConfigError
+from cvpods.checkpoint.atomic import write_file
+from cvpods.utils.errors import ConfigError
 from cvpods_ext.deploy.graphs import DetectorGraph, NetworkGraph
 from cvpods_ext.deploy.info import ENTRY, GraphInfo
 from cvpods_ext.deploy.nms import onnx_translation
@@ -173,7 +173,7 @@ def write_onnx(model: Any, path: Path) -> None:
         CheckpointError: it cannot be written.
     """
     require("onnx").checker.check_model(model)
-    _write(path, model.SerializeToString())
+    write_file(path, model.SerializeToString())
 
 
 def write_pt2(program: ExportedProgram, info: GraphInfo, path: Path) -> None:
@@ -184,7 +184,7 @@ def write_pt2(program: ExportedProgram, info: GraphInfo, path: Path) -> None:
     """
     buffer = io.BytesIO()
     torch.export.save(program, buffer, extra_files={ENTRY: info.to_json()})
-    _write(path, buffer.getvalue())
+    write_file(path, buffer.getvalue())
 
 
 def parse_shape(text: str) -> tuple[int, ...]:
@@ -240,11 +240,3 @@ def _name_axes(model: Any) -> None:
         for dim, name in zip(dims, ("batch", "", f"height{level}", f"width{level}"), strict=False):
             if dim.dim_param:
                 dim.dim_param = name
-
-
-def _write(path: Path, content: bytes) -> None:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, lambda file: file.write(content))
-    except OSError as error:
-        raise CheckpointError(f"{path} cannot be written: {error}") from error
