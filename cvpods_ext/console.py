@@ -3,6 +3,8 @@
 They live here so that importing this package first tells a foreign `cvpods` from this project's.
 """
 
+from cvpods.tools.check import main as pods_check
+from cvpods.tools.debug import main as pods_debug
 from cvpods.tools.demo import main as pods_demo
 from cvpods.tools.draw import main as pods_draw
 from cvpods.tools.test import main as pods_test
@@ -13,7 +15,9 @@ from cvpods_ext.deploy.export_tool import main as pods_export
 from cvpods_ext.deploy.infer_tool import main as pods_infer
 
 __all__ = [
+    "pods_check",
     "pods_convert",
+    "pods_debug",
     "pods_demo",
     "pods_draw",
     "pods_export",

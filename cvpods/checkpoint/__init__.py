@@ -1,4 +1,5 @@
 from cvpods.checkpoint.checkpointer import (
+    LAST_CHECKPOINT,
     Checkpointer,
     DefaultCheckpointer,
     iteration_of,
@@ -8,6 +9,7 @@ from cvpods.checkpoint.files import load_file, read_file, write_weights
 from cvpods.checkpoint.matching import LoadReport, load_weights
 
 __all__ = [
+    "LAST_CHECKPOINT",
     "Checkpointer",
     "DefaultCheckpointer",
     "LoadReport",

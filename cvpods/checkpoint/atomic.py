@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,10 @@ from cvpods.utils.errors import CheckpointError
 
 
 def write_atomically(path: Path, write: Any) -> None:
-    """Call write(file) on a temporary file beside `path`, flush it to disk, then rename it."""
+    """Call write(file) on a temporary file beside `path`, flush it to disk, then rename it.
+
+    After a power cut, `path` is as it was before or as it is afterwards.
+    """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with temporary.open("wb") as file:
@@ -18,8 +22,25 @@ def write_atomically(path: Path, write: Any) -> None:
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
+        _flush_folder(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _flush_folder(folder: Path) -> None:
+    """The rename itself to disk; some systems and file systems have no such call."""
+    with contextlib.suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove what writes that a kill interrupted left in a folder."""
+    for leftover in folder.glob(".*.tmp"):
+        leftover.unlink(missing_ok=True)
 
 
 def write_file(path: Path, content: bytes) -> None:

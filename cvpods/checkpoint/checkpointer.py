@@ -54,17 +54,13 @@ class Checkpointer:
         return (self.save_dir / LAST_CHECKPOINT).exists()
 
     def get_checkpoint_file(self) -> Path | None:
-        """The file that last_checkpoint names; None where there is none."""
+        """The file that last_checkpoint names; None where it names none that is there."""
         pointer = self.save_dir / LAST_CHECKPOINT
-        if not pointer.exists():
+        try:
+            path = self.save_dir / pointer.read_text(errors="replace").strip("\0 \n")
+            return path if path.is_file() else None
+        except (OSError, ValueError):  # no pointer, or one that holds no name
             return None
-        path = self.save_dir / pointer.read_text().strip()
-        if not path.is_file():
-            raise CheckpointError(
-                f"{pointer} names {path.name}, which is not there. Write the name of one of "
-                f"{[p.name for p in list_checkpoints(self.save_dir)]} into it, or remove it."
-            )
-        return path
 
     def load(
         self,
@@ -106,10 +102,23 @@ class Checkpointer:
         return content
 
     def resume(self) -> dict[str, Any] | None:
-        """Load everything from last_checkpoint; return the file's content, None without one."""
-        path = self.get_checkpoint_file()
+        """Load everything from the checkpoint that last_checkpoint names, or, where that is missing
+        or damaged, from the newest whole one; all ranks from the same.
+
+        Returns:
+            The file's content; None where there is no checkpoint.
+
+        Raises:
+            CheckpointError: there are checkpoints and none is whole, or it is of another model.
+        """
+        path = comm.all_gather(self._find_whole() if comm.is_main_process() else None)[0]
         if path is None:
             return None
+        if not path.is_file():
+            raise CheckpointError(
+                f"{path}, from which rank 0 goes on, is not on this machine. OUTPUT_DIR must be a "
+                "folder that all machines share."
+            )
         content = load_file(path)
         try:
             load_weights(self.model, content["model"], strict=True)
@@ -122,6 +131,45 @@ class Checkpointer:
             raise CheckpointError(f"Cannot resume from {path}: {error}") from error
         logger.info(f"Resumed from {path}.")
         return content
+
+    def _find_whole(self) -> Path | None:
+        """The file to resume from, see resume()."""
+        pointed = self.get_checkpoint_file()
+        if pointed is not None and not _damage(pointed):
+            return pointed
+        newest: tuple[int, Path] | None = None
+        damaged = []
+        # By name; model_final comes first, though a longer run may have gone on from it.
+        for path in reversed(list_checkpoints(self.save_dir)):
+            if damage := _damage(path):
+                damaged.append(damage)
+                continue
+            iteration = load_file(path).get("iteration", -1)
+            if newest is None or iteration > newest[0]:
+                newest = (iteration, path)
+            if iteration_of(path) != float("inf"):
+                break
+        if newest is not None and newest[0] >= 0:
+            logger.warning(
+                f"{LAST_CHECKPOINT} names no whole checkpoint; going on from the newest whole one, "
+                f"{newest[1].name}. {' '.join(damaged)}"
+            )
+            return newest[1]
+        if damaged:
+            raise CheckpointError(
+                f"No checkpoint in {self.save_dir} can be read. {' '.join(damaged)} Move them away "
+                "to start anew."
+            )
+        return None
+
+
+def _damage(path: Path) -> str:
+    """What is wrong with a checkpoint's file; "" where it can be read."""
+    try:
+        load_file(path)
+    except CheckpointError as error:
+        return str(error)
+    return ""
 
 
 DefaultCheckpointer = Checkpointer

@@ -67,6 +67,9 @@ _config_dict = {
         "ENABLE_INF_SAMPLER": True,
         # Accepted for old experiments.
         "REPEAT_THRESHOLD": 0.0,
+        # An image that cannot be read is replaced by another one, and named in the log; where more
+        # than this share of the training images is so, the run ends. One never ends it.
+        "MAX_CORRUPT_SHARE": 0.01,
         # Leave images without a box out of training. Images with boxes are never left out.
         "FILTER_EMPTY_ANNOTATIONS": True,
     },
@@ -83,6 +86,10 @@ _config_dict = {
         "FIND_UNUSED_PARAMETERS": False,
         # torch.compile the backbone and the head (needs a C++ compiler on CPUs).
         "COMPILE": False,
+        # Where a loss or a gradient is infinite or NaN, no weight changes and the batch is written
+        # to OUTPUT_DIR/nonfinite_*.pt (pods_debug replay). Then "stop", or "skip" the step, at most
+        # MAX_SKIPPED in a row.
+        "NONFINITE": {"POLICY": "stop", "MAX_SKIPPED": 10},
         # Console losses are medians over this many iterations.
         "WINDOW_SIZE": 20,
     },
@@ -131,6 +138,8 @@ _config_dict = {
         "IMS_PER_DEVICE": 2,
         # Split IMS_PER_DEVICE further: at most IMS_PER_DEVICE / BATCH_SUBDIVISIONS images at once.
         "BATCH_SUBDIVISIONS": 1,
+        # Where memory does not suffice, halve the images at once and accumulate (--auto-batch).
+        "AUTO_BATCH": False,
         # "": keep IMS_PER_BATCH and the schedule. "linear": cvpods' rule, one process handles
         # IMS_PER_DEVICE images, lr and schedule scale with the total against IMS_PER_BATCH.
         "AUTO_SCALE": "",

@@ -80,13 +80,13 @@ class ConfigDict(dict):
         A key that looks like a misspelling of a known one is kept, with a warning.
         """
         config = migrate_old_keys(config, self)
-        known = set(_leaves(self))
+        known = set(leaves(self))
         groups = {key.rpartition(".")[0] for key in known}
-        for key in _leaves(config):
+        for key in leaves(config):
             if key in known or key.rpartition(".")[0] not in groups:
                 continue
             near = difflib.get_close_matches(key, known, n=1, cutoff=0.93)
-            if near and near[0] not in dict.fromkeys(_leaves(config)):
+            if near and near[0] not in dict.fromkeys(leaves(config)):
                 warnings.warn(
                     f"Unknown key {key} has no effect. Did you mean {near[0]}?", stacklevel=3
                 )
@@ -120,10 +120,10 @@ class ConfigDict(dict):
                 raise ConfigError(f"{name} is a group of keys; got {value!r}. {_subkeys(node)}")
             self.override({f"{name}.{key}": item for key, item in value.items()})
         else:
-            parent[leaf] = copy.deepcopy(_checked(name, node, value))
+            parent[leaf] = copy.deepcopy(check_type(name, node, value))
 
     def _nearest_key(self, name: str) -> str:
-        known, name = list(_leaves(self)), name.upper()
+        known, name = list(leaves(self)), name.upper()
         last = name.rpartition(".")[2]
         same_leaf = [key for key in known if key.rpartition(".")[2] == last]
         near = difflib.get_close_matches(name, same_leaf or known, n=1, cutoff=0.5)
@@ -142,7 +142,7 @@ class ConfigDict(dict):
         if len(opts) % 2 or joined:
             hint_text = f" Write {joined[0].replace('=', ' ', 1)!r}, without '='." if joined else ""
             raise ConfigError(f"Overrides are KEY VALUE pairs; got {' '.join(opts)!r}.{hint_text}")
-        now = _leaves(self)
+        now = leaves(self)
         self.override(
             {
                 key: _parse(value, now.get(key))
@@ -159,7 +159,7 @@ class ConfigDict(dict):
     def find(self, key: str, show: bool = True, color: str = "yellow") -> dict | None:
         """Print (or return, with show=False) all entries whose name matches the regex `key`."""
         pattern = re.compile(key.upper())
-        found = {k: v for k, v in _leaves(self).items() if pattern.search(k)}
+        found = {k: v for k, v in leaves(self).items() if pattern.search(k)}
         if not show:
             return found
         rows = [(pattern.sub(lambda m: colored(m.group(), color), k), v) for k, v in found.items()]
@@ -192,15 +192,15 @@ def _merge_into(target: Any, source: Mapping) -> None:
             target[key] = copy.deepcopy(dict(value) if isinstance(value, Mapping) else value)
 
 
-def _leaves(config: Mapping, prefix: str = "") -> dict[str, Any]:
+def leaves(config: Mapping, prefix: str = "") -> dict[str, Any]:
     """Return {dotted name: value} of everything that is not itself a non-empty dict."""
-    leaves: dict[str, Any] = {}
+    found: dict[str, Any] = {}
     for key, value in config.items():
         if isinstance(value, Mapping) and value:
-            leaves.update(_leaves(value, f"{prefix}{key}."))
+            found.update(leaves(value, f"{prefix}{key}."))
         else:
-            leaves[f"{prefix}{key}"] = value
-    return leaves
+            found[f"{prefix}{key}"] = value
+    return found
 
 
 def _difference(left: Mapping, right: Mapping) -> dict[str, Any]:
@@ -243,8 +243,12 @@ def _parse(text: Any, old: Any = None) -> Any:
 _BOOLEANS = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
 
 
-def _checked(name: str, old: Any, new: Any) -> Any:
-    """Return `new` as the type of `old`, or raise ConfigError."""
+def check_type(name: str, old: Any, new: Any) -> Any:
+    """Return `new` as the type of `old`, the value that the key `name` has so far; None as it is.
+
+    Raises:
+        ConfigError: it is of another type.
+    """
     if old is None or new is None or (callable(old) and callable(new)):
         return new
     wrong = ConfigError(f"{name} is a {type(old).__name__} (now {old!r}); got {new!r}.")
@@ -282,4 +286,4 @@ def _table(rows: Sequence[tuple]) -> str:
 
 def flatten(config: Mapping) -> Iterator[tuple[str, Any]]:
     """Iterate over (dotted name, value), in plain lists and numbers."""
-    return ((key, _plain(value)) for key, value in _leaves(config).items())
+    return ((key, _plain(value)) for key, value in leaves(config).items())

@@ -9,15 +9,17 @@ from typing import Any
 import numpy as np
 import torch
 from loguru import logger
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
 from cvpods.data.datasets.base_dataset import BaseDataset
 from cvpods.data.datasets.paths import dataset_class
 from cvpods.data.registry import DATASETS, SAMPLERS
-from cvpods.data.samplers import BatchPlan, InferenceSampler, SampleKey, TrainingBatchSampler
+from cvpods.data.samplers import BatchPlan, InferenceSampler, TrainingBatchSampler
+from cvpods.data.seeded_dataset import SeededDataset
 from cvpods.data.transforms import build_transform_gens
 from cvpods.utils import comm
 from cvpods.utils.errors import ConfigError
+from cvpods.utils.stop import shield_worker
 
 __all__ = [
     "DATASETS",
@@ -39,36 +41,13 @@ def trivial_batch_collator(batch: list) -> list:
 
 
 def worker_init_reset_seed(worker_id: int) -> None:
-    """Seed a loader's worker; training samples are seeded one by one, see SeededDataset."""
+    """Prepare a loader's worker: signals, and a seed (training samples have seeds of their own, see
+    SeededDataset).
+    """
+    shield_worker()
     seed = torch.initial_seed() % 2**32
     random.seed(seed)
     np.random.seed(seed)
-
-
-class SeededDataset(Dataset):
-    """Draws the augmentation of a sample from the seed of its key alone.
-
-    So a sample is the same in any worker, in any process, and after resuming.
-    """
-
-    def __init__(self, dataset: Dataset) -> None:
-        self.dataset = dataset
-
-    def __len__(self) -> int:
-        return len(self.dataset)
-
-    def __getitem__(self, key: SampleKey) -> dict[str, Any]:
-        # Without workers this runs in the training process, whose own generators must not move.
-        numpy_state, python_state = np.random.get_state(), random.getstate()
-        try:
-            with torch.random.fork_rng(devices=[]):
-                np.random.seed(key.seed)
-                random.seed(key.seed)
-                torch.default_generator.manual_seed(key.seed)
-                return self.dataset[key.index]
-        finally:
-            np.random.set_state(numpy_state)
-            random.setstate(python_state)
 
 
 def build_dataset(
@@ -90,18 +69,23 @@ def build_dataset(
     return DATASETS.get(name)(datasets, **kwargs)
 
 
-def build_train_loader(cfg: Any, plan: BatchPlan | None = None, start_iter: int = 0) -> DataLoader:
+def build_train_loader(
+    cfg: Any, plan: BatchPlan | None = None, start_iter: int = 0, block: int | None = None
+) -> DataLoader:
     """An endless loader; each item is the list of samples of one forward pass of this process.
 
     Args:
         plan: how a batch is divided; by default as the config says for this many processes.
         start_iter: optimiser step that the first item belongs to.
+        block: images of one group that follow each other, see TrainingStream; by default
+            SOLVER.IMS_PER_DEVICE, also where memory lets fewer be handled at once.
     """
     plus_one = cfg.MODEL.get("PLUS_ONE", False)
     transforms = build_transform_gens(cfg.INPUT.AUG.TRAIN_PIPELINES, cfg.INPUT.FORMAT, plus_one)
     dataset = build_dataset(cfg, cfg.DATASETS.TRAIN, transforms, is_train=True)
-    block = max(cfg.SOLVER.IMS_PER_DEVICE // cfg.SOLVER.BATCH_SUBDIVISIONS, 1)
-    plan = plan or BatchPlan.make(cfg.SOLVER.IMS_PER_BATCH, block, comm.get_world_size())
+    block = block or cfg.SOLVER.IMS_PER_DEVICE
+    per_pass = max(cfg.SOLVER.IMS_PER_DEVICE // cfg.SOLVER.BATCH_SUBDIVISIONS, 1)
+    plan = plan or BatchPlan.make(cfg.SOLVER.IMS_PER_BATCH, per_pass, comm.get_world_size())
     name = cfg.DATALOADER.SAMPLER_TRAIN
     if not cfg.DATALOADER.ASPECT_RATIO_GROUPING:
         name = "TrainingSampler"
@@ -115,7 +99,20 @@ def build_train_loader(cfg: Any, plan: BatchPlan | None = None, start_iter: int 
         worker_init_fn=worker_init_reset_seed,
         pin_memory=cfg.MODEL.DEVICE.startswith("cuda"),
         persistent_workers=workers > 0,
+        generator=torch.Generator(),  # a loader must not move the generator of dropout
     )
+
+
+def largest_training_image(cfg: Any) -> tuple[int, int] | None:
+    """(height, width) of the largest image of training, lying; None where the steps do not say."""
+    steps = [step for step in cfg.INPUT.AUG.TRAIN_PIPELINES if step[0] != "RandomFlip"]
+    if len(steps) != 1 or steps[0][0] != "ResizeShortestEdge":
+        return None
+    edges, longest = steps[0][1].get("short_edge_length"), steps[0][1].get("max_size")
+    edges = edges if isinstance(edges, (list, tuple)) else [edges]
+    if not isinstance(longest, int) or not all(isinstance(edge, int) for edge in edges):
+        return None
+    return max(edges), max(longest, *edges)
 
 
 def test_transforms(cfg: Any) -> list:
@@ -140,5 +137,7 @@ def build_test_loader(cfg: Any, dataset_name: str) -> DataLoader:
         sampler=InferenceSampler(len(dataset), comm.get_rank(), comm.get_world_size()),
         num_workers=cfg.DATALOADER.NUM_WORKERS,
         collate_fn=trivial_batch_collator,
+        worker_init_fn=worker_init_reset_seed,
         pin_memory=cfg.MODEL.DEVICE.startswith("cuda"),
+        generator=torch.Generator(),
     )

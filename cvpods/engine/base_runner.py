@@ -19,6 +19,7 @@ class RunnerBase:
         self.start_iter = 0
         self.max_iter = 0
         self.window_size = 20
+        self.windows: dict[str, list[tuple[float, int]]] = {}  # scalars of the run so far
 
     def register_hooks(self, hooks: Sequence[HookBase | None]) -> None:
         """Add hooks; they are called in the order in which they came."""
@@ -33,6 +34,7 @@ class RunnerBase:
         self.iter = self.start_iter = start_iter
         self.max_iter = max_iter
         with EventStorage(start_iter, self.window_size) as self.storage:
+            self.storage.restore(self.windows)
             try:
                 self.before_train()
                 for self.iter in range(start_iter, max_iter):

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from loguru import logger
 
+from cvpods.configs.check import check_config
 from cvpods.configs.config_dict import flatten
 from cvpods.modeling.test_time_augmentation import augmentation_arguments
 from cvpods.utils import comm
@@ -23,6 +24,7 @@ def default_setup(cfg: Any, args: Any) -> Any:
 
     A negative SEED is replaced by a drawn one, the same on all ranks.
     """
+    check_config(cfg)
     refuse_unsupported(cfg)
     if cfg.TEST.AUG.ENABLED:
         augmentation_arguments(cfg)

@@ -14,6 +14,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from cvpods.evaluation import flatten_results_dict
 from cvpods.utils import comm
+from cvpods.utils.stop import Stopped
 
 
 class HookBase:
@@ -165,7 +166,8 @@ class PeriodicCheckpointer(HookBase):
 class EvalHook(HookBase):
     """Calls `evaluate` every `period` iterations and after the last; < 0 never.
 
-    Its results {dataset or task: ...} are recorded as scalars "bbox/AP" on rank 0.
+    Its results {dataset or task: ...} are recorded as scalars "bbox/AP" on rank 0. A stop signal
+    breaks it off; the run then ends after this iteration's other hooks.
     """
 
     def __init__(self, period: int, evaluate: Callable[[], Mapping[str, Any]]) -> None:
@@ -174,6 +176,10 @@ class EvalHook(HookBase):
 
     def after_step(self) -> None:
         if self.period >= 0 and (self.is_last or self.is_due(self.period)):
-            results = self.evaluate()
+            try:
+                results = self.evaluate()
+            except Stopped:
+                logger.info("The evaluation is broken off.")
+                return
             if comm.is_main_process() and results:
                 self.trainer.storage.put_scalars(**flatten_results_dict(results))

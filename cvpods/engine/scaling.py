@@ -8,6 +8,7 @@ from typing import Any
 from loguru import logger
 
 from cvpods.data.samplers import BatchPlan
+from cvpods.engine.memory import found_images
 from cvpods.utils.errors import ConfigError
 
 
@@ -32,6 +33,8 @@ def plan_batches(cfg: Any, world_size: int) -> BatchPlan:
             f"SOLVER.IMS_PER_DEVICE {solver.IMS_PER_DEVICE} must be a multiple of "
             f"SOLVER.BATCH_SUBDIVISIONS {solver.BATCH_SUBDIVISIONS} >= 1."
         )
+    if solver.AUTO_BATCH:
+        per_pass = min(per_pass, found_images(cfg.OUTPUT_DIR) or per_pass)
     plan = BatchPlan.make(solver.IMS_PER_BATCH, per_pass, world_size)
     logger.info(plan.describe())
     return plan

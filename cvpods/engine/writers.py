@@ -5,12 +5,14 @@ from __future__ import annotations
 import datetime
 import json
 from pathlib import Path
+from typing import TextIO
 
 import torch
 from loguru import logger
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
+from cvpods.checkpoint.atomic import write_atomically
 from cvpods.evaluation import without_nan
 from cvpods.utils.events import EventStorage, get_event_storage
 from cvpods.utils.logger import is_terminal
@@ -73,14 +75,21 @@ def _max_resident_mib() -> float:
 
 
 class JSONWriter:
-    """metrics.json: one object per line, keys sorted; losses are medians of the window."""
+    """metrics.json: one object per line, keys sorted; losses are medians of the window.
+
+    What the file has of iterations that a resumed run repeats gives way to the new lines.
+    """
 
     def __init__(self, path: str | Path, window_size: int = 20) -> None:
-        self.file = Path(path).open("a")
+        self.path = Path(path)
         self.window_size = window_size
+        self.file: TextIO | None = None
 
     def write(self) -> None:
         storage = get_event_storage()
+        if self.file is None:
+            _drop_from(self.path, storage.iter)
+            self.file = self.path.open("a")
         record: dict[str, float] = {"iteration": storage.iter}
         for name, (value, iteration) in storage.latest().items():
             if iteration < storage.iter:  # of an earlier evaluation, already written
@@ -95,18 +104,39 @@ class JSONWriter:
         pass
 
     def close(self) -> None:
-        self.file.close()
+        if self.file is not None:
+            self.file.close()
+
+
+def _drop_from(path: Path, start: int) -> None:
+    """Remove the lines of iterations >= start, and those that a kill left incomplete."""
+    if not path.is_file():
+        return
+
+    def kept(line: str) -> bool:
+        try:
+            return json.loads(line)["iteration"] < start
+        except (ValueError, TypeError, KeyError):
+            return False
+
+    text = path.read_text(errors="replace")
+    lines = [line for line in text.splitlines() if kept(line)]
+    write_atomically(path, lambda file: file.write("".join(f"{x}\n" for x in lines).encode()))
 
 
 class TensorboardXWriter:
     """events.out.tfevents.*: the same scalars, and images."""
 
     def __init__(self, log_dir: str | Path) -> None:
-        self.writer = SummaryWriter(str(log_dir))
+        self.log_dir = str(log_dir)
+        self.writer: SummaryWriter | None = None
         self.last = -1
 
     def write(self) -> None:
         storage = get_event_storage()
+        if self.writer is None:  # curves of iterations that a resumed run repeats are cut off
+            self.writer = SummaryWriter(self.log_dir, purge_step=storage.iter)
+            self.last = storage.iter - 1
         for name, (value, iteration) in storage.latest().items():
             if iteration > self.last:
                 self.writer.add_scalar(name, value, iteration)
@@ -120,4 +150,5 @@ class TensorboardXWriter:
         pass
 
     def close(self) -> None:
-        self.writer.close()
+        if self.writer is not None:
+            self.writer.close()

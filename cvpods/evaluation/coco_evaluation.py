@@ -170,10 +170,11 @@ class COCOEvaluator(DatasetEvaluator):
                 )
 
     def evaluate(self) -> dict[str, dict[str, float]]:
-        parts = comm.gather(self._detections) if self.distributed else [self._detections]
+        detections = self._detections
+        if self.distributed:
+            detections = comm.gather_list(detections)
         if not comm.is_main_process():
             return {}
-        detections = [detection for part in parts for detection in part]
         if self.output_dir is not None:
             self.output_dir.mkdir(parents=True, exist_ok=True)
             path = self.output_dir / "coco_instances_results.json"

@@ -15,6 +15,7 @@ from tqdm import tqdm
 
 from cvpods.utils import comm
 from cvpods.utils.logger import is_terminal
+from cvpods.utils.stop import stop_signal, stop_together
 
 
 class DatasetEvaluator:
@@ -56,6 +57,9 @@ def inference_on_dataset(
 
     Returns:
         The evaluator's results: on rank 0, {} elsewhere.
+
+    Raises:
+        Stopped: a signal came to one of the processes; on all of them.
     """
     evaluator.reset()
     total, compute, images = len(data_loader), 0.0, 0
@@ -74,14 +78,17 @@ def inference_on_dataset(
             compute += time.perf_counter() - began
             evaluator.process(inputs, outputs)
             images += len(inputs)
+            if stop_signal() is not None:
+                break
             if done % max(total // 5, 50) == 0:
                 seconds = (time.perf_counter() - start) / images
                 logger.info(f"Inference done {done}/{total}. {seconds:.4f} s / img.")
+    stop_together()
     elapsed = time.perf_counter() - start
     logger.info(
         f"Total inference time: {elapsed:.1f} s ({elapsed / max(images, 1):.4f} s / sample per "
         f"device, on {comm.get_world_size()} devices), of it {compute:.1f} s in the model."
     )
     results = evaluator.evaluate()
-    comm.synchronize()
+    comm.synchronize()  # while rank 0 scores, the others wait as long as it takes
     return results

@@ -127,6 +127,13 @@ class AnchorGrid(nn.Module):
         """Anchors per location, for each level."""
         return [len(cell) for cell in self.cell_anchors]
 
+    def count(self, height: int, width: int) -> list[int]:
+        """Anchors of each level for an image of so many pixels."""
+        return [
+            math.ceil(height / stride) * math.ceil(width / stride) * number
+            for stride, number in zip(self.strides, self.num_cell_anchors, strict=True)
+        ]
+
     def grid(self, features: Sequence[Tensor]) -> list[Tensor]:
         """Anchors (H * W * A, 4) of each feature map (N, C, H, W)."""
         anchors = []

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import sys
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,10 +13,15 @@ from typing import Any
 
 from cvpods.checkpoint import list_checkpoints
 from cvpods.engine import launch
+from cvpods.engine.launch import WorkersFailed, fails_first, lost_a_peer
 from cvpods.tools.experiment import load_experiment
+from cvpods.utils import comm
 from cvpods.utils.errors import CheckpointError, PodsError
 from cvpods.utils.logger import setup_logger
+from cvpods.utils.stop import Stopped
 
+_USERS_MATTER = (PodsError, FloatingPointError)
+_NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _EPILOG = """
 Overrides are KEY VALUE pairs: SOLVER.IMS_PER_BATCH 8 DATASETS.TEST "('coco_2017_val',)"
 Run inside an experiment's folder, or name it with --dir.
@@ -91,8 +98,17 @@ def reporting_errors() -> Iterator[None]:
     setup_logger()
     try:
         yield
-    except (PodsError, FloatingPointError) as error:
+    except _USERS_MATTER as error:
         print(f"error: {_message(error)}", file=sys.stderr)
+        sys.exit(1)
+    except OSError as error:
+        if error.errno not in _NO_SPACE:
+            raise
+        print(
+            f"error: No space is left to write to ({error}). Make room; pods_train --resume goes "
+            "on from the last checkpoint.",
+            file=sys.stderr,
+        )
         sys.exit(1)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
@@ -107,20 +123,50 @@ def _message(error: Exception) -> str:
     return text.rpartition(f"{type(error).__name__}: ")[2].strip()
 
 
-def run_tool(args: argparse.Namespace, work: Callable[[argparse.Namespace], Any]) -> Any:
-    """Check the experiment and its overrides here, then call work(args) in every process."""
+def run_tool(
+    args: argparse.Namespace,
+    work: Callable[[argparse.Namespace], Any],
+    max_restarts: int = 0,
+    again: Callable[[], bool] = lambda: False,
+) -> Any:
+    """Check the experiment and its overrides here, then call work(args) in every process.
+
+    Args:
+        max_restarts: see launch().
+        again: asked where the processes have failed: whether to launch them once more.
+    """
     with reporting_errors():
         load_config(args)
-        return launch(
-            _report_in_worker,
-            args.num_gpus,
-            num_machines=args.num_machines,
-            machine_rank=args.machine_rank,
-            dist_url=args.dist_url,
-            args=(work, args),
-        )
+        while True:
+            try:
+                return launch(
+                    _report_in_worker,
+                    args.num_gpus,
+                    num_machines=args.num_machines,
+                    machine_rank=args.machine_rank,
+                    dist_url=args.dist_url,
+                    args=(work, args),
+                    max_restarts=max_restarts,
+                )
+            except Stopped as stop:
+                print(stop, file=sys.stderr)
+                sys.exit(stop.status)
+            except WorkersFailed:
+                if not again():
+                    raise
 
 
 def _report_in_worker(work: Callable[[argparse.Namespace], Any], args: argparse.Namespace) -> Any:
-    with reporting_errors():
+    try:
         return work(args)
+    except Exception as error:
+        if not fails_first():  # only for want of the process that did, and has said why
+            sys.exit(1)
+        if lost_a_peer(error):
+            print(f"error: Rank {comm.get_rank()} has lost another process.", file=sys.stderr)
+            sys.exit(1)
+        with reporting_errors():
+            if comm.get_world_size() == 1 or isinstance(error, _USERS_MATTER):
+                raise
+            traceback.print_exc()
+            sys.exit(1)

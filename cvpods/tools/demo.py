@@ -20,7 +20,7 @@ from tqdm import tqdm
 from cvpods.configs import BaseConfig
 from cvpods.data import build_dataset
 from cvpods.data.detection_utils import read_image
-from cvpods.engine.runner import dataset_folder, inference_folder
+from cvpods.engine.testing import dataset_folder, inference_folder
 from cvpods.evaluation.score_thresholds import ScoreThreshold, best_score_thresholds
 from cvpods.structures import Instances
 from cvpods.tools.common import load_config, make_parser, reporting_errors

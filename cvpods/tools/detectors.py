@@ -9,7 +9,7 @@ from typing import Any
 from torch import nn
 
 from cvpods.checkpoint import Checkpointer
-from cvpods.engine.runner import prepare_model
+from cvpods.engine.model import prepare_model
 
 # Files that hold a detector's computation, not only its weights, by their ending: {".onnx":
 # function of (cfg, build_model, path)}, which may change cfg. The extension opens graphs here.

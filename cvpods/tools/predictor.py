@@ -18,7 +18,7 @@ from cvpods.data.build import test_transforms
 from cvpods.data.datasets.paths import dataset_class
 from cvpods.data.detection_utils import image_to_array, read_image
 from cvpods.engine.defaults import refuse_unsupported
-from cvpods.engine.runner import autocast
+from cvpods.engine.model import autocast
 from cvpods.evaluation.evaluator import inference_mode
 from cvpods.modeling.test_time_augmentation import TestTimeAugmentation, groups_of_one_size
 from cvpods.structures import Instances

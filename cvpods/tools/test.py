@@ -12,7 +12,7 @@ from loguru import logger
 
 from cvpods.checkpoint import iteration_of, list_checkpoints
 from cvpods.engine import RUNNERS, default_setup
-from cvpods.engine.runner import inference_folder
+from cvpods.engine.testing import inference_folder
 from cvpods.evaluation import verify_results
 from cvpods.tools.common import load_config, make_parser, newest_checkpoint, run_tool
 from cvpods.tools.detectors import load_detector

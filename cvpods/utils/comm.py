@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import datetime
+import math
 import os
 from typing import Any
 
@@ -12,6 +14,11 @@ from torch.nn.parallel import DataParallel, DistributedDataParallel
 
 DDP_TYPES = (DistributedDataParallel,)
 DP_TYPES = (DataParallel, DistributedDataParallel)
+
+# How long a rank waits for another that is still at work, say scoring; one that died is noticed at
+# once, because its connections close.
+_PATIENCE = datetime.timedelta(days=1)
+_CONTROL: dict[Any, Any] = {}
 
 
 def _initialized() -> bool:
@@ -43,10 +50,23 @@ def is_main_process() -> bool:
     return get_rank() == 0
 
 
+def _control_group() -> Any:
+    """A group of all ranks for objects and for waiting: over CPUs (gloo), and patient.
+
+    The default group's timeout is made for the steps of training; a wait for rank 0's scoring may
+    be longer. The first call makes the group, on all ranks.
+    """
+    world = dist.group.WORLD
+    if world not in _CONTROL:
+        _CONTROL.clear()  # of a group that is gone
+        _CONTROL[world] = dist.new_group(backend="gloo", timeout=_PATIENCE)
+    return _CONTROL[world]
+
+
 def synchronize() -> None:
-    """Wait for every process."""
+    """Wait for every process, however long it takes; an error names those that are gone."""
     if get_world_size() > 1:
-        dist.barrier()
+        dist.monitored_barrier(_control_group(), timeout=_PATIENCE, wait_all_ranks=True)
 
 
 def all_gather(data: Any) -> list[Any]:
@@ -54,7 +74,7 @@ def all_gather(data: Any) -> list[Any]:
     if get_world_size() == 1:
         return [data]
     gathered: list[Any] = [None] * get_world_size()
-    dist.all_gather_object(gathered, data)
+    dist.all_gather_object(gathered, data, group=_control_group())
     return gathered
 
 
@@ -63,8 +83,23 @@ def gather(data: Any, dst: int = 0) -> list[Any]:
     if get_world_size() == 1:
         return [data]
     gathered = [None] * get_world_size() if get_rank() == dst else None
-    dist.gather_object(data, gathered, dst=dst)
+    dist.gather_object(data, gathered, dst=dst, group=_control_group())
     return gathered if gathered is not None else []
+
+
+def gather_list(items: list[Any], chunk: int = 20_000) -> list[Any]:
+    """Return the lists of all ranks joined in their order on rank 0, [] on the others.
+
+    At most `chunk` items of each rank travel at once, so that memory stays bounded.
+    """
+    if get_world_size() == 1:
+        return items
+    joined: list[list[Any]] = [[] for _ in range(get_world_size())]
+    for index in range(max(all_gather(math.ceil(len(items) / chunk)))):
+        parts = gather(items[index * chunk : (index + 1) * chunk])
+        for whole, part in zip(joined, parts, strict=False):
+            whole.extend(part)
+    return [item for whole in joined for item in whole]
 
 
 def all_reduce(tensor: Tensor, op: str = "sum") -> Tensor:

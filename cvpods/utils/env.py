@@ -6,6 +6,7 @@ import os
 import platform
 import random
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import torch
 import torchvision
 from loguru import logger
 from tabulate import tabulate
+from torch import Tensor
 
 from cvpods.utils.errors import ConfigError
 
@@ -50,6 +52,19 @@ def set_rng_state(state: dict[str, Any]) -> None:
     torch.set_rng_state(state["torch"].cpu())
     if "cuda" in state and torch.cuda.is_available():
         torch.cuda.set_rng_state(state["cuda"].cpu())
+
+
+def get_torch_rng_state() -> list[Tensor]:
+    """States of torch's generators alone, the CPU's first: what forward passes draw from."""
+    cuda = [torch.cuda.get_rng_state()] if torch.cuda.is_available() else []
+    return [torch.get_rng_state(), *cuda]
+
+
+def set_torch_rng_state(states: Sequence[Tensor]) -> None:
+    """Restore what get_torch_rng_state() returned; a state without its device is passed over."""
+    torch.set_rng_state(states[0].cpu())
+    if len(states) > 1 and torch.cuda.is_available():
+        torch.cuda.set_rng_state(states[1].cpu())
 
 
 def collect_env_info() -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections import defaultdict, deque
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -35,8 +36,11 @@ class History:
     def latest_iter(self) -> int:
         return self._values[-1][1]
 
+    def entries(self, size: int) -> list[tuple[float, int]]:
+        return list(self._values)[-size:]
+
     def window(self, size: int) -> list[float]:
-        return [value for value, _ in list(self._values)[-size:]]
+        return [value for value, _ in self.entries(size)]
 
     def median(self, window_size: int) -> float:
         return statistics.median(self.window(window_size))
@@ -83,6 +87,16 @@ class EventStorage(AbstractContextManager):
 
     def step(self) -> None:
         self.iter += 1
+
+    def windows(self) -> dict[str, list[tuple[float, int]]]:
+        """The last `window_size` (value, iteration) of each scalar, for a checkpoint."""
+        return {n: h.entries(self.window_size) for n, h in self._histories.items()}
+
+    def restore(self, windows: Mapping[str, Sequence[tuple[float, int]]]) -> None:
+        """Record what windows() returned."""
+        for name, entries in windows.items():
+            for value, iteration in entries:
+                self._histories[name].update(float(value), int(iteration))
 
     def __enter__(self) -> EventStorage:
         _STACK.append(self)

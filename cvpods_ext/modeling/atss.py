@@ -88,6 +88,18 @@ class ATSS(DenseDetector):
         self.focal_alpha = focal_alpha
         self.focal_gamma = focal_gamma
 
+    def check_training_size(self, height: int, width: int) -> None:
+        counts = self.anchor_generator.count(height, width)
+        topk = getattr(self.assigner, "keywords", {}).get("topk", 0)
+        all_levels = getattr(self.assigner, "func", None) is topk_iou_assign
+        most = sum(counts) if all_levels else max(counts)
+        if topk > most:
+            where = "all levels have" if all_levels else "the finest level has"
+            raise ConfigError(
+                f"MODEL.ATSS.TOPK {topk} is more than the {most} anchors that {where} of the "
+                f"largest training image, {height} x {width}."
+            )
+
     @classmethod
     def from_config(cls, cfg: Any, backbone: Backbone) -> ATSS:
         """Build ATSS on `backbone` from cfg.MODEL.ATSS."""

@@ -13,6 +13,7 @@ from cvpods.modeling.backbone import Backbone
 from cvpods.modeling.box_regression import Box2BoxTransform
 from cvpods.modeling.meta_arch import DenseDetector, DenseHead, input_shapes, shared_arguments
 from cvpods.structures import Instances
+from cvpods.utils.errors import ConfigError
 from cvpods.utils.ranges import Range
 from cvpods_ext.losses.free_anchor import free_anchor_loss
 
@@ -74,6 +75,15 @@ class FreeAnchor(DenseDetector):
             },
             **shared_arguments(cfg, free_anchor, plus_one=True),
         )
+
+    def check_training_size(self, height: int, width: int) -> None:
+        anchors = sum(self.anchor_generator.count(height, width))
+        bag = self.loss.get("bag_size", 50)
+        if bag > anchors:
+            raise ConfigError(
+                f"MODEL.FREE_ANCHOR.POS_ANCHOR_TOPK {bag} is more than the {anchors} anchors of "
+                f"the largest training image, {height} x {width}."
+            )
 
     def priors(self, features: Sequence[Tensor]) -> list[Tensor]:
         return self.anchor_generator.grid(features)

@@ -58,6 +58,10 @@ class BaseDataset(Dataset):
                 + (" with boxes." if is_train else ".")
                 + f" It was read from {self.meta.get('json_file', self.meta.get('image_root'))}."
             )
+        if is_train and not any(d["annotations"] for d in self.dataset_dicts):
+            raise DataError(
+                f"Data set {dataset_name!r} has no box at all: there is nothing to learn from."
+            )
         self.aspect_ratios = np.array(
             [d["width"] > d["height"] for d in self.dataset_dicts], dtype=np.uint8
         )
@@ -82,6 +86,10 @@ class BaseDataset(Dataset):
 
     def __len__(self) -> int:
         return len(self.dataset_dicts)
+
+    def file_name(self, index: int) -> str:
+        """The file of an image."""
+        return str(self.dataset_dicts[index]["file_name"])
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         """The image as (C, H, W) uint8 "image", its "instances", and height, width, image_id."""
@@ -120,10 +128,19 @@ class ConcatDataset(Dataset):
     def __len__(self) -> int:
         return int(self.ends[-1])
 
+    def file_name(self, index: int) -> str:
+        """The file of an image."""
+        dataset, inside = self._locate(index)
+        return dataset.file_name(inside)
+
     def __getitem__(self, index: int) -> dict[str, Any]:
+        dataset, inside = self._locate(index)
+        return dataset[inside]
+
+    def _locate(self, index: int) -> tuple[BaseDataset, int]:
         index += len(self) if index < 0 else 0
         which = int(np.searchsorted(self.ends, index, side="right"))
-        return self.datasets[which][index - (int(self.ends[which - 1]) if which else 0)]
+        return self.datasets[which], index - (int(self.ends[which - 1]) if which else 0)
 
 
 def resolve_images(name: str) -> tuple[Path, str]:

@@ -16,16 +16,25 @@ from cvpods.structures import BoxMode
 from cvpods.utils.errors import DataError
 
 
+def read_json(path: Path) -> Any:
+    """A json file's content.
+
+    Raises:
+        DataError: it cannot be read.
+    """
+    try:
+        return json.loads(path.read_text())
+    except (OSError, ValueError, RecursionError) as error:  # ValueError: no UTF-8, or no json
+        raise DataError(f"Annotation file {path} cannot be read as json: {error}") from error
+
+
 def load_coco_json(path: Path) -> dict[str, Any]:
     """Read and check the outline of a COCO file: lists of images and categories with their keys.
 
     Raises:
         DataError: not json, or a key is missing; names the file and the key.
     """
-    try:
-        content = json.loads(path.read_text())
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
-        raise DataError(f"Annotation file {path} cannot be read as json: {error}") from error
+    content = read_json(path)
     if not isinstance(content, dict):
         raise DataError(f"Annotation file {path} must hold a json object, not a list or a value.")
     needed = {
@@ -43,6 +52,12 @@ def load_coco_json(path: Path) -> dict[str, Any]:
             missing = [k for k in keys if not isinstance(record, dict) or k not in record]
             if missing:
                 raise DataError(f"{path}: {section} entry {record!r:.120} lacks {missing}.")
+            wrong = [k for k in keys if k in _TYPES and not _TYPES[k](record[k])]
+            if wrong:
+                raise DataError(
+                    f"{path}: {section} entry {record!r:.120} has an impossible {wrong[0]}. "
+                    "pods_check lists all such entries, and writes a file without them."
+                )
         twice = [i for i, n in Counter(r["id"] for r in records).items() if n > 1]
         known_flaw = section == "annotations" and "minival" in path.name  # COCO 2014's
         if twice and section != "categories" and not known_flaw:
@@ -130,6 +145,25 @@ class COCODataset(BaseDataset):
             return None
         kept = [a for a in content["annotations"] if _has_area(a["bbox"])]
         return {**content, "annotations": kept}
+
+
+def _is_id(value: Any) -> bool:
+    return isinstance(value, (int, str)) and not isinstance(value, bool)
+
+
+def _is_size(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 < value < 10**6
+
+
+# What the values of an entry must be; boxes are looked at one by one, and left out where wrong.
+_TYPES = {
+    "id": _is_id,
+    "image_id": _is_id,
+    "category_id": _is_id,
+    "file_name": lambda value: isinstance(value, str) and "\0" not in value,
+    "height": _is_size,
+    "width": _is_size,
+}
 
 
 def _has_area(bbox: Any) -> bool:

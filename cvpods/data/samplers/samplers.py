@@ -64,8 +64,10 @@ class TrainingStream:
 class TrainingBatchSampler(Sampler):
     """Endless batches of one process: one list of SampleKey per accumulation step.
 
-    Args:
+    Attributes:
         start_iter: optimiser step to start from.
+        offset: images by which the steps lie further in the stream, where a run goes on with
+            another number of images per step.
     """
 
     def __init__(
@@ -73,11 +75,16 @@ class TrainingBatchSampler(Sampler):
     ) -> None:
         self.stream, self.plan, self.rank = stream, plan, rank
         self.start_iter = start_iter
+        self.offset = 0
+
+    def position(self, iteration: int) -> int:
+        """Where in the stream a step begins, in images over all processes."""
+        return iteration * self.plan.total + self.offset
 
     def __iter__(self) -> Iterator[list[SampleKey]]:
         iteration = self.start_iter
         while True:
-            first = iteration * self.plan.total
+            first = self.position(iteration)
             for positions in self.plan.ranges(self.rank):
                 yield [self.stream[first + p] for p in positions]
             iteration += 1

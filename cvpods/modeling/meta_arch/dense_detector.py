@@ -92,6 +92,13 @@ class DenseDetector(nn.Module):
         """Scalar losses from predictions (N, R, channels), in float32."""
         raise NotImplementedError
 
+    def check_training_size(self, height: int, width: int) -> None:
+        """Called before training with the size of the largest image, where that is known.
+
+        Raises:
+            ConfigError: the method cannot work on images of at most this size.
+        """
+
     def decode(self, box_deltas: Tensor, priors: Tensor, level: int) -> Tensor:
         """Boxes (..., 4) of chosen locations of a level, deltas (..., 4) and their priors."""
         raise NotImplementedError

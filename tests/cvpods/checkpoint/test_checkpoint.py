@@ -160,12 +160,38 @@ def test_last_checkpoint_names_the_newest(tmp_path):
 
 @pytest.mark.parametrize("text", ["model_iter_0000009.pth", "", "../elsewhere.pth"])
 def test_last_checkpoint_that_names_nothing(tmp_path, text):
-    """The error says which files there are."""
+    """The newest whole checkpoint is gone on from."""
     checkpointer = Checkpointer(net(), tmp_path)
-    checkpointer.save("model_iter_0000004")
+    for done in (2, 4):
+        checkpointer.save(f"model_iter_{done:07d}", iteration=done - 1)
     (tmp_path / "last_checkpoint").write_text(text)
-    with pytest.raises(CheckpointError, match=r"last_checkpoint.*model_iter_0000004\.pth"):
+    assert checkpointer.get_checkpoint_file() is None
+    assert checkpointer.resume()["iteration"] == 3
+
+
+@pytest.mark.parametrize("size", [0, 1, 100, 1000])
+def test_resuming_from_the_newest_whole_checkpoint(tmp_path, size):
+    """model_iter_4 is cut short; model_final, of a run that was made longer, is older than 2."""
+    checkpointer = Checkpointer(net(), tmp_path)
+    for name, done in (("model_final", 1), ("model_iter_0000002", 2), ("model_iter_0000004", 4)):
+        checkpointer.save(name, iteration=done - 1)
+    os.truncate(tmp_path / "model_iter_0000004.pth", size)
+    assert checkpointer.resume()["iteration"] == 1
+    (tmp_path / "last_checkpoint").unlink()
+    assert checkpointer.resume()["iteration"] == 1
+
+
+def test_no_whole_checkpoint(tmp_path):
+    checkpointer = Checkpointer(net(), tmp_path)
+    assert checkpointer.resume() is None
+    checkpointer.save("model_iter_0000002", iteration=1)
+    os.truncate(tmp_path / "model_iter_0000002.pth", 50)
+    with pytest.raises(CheckpointError, match="No checkpoint in .*model_iter_0000002.pth"):
         checkpointer.resume()
+    (tmp_path / "model_iter_0000002.pth").unlink()
+    assert checkpointer.resume() is None
+    torch.save({"model": net().state_dict()}, tmp_path / "model_final.pth")  # downloaded, say
+    assert checkpointer.resume() is None
 
 
 def test_last_checkpoint_may_end_with_a_newline(tmp_path):

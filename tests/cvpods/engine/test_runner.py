@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from cvpods.configs import BaseDetectionConfig
-from cvpods.data.samplers import BatchPlan
+from cvpods.data.samplers import BatchPlan, TrainingBatchSampler, TrainingStream
 from cvpods.engine import DefaultRunner, HookBase, RunnerBase
 from cvpods.engine import hooks as hooks_module
 from cvpods.utils.errors import ConfigError
@@ -33,7 +33,8 @@ class Loader(list):
 
     def __init__(self, batches):
         super().__init__(batches)
-        self.batch_sampler = type("Sampler", (), {"start_iter": 0})()
+        stream = TrainingStream([0] * 4, 2, 0)
+        self.batch_sampler = TrainingBatchSampler(stream, BatchPlan.make(4, 2, 1))
         inner = type("Inner", (), {"meta": {}})()
         self.dataset = type("Data", (), {"dataset": inner, "__len__": lambda s: 4})()
 

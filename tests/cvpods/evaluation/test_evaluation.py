@@ -381,7 +381,7 @@ def test_as_many_detections_as_the_config_says(tmp_path):
 def test_processes_join_their_detections(monkeypatch):
     """Each has seen one image; rank 0 gets both, the other returns nothing."""
     parts = [process(evaluator(), [one])._detections for one in PERFECT]
-    monkeypatch.setattr("cvpods.utils.comm.gather", lambda data: parts)
+    monkeypatch.setattr("cvpods.utils.comm.gather_list", lambda items: sum(parts, []))
     assert process(evaluator(), PERFECT[:1]).evaluate()["bbox"]["AP"] == pytest.approx(100)
     alone = process(evaluator(distributed=False), PERFECT[:1]).evaluate()
     assert alone["bbox"]["AP"] == pytest.approx(50)

@@ -1,0 +1,171 @@
+"""What the values of a configuration may be, and which of them cannot work together.
+
+Checked before anything is built; what only a model knows, its levels and anchors, it checks itself.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from cvpods.configs.config_dict import ConfigDict, check_type, leaves
+from cvpods.utils.errors import ConfigError
+from cvpods.utils.ranges import Range
+
+_COUNT = Range(0, whole=True)
+_POSITIVE = Range(1, whole=True)
+_ANY = Range(-math.inf, whole=True)
+_SHARE = Range(0, 1)
+_WEIGHT = Range(0)
+
+# Numbers, by key; a list must hold such numbers.
+RANGES: dict[str, Range] = {
+    "MODEL.PIXEL_STD": Range(0, inside=True),
+    "MODEL.BACKBONE.FREEZE_AT": _COUNT,
+    "MODEL.RESNETS.NUM_GROUPS": _POSITIVE,
+    "MODEL.RESNETS.WIDTH_PER_GROUP": _POSITIVE,
+    "MODEL.RESNETS.RES2_OUT_CHANNELS": _POSITIVE,
+    "MODEL.RESNETS.STEM_OUT_CHANNELS": _POSITIVE,
+    "MODEL.RESNETS.DEFORM_NUM_GROUPS": _POSITIVE,
+    "MODEL.FPN.OUT_CHANNELS": _POSITIVE,
+    "DATALOADER.NUM_WORKERS": _COUNT,
+    "DATALOADER.MAX_CORRUPT_SHARE": _SHARE,
+    "TRAINER.EMA.DECAY": _SHARE,
+    "TRAINER.NONFINITE.MAX_SKIPPED": _COUNT,
+    "TRAINER.WINDOW_SIZE": _POSITIVE,
+    "SOLVER.LR_SCHEDULER.MAX_ITER": _POSITIVE,
+    "SOLVER.LR_SCHEDULER.STEPS": _COUNT,
+    "SOLVER.LR_SCHEDULER.GAMMA": Range(0, inside=True),
+    "SOLVER.LR_SCHEDULER.WARMUP_FACTOR": _WEIGHT,
+    "SOLVER.LR_SCHEDULER.WARMUP_ITERS": _COUNT,
+    "SOLVER.OPTIMIZER.BASE_LR": _WEIGHT,
+    "SOLVER.OPTIMIZER.BIAS_LR_FACTOR": _WEIGHT,
+    "SOLVER.OPTIMIZER.WEIGHT_DECAY": _WEIGHT,
+    "SOLVER.OPTIMIZER.WEIGHT_DECAY_NORM": _WEIGHT,
+    "SOLVER.OPTIMIZER.MOMENTUM": _SHARE,
+    "SOLVER.CLIP_GRADIENTS.CLIP_VALUE": Range(0, inside=True),
+    "SOLVER.CLIP_GRADIENTS.NORM_TYPE": Range(0, inside=True),
+    "SOLVER.CHECKPOINT_PERIOD": _ANY,
+    "SOLVER.IMS_PER_BATCH": _POSITIVE,
+    "SOLVER.IMS_PER_DEVICE": _POSITIVE,
+    "SOLVER.BATCH_SUBDIVISIONS": _POSITIVE,
+    "TEST.EVAL_PERIOD": _ANY,
+    "TEST.DETECTIONS_PER_IMAGE": _POSITIVE,
+    "TEST.IMS_PER_DEVICE": _POSITIVE,
+    "TEST.AUG.MAX_SIZE": _POSITIVE,
+    "GLOBAL.LOG_INTERVAL": _POSITIVE,
+    "SEED": Range(-(2**63), 2**63 - 1, whole=True),
+}
+# Keys that may be None, and what else they may be.
+OR_NONE: dict[str, Range] = {
+    "MODEL.RESNETS.NUM_CLASSES": _POSITIVE,
+    "SOLVER.LR_SCHEDULER.MAX_EPOCH": Range(0, inside=True),
+    "SOLVER.OPTIMIZER.WEIGHT_DECAY_BIAS": _WEIGHT,
+    "TEST.AUG.DETECTIONS_PER_IMAGE": _POSITIVE,
+}
+# Keys that may be None though their default is not.
+_NONE_TOO = ("MODEL.NMS_TYPE", *OR_NONE)
+# Lists that are empty by default: what they hold.
+TEXTS = (
+    "DATASETS.TRAIN",
+    "DATASETS.TEST",
+    "MODEL.FPN.IN_FEATURES",
+    "MODEL.RESNETS.OUT_FEATURES",
+)
+CHOICES: dict[str, tuple] = {
+    "INPUT.FORMAT": ("BGR", "RGB", "L"),
+    "TRAINER.AMP.DTYPE": ("bf16", "fp16"),
+    "TRAINER.NONFINITE.POLICY": ("stop", "skip"),
+    "SOLVER.LR_SCHEDULER.WARMUP_METHOD": ("constant", "linear", "burnin"),
+    "SOLVER.CLIP_GRADIENTS.CLIP_TYPE": ("value", "norm", "full_model"),
+    "SOLVER.AUTO_SCALE": ("", "linear"),
+    "TEST.GRAPH.RESIZE": ("fit", "stretch"),
+    "TEST.AUG.MERGE": ("soft-vote", "vote", "nms"),
+}
+
+
+def check_config(cfg: ConfigDict) -> None:
+    """Check type and range of every value.
+
+    Raises:
+        ConfigError: naming every key that is wrong, its value and what it may be.
+    """
+    values = leaves(cfg)
+    errors = [*_wrong_types(cfg, values), *_wrong_values(values)]
+    if errors:
+        raise ConfigError("\n".join(errors))
+
+
+def check_training(cfg: ConfigDict) -> None:
+    """Check, beside check_config(), that a training can work.
+
+    Raises:
+        ConfigError: the schedule ends before its steps.
+    """
+    check_config(cfg)
+    schedule = cfg.SOLVER.LR_SCHEDULER
+    end = schedule.MAX_ITER if schedule.MAX_EPOCH is None else schedule.MAX_EPOCH
+    name = "MAX_ITER" if schedule.MAX_EPOCH is None else "MAX_EPOCH"
+    steps = list(schedule.STEPS) if schedule.NAME == "WarmupMultiStepLR" else []
+    late = [step for step in steps if step >= end]
+    if late:
+        raise ConfigError(
+            f"SOLVER.LR_SCHEDULER.STEPS {steps} must lie below {name} {end}: at {late[0]} the "
+            "training is over. Shorten them too, for example SOLVER.LR_SCHEDULER.STEPS "
+            f"'({int(end * 2 / 3)},)', or '()' for a constant rate."
+        )
+
+
+def _wrong_types(cfg: ConfigDict, values: Mapping[str, Any]) -> list[str]:
+    """Values of another type than their class's default."""
+    errors = []
+    for key, default in leaves(type(cfg)()).items():
+        if key not in values or (values[key] is None and default is not None):
+            if key not in _NONE_TOO:
+                errors.append(f"{key} is {'None' if key in values else 'missing'}.")
+            continue
+        try:
+            _check_entries(key, default, check_type(key, default, values[key]))
+        except ConfigError as error:
+            errors.append(str(error))
+    return errors
+
+
+def _check_entries(name: str, default: Any, value: Any) -> None:
+    """The entries of a list must be of the kind that those of the default have, where it is one."""
+    if not isinstance(default, (list, tuple)):
+        return
+    kinds = {_kind(entry) for entry in default}
+    kind = kinds.pop() if len(kinds) == 1 else None
+    if kind is not None and any(_kind(entry) != kind for entry in value):
+        raise ConfigError(f"{name} is a list of {kind}s ({default!r}); got {value!r}.")
+
+
+def _kind(value: Any) -> str | None:
+    kinds = {bool: "boolean", int: "number", float: "number", str: "text", list: "list"}
+    return kinds.get(list if isinstance(value, (list, tuple)) else type(value))
+
+
+def _wrong_values(values: Mapping[str, Any]) -> list[str]:
+    errors = []
+    for key, allowed in RANGES.items():
+        if key not in values:
+            continue
+        value = values[key]
+        entries = (
+            value if isinstance(value, (list, tuple)) and not isinstance(value, Range) else [value]
+        )
+        if value is not allowed and not all(allowed.holds(entry) for entry in entries):
+            errors.append(f"{key} must be {allowed}; got {value!r}.")
+    for key, allowed in OR_NONE.items():
+        if values.get(key) is not None and not allowed.holds(values[key]):
+            errors.append(f"{key} must be None or {allowed}; got {values[key]!r}.")
+    for key in TEXTS:
+        if not all(isinstance(entry, str) for entry in values.get(key, ())):
+            errors.append(f"{key} must be a list of names; got {values[key]!r}.")
+    for key, choices in CHOICES.items():
+        if key in values and values[key] not in choices:
+            known = ", ".join(repr(choice) for choice in choices)
+            errors.append(f"{key} must be one of {known}; got {values[key]!r}.")
+    return errors

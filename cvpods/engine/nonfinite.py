@@ -1,0 +1,142 @@
+"""Losses that are infinite or NaN: nothing is learned from them, and the batch is kept."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from loguru import logger
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
+
+from cvpods.checkpoint.atomic import write_atomically
+from cvpods.structures import Boxes, Instances
+from cvpods.utils import comm
+
+POLICIES = ("stop", "skip")
+
+
+class NonFiniteLoss(FloatingPointError):
+    """The losses of a step are not all finite; no weight has changed."""
+
+    def __init__(self, iteration: int, losses: Mapping[str, float]) -> None:
+        self.iteration, self.losses = iteration, dict(losses)
+        super().__init__(
+            f"The loss became infinite or NaN at iteration {iteration}: {self.losses}. A lower "
+            "SOLVER.OPTIMIZER.BASE_LR, a longer warm-up or SOLVER.CLIP_GRADIENTS may help."
+        )
+
+
+class NonFinitePolicy:
+    """TRAINER.NONFINITE: what happens to a step whose losses or gradients are not finite.
+
+    Args:
+        policy: "stop" ends the run; "skip" leaves the step out, at most `max_skipped` in a row.
+        output: folder of the dumps, nonfinite_<iteration>.pt.
+    """
+
+    def __init__(self, policy: str, max_skipped: int, output: str | Path) -> None:
+        self.policy, self.max_skipped = policy, max_skipped
+        self.output = Path(output)
+        self.in_a_row = 0
+        self.skipped = 0
+
+    def finite(self) -> None:
+        """A step was finite."""
+        self.in_a_row = 0
+
+    def handle(self, error: NonFiniteLoss, dump: Mapping[str, Any], own: bool) -> None:
+        """Keep the batch and skip the step, or stop.
+
+        Args:
+            dump: what goes into the file, see replay(); of a row of steps, the first is kept.
+            own: whether this rank's losses are the ones.
+
+        Raises:
+            NonFiniteLoss: the policy is to stop, or too many steps in a row were not finite.
+        """
+        self.in_a_row += 1
+        self.skipped += 1
+        said = f"{error} {_CAUSES[dump['cause']]}"
+        if own and self.in_a_row == 1:
+            rank = f".rank{comm.get_rank()}" if comm.get_rank() else ""
+            path = self.output / f"nonfinite_{error.iteration:07d}{rank}.pt"
+            write_atomically(path, lambda file: torch.save(dict(dump), file))
+            said += f" The batch is in {path}; look at it with: pods_debug replay {path}"
+        if self.policy == "stop" or self.in_a_row > self.max_skipped:
+            row = f" {self.in_a_row} steps in a row." if self.policy == "skip" else ""
+            error.args = (said + row,)
+            raise error
+        logger.warning(f"{said} Step skipped ({self.in_a_row} in a row, {self.skipped} in all).")
+
+
+_CAUSES = {
+    "divergence": "",
+    "overflow": (
+        "In float32 the same batch has finite losses: this is an overflow of fp16, not divergence. "
+        "TRAINER.AMP.DTYPE bf16 has the range of float32."
+    ),
+    "gradients": "The losses are finite, their gradients are not.",
+}
+
+
+def weights_norm(model: nn.Module) -> float:
+    """Euclidean norm of all parameters."""
+    squares = [p.detach().double().pow(2).sum() for p in model.parameters()]
+    return float(torch.stack(squares).sum().sqrt()) if squares else 0.0
+
+
+def gradients_are_finite(model: nn.Module) -> bool:
+    """Whether every gradient is; one reduction over all of them."""
+    gradients = [p.grad for p in model.parameters() if p.grad is not None]
+    return not gradients or bool(torch.nn.utils.get_total_norm(gradients).isfinite())
+
+
+def all_finite(losses: Mapping[str, float]) -> bool:
+    return all(math.isfinite(value) for name, value in losses.items() if "loss" in name)
+
+
+def norm_statistics(model: nn.Module) -> list[tuple[Tensor, Tensor]]:
+    """(buffer, copy) of the running statistics that a forward pass in training mode changes."""
+    norms = (m for m in model.modules() if isinstance(m, _NormBase) and m.training)
+    return [(buffer, buffer.clone()) for norm in norms for buffer in norm.buffers()]
+
+
+def restore_statistics(statistics: Sequence[tuple[Tensor, Tensor]]) -> None:
+    """Put back what norm_statistics() copied."""
+    for buffer, copy in statistics:
+        buffer.copy_(copy)
+
+
+def pack_batch(batch: Sequence[Any]) -> list[Any]:
+    """Samples as plain tensors, texts and numbers, loadable with `weights_only`."""
+    packed = []
+    for sample in batch:
+        if not isinstance(sample, dict):  # of a user's own loader
+            packed.append(sample)
+            continue
+        entry = {k: v for k, v in sample.items() if isinstance(v, (str, int, float, Tensor))}
+        if "key" in sample:
+            entry["index"], entry["seed"] = sample["key"]
+        if "instances" in sample:
+            instances = sample["instances"]
+            entry["boxes"] = instances.gt_boxes.tensor
+            entry["classes"] = instances.gt_classes
+        packed.append(entry)
+    return packed
+
+
+def unpack_batch(packed: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """What a model takes, out of what pack_batch() made."""
+    batch = []
+    for entry in packed:
+        sample = {k: v for k, v in entry.items() if k not in ("boxes", "classes")}
+        if "boxes" in entry:
+            size = tuple(entry["image"].shape[-2:])
+            boxes = Boxes(entry["boxes"])
+            sample["instances"] = Instances(size, gt_boxes=boxes, gt_classes=entry["classes"])
+        batch.append(sample)
+    return batch

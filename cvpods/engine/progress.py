@@ -1,0 +1,82 @@
+"""How far a run is: what a checkpoint holds of it beside weights, and how it goes on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from loguru import logger
+
+from cvpods.utils import comm
+from cvpods.utils.env import get_rng_state, set_rng_state
+from cvpods.utils.errors import CheckpointError
+
+
+def progress_of(runner: Any) -> dict[str, Any]:
+    """Entries of a checkpoint after iteration runner.iter; every rank must call it.
+
+    They load with `weights_only`.
+    """
+    meta = runner.data_loader.dataset.dataset.meta
+    sampler = runner.data_loader.batch_sampler
+    return {
+        "iteration": runner.iter,
+        "seed": runner.cfg.SEED,
+        "random_states": comm.gather(get_rng_state()),
+        "thing_classes": list(getattr(meta, "thing_classes", [])),
+        # Where the order of images goes on, and what it is made of: see TrainingStream.
+        "position": sampler.position(runner.iter + 1),
+        "block": runner.block,
+        "processes": comm.get_world_size(),
+        "plan": runner.plan.describe(),
+        "images_per_step": runner.plan.total,
+        "scalars": runner.storage.windows(),
+    }
+
+
+def restore_progress(runner: Any, content: Mapping[str, Any]) -> None:
+    """Set the runner to go on after the iteration of a checkpoint's content.
+
+    Order and augmentation of the images go on as they would have, for any number of processes; the
+    log says what changes.
+
+    Raises:
+        CheckpointError: the content is weights alone.
+    """
+    if not isinstance(content.get("iteration"), int):
+        raise CheckpointError("last_checkpoint names weights without an iteration to resume.")
+    runner.start_iter = content["iteration"] + 1
+    cfg = runner.cfg
+    seed, block = content.get("seed", cfg.SEED), content.get("block", runner.block)
+    if seed != cfg.SEED:
+        logger.info(f"SEED {seed} of the checkpoint replaces {cfg.SEED}.")
+    if (seed, block) != (cfg.SEED, runner.block):
+        cfg.SEED, runner.block = seed, block
+        runner.data_loader = runner.build_train_loader(cfg, runner.plan, block=block)
+    sampler = runner.data_loader.batch_sampler
+    sampler.offset += content.get("position", sampler.position(runner.start_iter))
+    sampler.offset -= sampler.position(runner.start_iter)
+    runner.windows = dict(content.get("scalars", {}))
+    states = content.get("random_states", [])
+    if comm.get_rank() < len(states):
+        set_rng_state(states[comm.get_rank()])
+    _describe_changes(runner, content)
+    logger.info(f"Going on at iteration {runner.start_iter} of {runner.max_iter}.")
+
+
+def _describe_changes(runner: Any, content: Mapping[str, Any]) -> None:
+    """Say what differs from the run that wrote the checkpoint."""
+    before, now = content.get("plan", ""), runner.plan.describe()
+    if before in ("", now):
+        return
+    logger.warning(
+        f"The checkpoint's run had {before} This one has {now} Order and augmentation of the "
+        "images go on as they would have. Sums over the images of a step, batch norms, and losses "
+        "that are divided by a number of the pass differ a little, and so results do not agree "
+        "to the last bit."
+    )
+    if (total := content.get("images_per_step")) not in (None, runner.plan.total):
+        logger.warning(
+            f"SOLVER.IMS_PER_BATCH was {total} and is {runner.plan.total}: iterations count on, so "
+            "the schedule now covers another number of images."
+        )

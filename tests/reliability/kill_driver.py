@@ -1,0 +1,148 @@
+"""Kills training runs at random moments, resumes them and compares their ends.
+
+Runs as a process of its own that imports everything once and forks a child for each run, so that a
+run starts in a fraction of a second: python kill_driver.py EXPERIMENT OUTPUT TRIALS SEED. Prints a
+json list with a record for each trial.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import resource
+import signal
+import sys
+import time
+from pathlib import Path
+
+import torch
+
+import cvpods_ext.configs  # noqa: F401 - what the experiment imports is imported here, once
+import cvpods_ext.modeling  # noqa: F401
+from cvpods.tools.train import main as pods_train
+
+KINDS = ("SIGKILL", "SIGTERM", "SIGINT", "full", "truncate", "inside a write")
+
+
+def start(experiment: Path, output: Path, *words: str) -> int:
+    """Fork `pods_train` into the background; returns its process id."""
+    output.mkdir(parents=True, exist_ok=True)
+    pid = os.fork()
+    if pid:
+        return pid
+    status = 70
+    try:
+        os.chdir(experiment)
+        log = os.open(output / "console.txt", os.O_CREAT | os.O_APPEND | os.O_WRONLY)
+        os.dup2(log, 1)
+        os.dup2(log, 2)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        pods_train(["--num-gpus", "0", *words, "OUTPUT_DIR", str(output)])
+        status = 0
+    except SystemExit as error:
+        status = error.code if isinstance(error.code, int) else 1
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+
+
+def status_of(pid: int) -> int:
+    """Wait for a process; its exit status, negative where a signal ended it."""
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
+def wait_for_write(pid: int, output: Path, number: int) -> None:
+    """Return while the number-th checkpoint is being written, or when the process has ended."""
+    seen: set[str] = set()
+    while os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
+        seen.update(path.name for path in output.glob(".model_*.tmp"))
+        if len(seen) >= number:
+            return
+
+
+def truncate_newest(output: Path, rng: random.Random) -> str:
+    """Cut the file that was written last short, as a power cut may."""
+    files = [*output.glob("model_*.pth"), output / "last_checkpoint", output / "metrics.json"]
+    files = sorted((f for f in files if f.is_file()), key=lambda f: f.stat().st_mtime_ns)
+    if not files:
+        return "nothing"
+    size = files[-1].stat().st_size
+    os.truncate(files[-1], rng.randrange(size) if size else 0)
+    return files[-1].name
+
+
+def interrupt(kind: str, pid: int, output: Path, seconds: float, rng: random.Random) -> str:
+    """Do to a running process what `kind` says, after so many seconds; returns a remark."""
+    if kind == "inside a write":
+        wait_for_write(pid, output, rng.randint(1, 4))
+        os.kill(pid, signal.SIGKILL)
+        return f"{len(list(output.glob('.model_*.tmp')))} unfinished"
+    time.sleep(seconds)
+    if kind == "full":
+        # Files may not grow beyond this; Python ignores SIGXFSZ, so that writes fail.
+        limit = rng.choice((0, 1000, 3_000_000))
+        resource.prlimit(pid, resource.RLIMIT_FSIZE, (limit, limit))
+        return f"limit {limit}"
+    os.kill(pid, signal.SIGKILL if kind == "truncate" else getattr(signal, kind))
+    return ""
+
+
+def losses(output: Path) -> list[dict[str, float]]:
+    """What metrics.json has of each iteration that must not depend on kills."""
+    records = [json.loads(line) for line in (output / "metrics.json").read_text().splitlines()]
+    return [{k: v for k, v in r.items() if "time" not in k} for r in records]
+
+
+def same_weights(one: Path, other: Path) -> bool:
+    first, second = (torch.load(path, weights_only=True) for path in (one, other))
+    return all(
+        first[part].keys() == second[part].keys()
+        and all(torch.equal(first[part][k], second[part][k]) for k in first[part])
+        for part in ("model", "ema")
+    )
+
+
+def trial(index: int, experiment: Path, folder: Path, reference: Path, seconds: float) -> dict:
+    rng = random.Random(1000 * SEED + index)
+    kind = KINDS[index % len(KINDS)]
+    output = folder / f"trial_{index}"
+    workers = ["DATALOADER.NUM_WORKERS", str(rng.randint(0, 1))]
+    pid = start(experiment, output, *workers)
+    remark = interrupt(kind, pid, output, rng.uniform(0, seconds), rng)
+    status = status_of(pid)
+    if kind == "truncate":
+        remark = truncate_newest(output, rng)
+    saved = sorted(path.name for path in output.glob("model_*.pth"))
+    resumed = status_of(start(experiment, output, "--resume", *workers))
+    final, wanted = output / "model_final.pth", reference / "model_final.pth"
+    ended = resumed == 0 and final.is_file()
+    console = (output / "console.txt").read_text(errors="replace")
+    return {
+        "kind": kind,
+        "remark": remark,
+        "status": status,
+        "checkpoints": saved,
+        "resumed": resumed,
+        "weights": ended
+        and same_weights(output / "model_final.pth", reference / "model_final.pth"),
+        "losses": ended and losses(output) == losses(reference),
+        "leftovers": [path.name for path in output.glob(".*.tmp")],
+        "traceback": "Traceback" in console,
+        "console": console[-3000:],
+    }
+
+
+def run(experiment: Path, folder: Path, trials: int) -> list[dict]:
+    reference = folder / "reference"
+    begun = time.perf_counter()
+    assert status_of(start(experiment, reference)) == 0, (reference / "console.txt").read_text()
+    seconds = time.perf_counter() - begun
+    return [trial(i, experiment, folder, reference, seconds) for i in range(trials)]
+
+
+if __name__ == "__main__":
+    SEED = int(sys.argv[4])
+    records = run(Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]))
+    print(json.dumps(records))
