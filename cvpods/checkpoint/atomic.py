@@ -14,6 +14,9 @@ def write_atomically(path: Path, write: Any) -> None:
     """Call write(file) on a temporary file beside `path`, flush it to disk, then rename it.
 
     After a power cut, `path` is as it was before or as it is afterwards.
+
+    Raises:
+        OSError: it cannot be written; `path` is as it was before.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
@@ -23,6 +26,11 @@ def write_atomically(path: Path, write: Any) -> None:
             os.fsync(file.fileno())
         os.replace(temporary, path)
         _flush_folder(path.parent)
+    except RuntimeError as error:
+        # torch.save hides the system's error, a full disk say, behind one of its own.
+        if isinstance(error.__context__, OSError):
+            raise error.__context__ from None
+        raise
     finally:
         temporary.unlink(missing_ok=True)
 

@@ -37,17 +37,27 @@ class Checkpointer:
         self.checkpointables = {k: v for k, v in checkpointables.items() if v is not None}
 
     def save(self, name: str, **extra: Any) -> None:
-        """Write `name`.pth and point last_checkpoint to it; only rank 0 writes."""
+        """Write `name`.pth and point last_checkpoint to it; only rank 0 writes.
+
+        Raises:
+            CheckpointError: it cannot be written; nothing that was there has changed.
+        """
         if not comm.is_main_process():
             return
         content = {"model": self.model.state_dict(), **extra}
         content.update({k: v.state_dict() for k, v in self.checkpointables.items()})
         path = self.save_dir / f"{name}.pth"
-        self.save_dir.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, lambda file: torch.save(content, file))
-        write_atomically(
-            self.save_dir / LAST_CHECKPOINT, lambda file: file.write(path.name.encode())
-        )
+        try:
+            self.save_dir.mkdir(parents=True, exist_ok=True)
+            write_atomically(path, lambda file: torch.save(content, file))
+            write_atomically(
+                self.save_dir / LAST_CHECKPOINT, lambda file: file.write(path.name.encode())
+            )
+        except OSError as error:
+            raise CheckpointError(
+                f"{path} cannot be written: {error}. What was saved before is whole: with room to "
+                "write, pods_train --resume goes on from it."
+            ) from error
         logger.info(f"Saved {path}")
 
     def has_checkpoint(self) -> bool:

@@ -57,6 +57,11 @@ RANGES: dict[str, Range] = {
     "GLOBAL.LOG_INTERVAL": _POSITIVE,
     "SEED": Range(-(2**63), 2**63 - 1, whole=True),
 }
+# The same of keys of a method's group, with the number of entries.
+METHOD_LISTS: dict[str, tuple[Range, int]] = {
+    "BBOX_REG_WEIGHTS": (Range(0, inside=True), 4),
+    "IOU_THRESHOLDS": (_SHARE, 2),
+}
 # Keys that may be None, and what else they may be.
 OR_NONE: dict[str, Range] = {
     "MODEL.RESNETS.NUM_CLASSES": _POSITIVE,
@@ -92,7 +97,7 @@ def check_config(cfg: ConfigDict) -> None:
         ConfigError: naming every key that is wrong, its value and what it may be.
     """
     values = leaves(cfg)
-    errors = [*_wrong_types(cfg, values), *_wrong_values(values)]
+    errors = _wrong_types(cfg, values) or _wrong_values(values)
     if errors:
         raise ConfigError("\n".join(errors))
 
@@ -148,24 +153,20 @@ def _kind(value: Any) -> str | None:
 
 
 def _wrong_values(values: Mapping[str, Any]) -> list[str]:
+    """Values of the right type that lie out of range; keys that are not there are passed over."""
     errors = []
-    for key, allowed in RANGES.items():
-        if key not in values:
-            continue
-        value = values[key]
-        entries = (
-            value if isinstance(value, (list, tuple)) and not isinstance(value, Range) else [value]
-        )
-        if value is not allowed and not all(allowed.holds(entry) for entry in entries):
+    for key, value in values.items():
+        allowed, length = METHOD_LISTS.get(key.rpartition(".")[2], (RANGES.get(key), None))
+        entries = value if isinstance(value, (list, tuple)) else [value]
+        if allowed is not None and not all(allowed.holds(entry) for entry in entries):
             errors.append(f"{key} must be {allowed}; got {value!r}.")
-    for key, allowed in OR_NONE.items():
-        if values.get(key) is not None and not allowed.holds(values[key]):
-            errors.append(f"{key} must be None or {allowed}; got {values[key]!r}.")
-    for key in TEXTS:
-        if not all(isinstance(entry, str) for entry in values.get(key, ())):
-            errors.append(f"{key} must be a list of names; got {values[key]!r}.")
-    for key, choices in CHOICES.items():
-        if key in values and values[key] not in choices:
-            known = ", ".join(repr(choice) for choice in choices)
-            errors.append(f"{key} must be one of {known}; got {values[key]!r}.")
+        if length is not None and len(entries) != length:
+            errors.append(f"{key} must have {length} entries; got {value!r}.")
+        if key in OR_NONE and value is not None and not OR_NONE[key].holds(value):
+            errors.append(f"{key} must be None or {OR_NONE[key]}; got {value!r}.")
+        if key in TEXTS and not all(isinstance(entry, str) for entry in entries):
+            errors.append(f"{key} must be a list of names; got {value!r}.")
+        if key in CHOICES and value not in CHOICES[key]:
+            known = ", ".join(repr(choice) for choice in CHOICES[key])
+            errors.append(f"{key} must be one of {known}; got {value!r}.")
     return errors

@@ -18,7 +18,7 @@ from cvpods.data.samplers import BatchPlan, InferenceSampler, TrainingBatchSampl
 from cvpods.data.seeded_dataset import SeededDataset
 from cvpods.data.transforms import build_transform_gens
 from cvpods.utils import comm
-from cvpods.utils.errors import ConfigError
+from cvpods.utils.errors import ConfigError, PodsError
 from cvpods.utils.stop import shield_worker
 
 __all__ = [
@@ -65,8 +65,16 @@ def build_dataset(
         dataset_class(name)(cfg, name, transforms=transforms, is_train=is_train)
         for name in dataset_names
     ]
-    name, kwargs = cfg.DATASETS.CUSTOM_TYPE
-    return DATASETS.get(name)(datasets, **kwargs)
+    try:
+        name, kwargs = cfg.DATASETS.CUSTOM_TYPE
+        return DATASETS.get(name)(datasets, **kwargs)
+    except (TypeError, ValueError) as error:
+        if isinstance(error, PodsError):
+            raise
+        raise ConfigError(
+            f"DATASETS.CUSTOM_TYPE must be a pair (name, arguments), got "
+            f"{cfg.DATASETS.CUSTOM_TYPE!r}: {error}"
+        ) from error
 
 
 def build_train_loader(

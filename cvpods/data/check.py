@@ -16,6 +16,7 @@ from typing import Any
 
 from tabulate import tabulate
 
+from cvpods.data.datasets.coco import is_id, is_size
 from cvpods.data.detection_utils import read_image
 from cvpods.utils.errors import DataError
 
@@ -36,6 +37,7 @@ KINDS = {
     "corrupt file": "error",
     "other size than annotated": "error",
     "no box at all": "error",
+    "malformed box": "warning",
     "NaN or infinite box": "warning",
     "zero or negative box": "warning",
     "box outside the image": "warning",
@@ -144,15 +146,16 @@ def _records(
         ids = [] if missing else [record[k] for k in keys if k == "id" or k.endswith("_id")]
         if missing:
             report.add("malformed record", f"{section}[{position}] lacks {missing}")
-        elif not all(_is_id(value) for value in ids):
+        elif not all(is_id(value) for value in ids):
             report.add("malformed record", f"{section}[{position}] has the ids {ids}")
         else:
             usable.append(dict(record))
-    return usable
-
-
-def _is_id(value: Any) -> bool:
-    return isinstance(value, (int, str)) and not isinstance(value, bool)
+    kinds = Counter(type(record["id"]) for record in usable)
+    usual = kinds.most_common(1)[0][0] if kinds else int
+    for record in usable:
+        if type(record["id"]) is not usual:
+            report.add("malformed record", f"{section}: id {record['id']!r} is no {usual.__name__}")
+    return [record for record in usable if type(record["id"]) is usual]
 
 
 def _unique(records: Sequence[dict[str, Any]], kind: str, report: Report) -> dict[Any, dict]:
@@ -180,9 +183,8 @@ def _images(content: Mapping[str, Any], report: Report) -> dict[Any, dict]:
     usable = []
     for record in records:
         sizes = [record[k] for k in ("height", "width")]
-        whole = all(isinstance(v, int) and not isinstance(v, bool) and v > 0 for v in sizes)
-        if not whole or not isinstance(record["file_name"], str):
-            where = f"image {record['id']}: {record['file_name']!r}, {sizes}"
+        if not all(map(is_size, sizes)) or not isinstance(record["file_name"], str):
+            where = f"image {record['id']}: {record['file_name']!r:.60}, {sizes!r:.60}"
             report.add("malformed record", where)
         else:
             usable.append(record)
@@ -191,6 +193,8 @@ def _images(content: Mapping[str, Any], report: Report) -> dict[Any, dict]:
 
 def _read_files(images: dict[Any, dict], root: Path, report: Report, files: int | None) -> None:
     """Decode image files, several at once; those that cannot be used leave `images`."""
+    if files == 0:
+        return
     chosen = list(images.values())
     if files is not None and files < len(chosen):
         chosen = random.Random(0).sample(chosen, files)
@@ -225,8 +229,9 @@ def _annotations(  # noqa: C901 - one branch for each thing that may be wrong
 ) -> list[dict[str, Any]]:
     keys = ("id", "image_id", "category_id", "bbox")
     records = _records(content, "annotations", keys, report)
-    named = [i.get("id") for i in content.get("images") or () if isinstance(i, Mapping)]
-    dropped = {id_ for id_ in named if _is_id(id_)}  # their images have been reported
+    listed = content["images"] if isinstance(content.get("images"), list) else []
+    named = [image.get("id") for image in listed if isinstance(image, Mapping)]
+    dropped = {id_ for id_ in named if is_id(id_)}  # their images have been reported
     usable = []
     for record in records:
         if record["category_id"] not in categories:
@@ -259,7 +264,7 @@ def _checked_box(
     try:
         x, y, width, height = (float(value) for value in record["bbox"])
     except (TypeError, ValueError, OverflowError):
-        report.add("malformed record", where)
+        report.add("malformed box", where)
         return None
     if not all(math.isfinite(value) and abs(value) < 1e7 for value in (x, y, width, height)):
         report.add("NaN or infinite box", where)

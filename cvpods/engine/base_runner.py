@@ -37,6 +37,8 @@ class RunnerBase:
             self.storage.restore(self.windows)
             try:
                 self.before_train()
+                if start_iter > 0:
+                    self.after_resume()
                 for self.iter in range(start_iter, max_iter):
                     self.storage.iter = self.iter
                     self.before_step()
@@ -52,6 +54,11 @@ class RunnerBase:
     def after_train(self) -> None:
         for hook in self._hooks:
             hook.after_train()
+
+    def after_resume(self) -> None:
+        self.iter = self.storage.iter = self.start_iter - 1
+        for hook in self._hooks:
+            hook.after_resume()
 
     def before_step(self) -> None:
         for hook in self._hooks:

@@ -25,6 +25,11 @@ class HookBase:
     def before_train(self) -> None:
         """Before the first iteration."""
 
+    def after_resume(self) -> None:
+        """Before the first iteration of a run that goes on, as if after the last one it has done:
+        what a kill after the checkpoint of that iteration left undone.
+        """
+
     def after_train(self) -> None:
         """After the last iteration, also when an error ended the run."""
 
@@ -142,6 +147,12 @@ class PeriodicWriter(HookBase):
             for writer in self.writers:
                 writer.write()
 
+    def after_resume(self) -> None:
+        if self.is_last or self.is_due(self.period):
+            for writer in self.writers:
+                if not writer.has_written(self.trainer.iter):
+                    writer.write()
+
     def after_train(self) -> None:
         for writer in self.writers:
             writer.close()
@@ -167,12 +178,23 @@ class EvalHook(HookBase):
     """Calls `evaluate` every `period` iterations and after the last; < 0 never.
 
     Its results {dataset or task: ...} are recorded as scalars "bbox/AP" on rank 0. A stop signal
-    breaks it off; the run then ends after this iteration's other hooks.
+    breaks it off; the run then ends after this iteration's other hooks. `is_missing` says, where a
+    run goes on, whether the evaluation that was due last was not made.
     """
 
-    def __init__(self, period: int, evaluate: Callable[[], Mapping[str, Any]]) -> None:
+    def __init__(
+        self,
+        period: int,
+        evaluate: Callable[[], Mapping[str, Any]],
+        is_missing: Callable[[], bool] = lambda: False,
+    ) -> None:
         self.period = period
         self.evaluate = evaluate
+        self.is_missing = is_missing
+
+    def after_resume(self) -> None:
+        if self.is_missing():
+            self.after_step()
 
     def after_step(self) -> None:
         if self.period >= 0 and (self.is_last or self.is_due(self.period)):

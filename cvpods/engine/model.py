@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from cvpods.engine.memory import OutOfMemory, is_out_of_memory
 from cvpods.utils import comm
 from cvpods.utils.errors import ConfigError
 
@@ -37,8 +38,18 @@ def autocast(cfg: Any, device_type: str) -> Any:
 
 
 def prepare_model(cfg: Any, build_model: Callable[[Any], nn.Module]) -> nn.Module:
-    """Build the model, on its device, in the memory layout and compiled as TRAINER says."""
-    model = maybe_convert_module(build_model(cfg)).to(cfg.MODEL.DEVICE)
+    """Build the model, on its device, in the memory layout and compiled as TRAINER says.
+
+    Raises:
+        OutOfMemory: it does not fit.
+    """
+    try:
+        model = maybe_convert_module(build_model(cfg)).to(cfg.MODEL.DEVICE)
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        reason = str(error).strip().splitlines()[0]
+        raise OutOfMemory(f"The model does not fit into memory: {reason}") from error
     if cfg.TRAINER.CHANNELS_LAST:
         model = model.to(memory_format=torch.channels_last)
     if cfg.TRAINER.COMPILE:

@@ -54,8 +54,8 @@ def restore_progress(runner: Any, content: Mapping[str, Any]) -> None:
         cfg.SEED, runner.block = seed, block
         runner.data_loader = runner.build_train_loader(cfg, runner.plan, block=block)
     sampler = runner.data_loader.batch_sampler
-    sampler.offset += content.get("position", sampler.position(runner.start_iter))
-    sampler.offset -= sampler.position(runner.start_iter)
+    expected = sampler.position(runner.start_iter)
+    sampler.offset += content.get("position", expected) - expected
     runner.windows = dict(content.get("scalars", {}))
     states = content.get("random_states", [])
     if comm.get_rank() < len(states):

@@ -151,7 +151,9 @@ class DefaultRunner(TrainingStep):
             hooks.LRScheduler(self.optimizer, self.scheduler),
             self.ema,
             hooks.PeriodicCheckpointer(self.save, cfg.SOLVER.CHECKPOINT_PERIOD),
-            hooks.EvalHook(cfg.TEST.EVAL_PERIOD, self.evaluate) if cfg.DATASETS.TEST else None,
+            hooks.EvalHook(cfg.TEST.EVAL_PERIOD, self.evaluate, self._lacks_evaluation)
+            if cfg.DATASETS.TEST
+            else None,
             hooks.PeriodicWriter(self.build_writers(), cfg.GLOBAL.LOG_INTERVAL) if main else None,
             StatusExchange(self.corrupt),
         ]
@@ -208,9 +210,8 @@ class DefaultRunner(TrainingStep):
         with remembering_stop_signals():
             if self.start_iter >= self.max_iter:
                 logger.info(f"All {self.max_iter} iterations are done already.")
-                self._make_up_evaluation()
-                return self.results
-            self._start_loader(self.start_iter)
+            else:
+                self._start_loader(self.start_iter)
             try:
                 super().train(self.start_iter, self.max_iter)
             except (Stopped, TooManyCorruptImages) as reason:
@@ -257,18 +258,14 @@ class DefaultRunner(TrainingStep):
                 raise ConfigError("TEST.EXPECTED_RESULTS are missed; see the lines above.")
         return self.results
 
-    def _make_up_evaluation(self) -> None:
-        """The final evaluation, where the run ended after its last iteration and before this."""
-        cfg = self.cfg
-        results = inference_folder(cfg) / "results.json"
-        final = self.checkpointer.get_checkpoint_file()
-        missing = final is not None and (
-            not results.is_file() or results.stat().st_mtime < final.stat().st_mtime
+    def _lacks_evaluation(self) -> bool:
+        """Whether the newest results are older than the checkpoint that the run goes on from."""
+        results = inference_folder(self.cfg) / "results.json"
+        saved = self.checkpointer.get_checkpoint_file()
+        lacks = saved is not None and (
+            not results.is_file() or results.stat().st_mtime < saved.stat().st_mtime
         )
-        wanted = bool(cfg.DATASETS.TEST) and cfg.TEST.EVAL_PERIOD >= 0
-        if comm.all_gather(missing)[0] and wanted:
-            self.iter = self.max_iter - 1
-            self.evaluate()
+        return comm.all_gather(lacks)[0]
 
     @classmethod
     def test(cls, cfg: Any, model: nn.Module, output_folder: str | Path | None = None) -> Any:

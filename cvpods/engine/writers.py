@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime
 import json
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
 import torch
 from loguru import logger
@@ -36,6 +36,10 @@ class CommonMetricPrinter:
         self.bar.update(1)
         if "total_loss" in storage.names():
             self.bar.set_postfix(loss=f"{storage.history('total_loss').median(20):.4g}")
+
+    def has_written(self, iteration: int) -> bool:
+        """Whether an iteration needs no writing, in a run that goes on after it."""
+        return True
 
     def write(self) -> None:
         logger.info(self._line(get_event_storage()))
@@ -85,6 +89,12 @@ class JSONWriter:
         self.window_size = window_size
         self.file: TextIO | None = None
 
+    def has_written(self, iteration: int) -> bool:
+        """Whether the file has the iteration, with all that is recorded of it."""
+        latest = get_event_storage().latest()
+        names = {name for name, (_, recorded) in latest.items() if recorded == iteration}
+        return any(r["iteration"] == iteration and names <= r.keys() for r in _records(self.path))
+
     def write(self) -> None:
         storage = get_event_storage()
         if self.file is None:
@@ -113,15 +123,22 @@ def _drop_from(path: Path, start: int) -> None:
     if not path.is_file():
         return
 
-    def kept(line: str) -> bool:
-        try:
-            return json.loads(line)["iteration"] < start
-        except (ValueError, TypeError, KeyError):
-            return False
+    kept = [record for record in _records(path) if record["iteration"] < start]
+    text = "".join(f"{json.dumps(record, sort_keys=True)}\n" for record in kept)
+    write_atomically(path, lambda file: file.write(text.encode()))
 
-    text = path.read_text(errors="replace")
-    lines = [line for line in text.splitlines() if kept(line)]
-    write_atomically(path, lambda file: file.write("".join(f"{x}\n" for x in lines).encode()))
+
+def _records(path: Path) -> list[dict[str, Any]]:
+    """The whole lines of a metrics.json."""
+    records = []
+    for line in path.read_text(errors="replace").splitlines() if path.is_file() else ():
+        try:
+            record = json.loads(line)
+            if isinstance(record["iteration"], int):
+                records.append(record)
+        except (ValueError, TypeError, KeyError):
+            continue
+    return records
 
 
 class TensorboardXWriter:
@@ -131,6 +148,10 @@ class TensorboardXWriter:
         self.log_dir = str(log_dir)
         self.writer: SummaryWriter | None = None
         self.last = -1
+
+    def has_written(self, iteration: int) -> bool:
+        """Not known; a point that is written twice is drawn once."""
+        return False
 
     def write(self) -> None:
         storage = get_event_storage()

@@ -27,9 +27,7 @@ def train(args: argparse.Namespace) -> None:
         config.link_log(folder=args.dir or ".")
     runner = RUNNERS.get(config.TRAINER.NAME)(config, build_model)
     if restarts := restart_count():
-        logger.warning(
-            f"Started anew by the launcher, time {restarts}: going on from what is saved."
-        )
+        logger.warning(f"Started anew by the launcher ({restarts}): going on from what is saved.")
     runner.resume_or_load(resume=args.resume or restarts > 0)
     dump_config(config)
     runner.train()

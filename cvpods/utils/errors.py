@@ -35,7 +35,7 @@ class UnknownNameError(PodsError, KeyError):
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """Return ' Did you mean X?' for the known name nearest to `name`, or '' when none is near."""
-    known = list(known)
+    known, name = list(known), str(name)
     lowered = {candidate.lower(): candidate for candidate in known}
     near = difflib.get_close_matches(name.lower(), list(lowered), n=1, cutoff=0.6)
     return f" Did you mean {lowered[near[0]]}?" if near else ""

@@ -10,7 +10,7 @@ from cvpods.utils.errors import ConfigError
 
 
 class Range(NamedTuple):
-    """Numbers from low to high, both of them included unless `inside`; whole ones if `whole`."""
+    """Finite numbers from low to high, both included unless `inside`; whole ones if `whole`."""
 
     low: float
     high: float = math.inf
@@ -19,7 +19,7 @@ class Range(NamedTuple):
 
     def holds(self, value: Any) -> bool:
         kinds = int if self.whole else (int, float)
-        if not isinstance(value, kinds) or isinstance(value, bool):
+        if not isinstance(value, kinds) or isinstance(value, bool) or abs(value) == math.inf:
             return False
         return self.low < value < self.high if self.inside else self.low <= value <= self.high
 

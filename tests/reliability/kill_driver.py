@@ -2,18 +2,22 @@
 
 Runs as a process of its own that imports everything once and forks a child for each run, so that a
 run starts in a fraction of a second: python kill_driver.py EXPERIMENT OUTPUT TRIALS SEED. Prints a
-json list with a record for each trial.
+line of json for each trial.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import random
 import resource
+import shutil
 import signal
 import sys
 import time
+import traceback
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -31,7 +35,7 @@ def start(experiment: Path, output: Path, *words: str) -> int:
     pid = os.fork()
     if pid:
         return pid
-    status = 70
+    status = 1  # as of any uncaught error
     try:
         os.chdir(experiment)
         log = os.open(output / "console.txt", os.O_CREAT | os.O_APPEND | os.O_WRONLY)
@@ -42,6 +46,9 @@ def start(experiment: Path, output: Path, *words: str) -> int:
         status = 0
     except SystemExit as error:
         status = error.code if isinstance(error.code, int) else 1
+    except BaseException:
+        with contextlib.suppress(OSError):
+            traceback.print_exc()
     finally:
         sys.stdout.flush()
         sys.stderr.flush()
@@ -89,10 +96,19 @@ def interrupt(kind: str, pid: int, output: Path, seconds: float, rng: random.Ran
     return ""
 
 
-def losses(output: Path) -> list[dict[str, float]]:
+def losses(output: Path) -> dict[int, dict[str, float]]:
     """What metrics.json has of each iteration that must not depend on kills."""
     records = [json.loads(line) for line in (output / "metrics.json").read_text().splitlines()]
-    return [{k: v for k, v in r.items() if "time" not in k} for r in records]
+    return {r["iteration"]: {k: v for k, v in r.items() if "time" not in k} for r in records}
+
+
+def same_losses(output: Path, reference: Path, whole: bool) -> bool:
+    """Every iteration's, or, where a cut may have taken some away, all that there are."""
+    found, wanted = losses(output), losses(reference)
+    last = max(wanted)
+    if whole:
+        return found == wanted
+    return last in found and all(wanted[i] == record for i, record in found.items())
 
 
 def same_weights(one: Path, other: Path) -> bool:
@@ -125,24 +141,25 @@ def trial(index: int, experiment: Path, folder: Path, reference: Path, seconds: 
         "status": status,
         "checkpoints": saved,
         "resumed": resumed,
-        "weights": ended
-        and same_weights(output / "model_final.pth", reference / "model_final.pth"),
-        "losses": ended and losses(output) == losses(reference),
+        "weights": ended and same_weights(output / "model_final.pth", wanted),
+        "losses": ended and same_losses(output, reference, whole=remark != "metrics.json"),
         "leftovers": [path.name for path in output.glob(".*.tmp")],
         "traceback": "Traceback" in console,
         "console": console[-3000:],
     }
 
 
-def run(experiment: Path, folder: Path, trials: int) -> list[dict]:
+def run(experiment: Path, folder: Path, trials: int) -> Iterator[dict]:
     reference = folder / "reference"
     begun = time.perf_counter()
     assert status_of(start(experiment, reference)) == 0, (reference / "console.txt").read_text()
     seconds = time.perf_counter() - begun
-    return [trial(i, experiment, folder, reference, seconds) for i in range(trials)]
+    for index in range(trials):
+        yield trial(index, experiment, folder, reference, seconds)
+        shutil.rmtree(folder / f"trial_{index}")
 
 
 if __name__ == "__main__":
     SEED = int(sys.argv[4])
-    records = run(Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]))
-    print(json.dumps(records))
+    for record in run(Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])):
+        print(json.dumps(record), flush=True)

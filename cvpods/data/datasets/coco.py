@@ -58,6 +58,8 @@ def load_coco_json(path: Path) -> dict[str, Any]:
                     f"{path}: {section} entry {record!r:.120} has an impossible {wrong[0]}. "
                     "pods_check lists all such entries, and writes a file without them."
                 )
+        if len({type(record["id"]) for record in records}) > 1:
+            raise DataError(f"{path}: some {section} ids are numbers, some are texts.")
         twice = [i for i, n in Counter(r["id"] for r in records).items() if n > 1]
         known_flaw = section == "annotations" and "minival" in path.name  # COCO 2014's
         if twice and section != "categories" and not known_flaw:
@@ -147,22 +149,24 @@ class COCODataset(BaseDataset):
         return {**content, "annotations": kept}
 
 
-def _is_id(value: Any) -> bool:
+def is_id(value: Any) -> bool:
+    """Whether a value can be an id."""
     return isinstance(value, (int, str)) and not isinstance(value, bool)
 
 
-def _is_size(value: Any) -> bool:
+def is_size(value: Any) -> bool:
+    """Whether a value can be an image's height or width."""
     return isinstance(value, int) and not isinstance(value, bool) and 0 < value < 10**6
 
 
 # What the values of an entry must be; boxes are looked at one by one, and left out where wrong.
 _TYPES = {
-    "id": _is_id,
-    "image_id": _is_id,
-    "category_id": _is_id,
+    "id": is_id,
+    "image_id": is_id,
+    "category_id": is_id,
     "file_name": lambda value: isinstance(value, str) and "\0" not in value,
-    "height": _is_size,
-    "width": _is_size,
+    "height": is_size,
+    "width": is_size,
 }
 
 
@@ -170,7 +174,7 @@ def _has_area(bbox: Any) -> bool:
     """x, y, width, height: four finite numbers, size > 0."""
     try:
         x, y, width, height = (float(value) for value in bbox)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return False
     limit = 1e7  # also refuses inf and nan
     return abs(x) < limit and abs(y) < limit and 0 < width < limit and 0 < height < limit

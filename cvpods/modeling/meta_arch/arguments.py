@@ -15,6 +15,7 @@ RANGES = {
     "NUM_CLASSES": Range(1, whole=True),
     "NUM_CONVS": Range(0, whole=True),
     "PRIOR_PROB": Range(0, 1, inside=True),
+    "FOCAL_LOSS_ALPHA": Range(0, 1),
     "FOCAL_LOSS_GAMMA": Range(0),
     "REG_WEIGHT": Range(0),
     "SMOOTH_L1_LOSS_BETA": Range(0),
