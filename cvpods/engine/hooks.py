@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import time
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -104,7 +105,10 @@ class LRScheduler(HookBase):
     def after_step(self) -> None:
         lr = self.optimizer.param_groups[self.group]["lr"]
         self.trainer.storage.put_scalar("lr", lr)
-        self.scheduler.step()
+        with warnings.catch_warnings():
+            # The first step may have been left out: see TRAINER.NONFINITE and fp16's overflows.
+            warnings.filterwarnings("ignore", "Detected call of `lr_scheduler.step")
+            self.scheduler.step()
 
 
 class ModelEMA(HookBase):

@@ -59,11 +59,14 @@ def step_advice(per_pass: int) -> str:
     )
 
 
-WORKER_ADVICE = (
-    "The system may have killed it for want of memory. Try: (1) fewer workers: "
-    "DATALOADER.NUM_WORKERS 1, or 0 to load in the training process; (2) more shared memory: "
-    "docker run --shm-size 8g; (3) smaller images: max_size in INPUT.AUG.TRAIN_PIPELINES."
-)
+def describe_death(error: BaseException) -> str:
+    """What to try where a loader's worker has died: see is_dead_worker()."""
+    return (
+        f"A loader's worker died: {str(error).strip().splitlines()[-1]} The system may have killed "
+        "it for want of memory. Try: (1) fewer workers: DATALOADER.NUM_WORKERS 1, or 0 to load in "
+        "the main process; (2) more shared memory: docker run --shm-size 8g; (3) smaller images: "
+        "max_size in INPUT.AUG."
+    )
 
 
 def found_images(output: str | Path) -> int | None:

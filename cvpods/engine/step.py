@@ -14,9 +14,9 @@ from torch.nn.parallel import DistributedDataParallel
 
 from cvpods.engine.base_runner import RunnerBase
 from cvpods.engine.memory import (
-    WORKER_ADVICE,
     OutOfMemory,
     describe_batch,
+    describe_death,
     halve_images,
     is_dead_worker,
     is_out_of_memory,
@@ -93,8 +93,7 @@ class TrainingStep(RunnerBase):
             return [next(self._batches) for _ in range(self.plan.steps)]
         except (RuntimeError, MemoryError) as error:
             if is_dead_worker(error) or is_out_of_memory(error):
-                reason = str(error).strip().splitlines()[-1]
-                raise OutOfMemory(f"A loader's worker died: {reason} {WORKER_ADVICE}") from error
+                raise OutOfMemory(describe_death(error)) from error
             raise
 
     # -- gradients -----------------------------------------------------------------------------

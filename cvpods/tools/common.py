@@ -14,6 +14,7 @@ from typing import Any
 from cvpods.checkpoint import list_checkpoints
 from cvpods.engine import launch
 from cvpods.engine.launch import WorkersFailed, fails_first, lost_a_peer
+from cvpods.engine.memory import describe_death, is_dead_worker
 from cvpods.tools.experiment import load_experiment
 from cvpods.utils import comm
 from cvpods.utils.errors import CheckpointError, PodsError
@@ -101,6 +102,11 @@ def reporting_errors() -> Iterator[None]:
     except _USERS_MATTER as error:
         print(f"error: {_message(error)}", file=sys.stderr)
         sys.exit(1)
+    except RuntimeError as error:
+        if not is_dead_worker(error):
+            raise
+        print(f"error: {describe_death(error)}", file=sys.stderr)
+        sys.exit(1)
     except OSError as error:
         if error.errno not in _NO_SPACE:
             raise
@@ -166,7 +172,8 @@ def _report_in_worker(work: Callable[[argparse.Namespace], Any], args: argparse.
             print(f"error: Rank {comm.get_rank()} has lost another process.", file=sys.stderr)
             sys.exit(1)
         with reporting_errors():
-            if comm.get_world_size() == 1 or isinstance(error, _USERS_MATTER):
+            known = isinstance(error, _USERS_MATTER) or is_dead_worker(error)
+            if comm.get_world_size() == 1 or known:
                 raise
             traceback.print_exc()
             sys.exit(1)

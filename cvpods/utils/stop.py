@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from multiprocessing.queues import Queue
 from types import FrameType
 
 from cvpods.utils import comm
@@ -86,12 +88,19 @@ def shield_worker() -> None:
     """In a loader's worker: SIGINT and SIGTERM are the training process' matter.
 
     They may be sent to all processes of a job at once, and the step that is under way needs its
-    images. SIGTERM from the training process itself ends the worker, as ever.
+    images. SIGTERM from the training process itself ends the worker, as ever. A sample that cannot be
+    sent, because shared memory is full, ends it too; else the training would wait for it for ever.
     """
+    Queue._on_queue_feeder_error = staticmethod(_die_of)  # type: ignore[method-assign]
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if hasattr(signal, "sigwaitinfo"):  # not on macOS and Windows
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
         threading.Thread(target=_obey_parent, daemon=True).start()
+
+
+def _die_of(error: Exception, sample: object) -> None:
+    print(f"A sample cannot be sent to the training process: {error}", file=sys.stderr, flush=True)
+    os._exit(1)
 
 
 def _obey_parent() -> None:

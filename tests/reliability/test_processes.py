@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -32,7 +33,9 @@ SHORT = [
 ]
 
 
-def start(words: list[str], folder: Path, shapes_root: Path, **env: str) -> subprocess.Popen:
+def start(
+    words: list[str], folder: Path, shapes_root: Path, preexec_fn: Callable | None = None
+) -> subprocess.Popen:
     """A command in the background, with a process group of its own; its log is on stderr."""
     return subprocess.Popen(
         [str(BIN / words[0]), *words[1:]],
@@ -42,8 +45,8 @@ def start(words: list[str], folder: Path, shapes_root: Path, **env: str) -> subp
             "CVPODS_DATASETS": str(shapes_root),
             "OMP_NUM_THREADS": "1",
             "CUDA_VISIBLE_DEVICES": "",
-            **env,
         },
+        preexec_fn=preexec_fn,
         stderr=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
         text=True,

@@ -1,0 +1,314 @@
+"""Bad numbers, too little memory, damaged images: by hand, with the model of one number."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import signal
+
+import pytest
+import torch
+from torch import nn
+
+from cvpods.data.samplers import BatchPlan
+from cvpods.engine.memory import OutOfMemory, describe_batch
+from cvpods.engine.run_files import set_aside
+from cvpods.engine.status import CorruptImages, TooManyCorruptImages
+from cvpods.structures import Boxes, Instances
+from cvpods.utils.errors import PodsError
+from cvpods.utils.stop import Stopped, remembering_stop_signals, stop_signal
+from tests.cvpods.engine.test_runner import Line, LineRunner, Loader, make_config
+
+
+def runner_of(tmp_path, batches, model=None, **config):
+    """A runner over `batches`, two of two images to a step, with MAX_ITER from their number."""
+    cfg = make_config(tmp_path)
+    cfg.SOLVER.LR_SCHEDULER.MAX_ITER = len(batches) // 2
+    cfg.merge(config)
+    runner = LineRunner(cfg, lambda cfg: model or Line())
+    runner.data_loader = Loader(batches)
+    return runner
+
+
+# -- bad numbers -----------------------------------------------------------------------------------
+
+NAN = [[1, math.nan], [1, 1]]
+GOOD = [[1, 2], [3, 4]]  # moves w by -.1 * 2.5
+
+
+def test_skipping_leaves_the_step_out(tmp_path):
+    """Good, NaN, good: w = 2 - .25 - .25 = 1.5; one dump, which loads `weights_only`."""
+    policy = {"TRAINER": {"NONFINITE": {"POLICY": "skip", "MAX_SKIPPED": 1}}}
+    runner = runner_of(tmp_path, [*GOOD, *NAN, *GOOD], **policy)
+    runner.train()
+    assert runner.bare_model.w.item() == pytest.approx(1.5)
+    (dump,) = tmp_path.glob("nonfinite_*.pt")
+    assert dump.name == "nonfinite_0000001.pt"
+    content = torch.load(dump, weights_only=True)
+    assert content["model"]["w"].item() == pytest.approx(1.75)
+    assert content["weights_norm"] == pytest.approx(1.75) and content["cause"] == "divergence"
+    assert math.isnan(content["losses"]["loss_line"]) and math.isnan(content["batches"][0][1])
+
+
+def test_too_many_in_a_row_stop(tmp_path):
+    """One may be skipped: good, NaN, good, NaN, NaN stops at the second in a row."""
+    policy = {"TRAINER": {"NONFINITE": {"POLICY": "skip", "MAX_SKIPPED": 1}}}
+    runner = runner_of(tmp_path, [*GOOD, *NAN, *GOOD, *NAN, *NAN], **policy)
+    with pytest.raises(FloatingPointError, match="iteration 4.*2 steps in a row"):
+        runner.train()
+    assert runner.bare_model.w.item() == pytest.approx(1.5)
+    names = sorted(path.name for path in tmp_path.glob("nonfinite_*.pt"))
+    assert names == ["nonfinite_0000001.pt", "nonfinite_0000003.pt"]  # the first of each row
+
+
+class Root(nn.Module):
+    """loss = sqrt(w) * 0 + w at w = 0: finite, with an infinite gradient."""
+
+    def __init__(self):
+        super().__init__()
+        self.w = nn.Parameter(torch.tensor(0.0))
+
+    def forward(self, batch):
+        return {"loss_root": self.w.sqrt()}
+
+
+def test_gradients_that_are_not_finite(tmp_path):
+    runner = runner_of(tmp_path, GOOD, Root())
+    with pytest.raises(FloatingPointError, match="The losses are finite, their gradients are not"):
+        runner.train()
+    assert runner.bare_model.w.item() == 0.0
+
+
+class Normed(nn.Module):
+    """A batch norm over the batch, then w."""
+
+    def __init__(self):
+        super().__init__()
+        self.norm = nn.BatchNorm1d(1)
+        self.w = nn.Parameter(torch.tensor(2.0))
+
+    def forward(self, batch):
+        x = torch.tensor([[float(v)] for v in batch])
+        return {"loss_normed": (self.norm(x) * self.w).sum()}
+
+
+def test_running_statistics_stay_clean(tmp_path):
+    policy = {"TRAINER": {"NONFINITE": {"POLICY": "skip", "MAX_SKIPPED": 1}}}
+    runner = runner_of(tmp_path, NAN, Normed(), **policy)
+    before = {k: v.clone() for k, v in runner.bare_model.state_dict().items()}
+    runner.train()
+    after = runner.bare_model.state_dict()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+class Overflows(nn.Module):
+    """w * 70000: infinite in float16, finite in float32."""
+
+    def __init__(self):
+        super().__init__()
+        self.w = nn.Parameter(torch.tensor([[1.0]]))
+
+    def forward(self, batch):
+        return {"loss_big": (torch.full((1, 1), 70000.0) @ self.w).float().sum()}
+
+
+def test_overflow_is_told_apart(tmp_path):
+    fp16 = {"TRAINER": {"AMP": {"ENABLED": True, "DTYPE": "fp16"}}}
+    runner = runner_of(tmp_path, GOOD, Overflows(), **fp16)
+    with pytest.raises(FloatingPointError, match="an overflow of fp16, not divergence"):
+        runner.train()
+    assert runner.bare_model.w.item() == 1.0
+    (dump,) = tmp_path.glob("nonfinite_*.pt")
+    assert torch.load(dump, weights_only=True)["cause"] == "overflow"
+
+
+# -- memory ----------------------------------------------------------------------------------------
+
+
+class Hungry(Line):
+    """Has memory for so many images at once."""
+
+    def __init__(self, room):
+        super().__init__()
+        self.room = room
+
+    def forward(self, batch):
+        if len(batch) > self.room:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.")
+        return super().forward([sample["x"] for sample in batch])
+
+
+def sample(x):
+    image = torch.zeros(3, 40, 50, dtype=torch.uint8)
+    boxes = Instances((40, 50), gt_boxes=Boxes(torch.ones(3, 4)), gt_classes=torch.zeros(3).long())
+    return {"x": x, "image": image, "instances": boxes}
+
+
+def samples(*xs):
+    return [sample(x) for x in xs]
+
+
+class Stream(LineRunner):
+    """A loader that can be built again for smaller passes."""
+
+    @classmethod
+    def build_train_loader(cls, cfg, plan, *args, **kwargs):
+        xs = iter([1, 2, 3, 4] * 3)
+        sizes = plan.shares[0]
+        count = 2 if len(sizes) <= 2 else 1  # after the first step, one step is left
+        return Loader([samples(*(next(xs) for _ in range(n))) for _ in range(count) for n in sizes])
+
+
+def test_out_of_memory_names_the_batch_and_what_to_try(tmp_path):
+    runner = runner_of(tmp_path, [samples(1, 2), samples(3, 4)], Hungry(1))
+    with pytest.raises(OutOfMemory) as caught:
+        runner.train()
+    said = str(caught.value)
+    for part in (
+        "iteration 0", "2 images at once (40 x 50, 40 x 50)", "padded to 64 x 64",
+        "6 boxes (3 in one image)", "(1) --auto-batch", "SOLVER.IMS_PER_DEVICE 1",
+        "(2) TRAINER.AMP.ENABLED True", "(3) smaller images",
+    ):  # fmt: skip
+        assert part in said, said
+    assert isinstance(caught.value, PodsError) and runner.bare_model.w.item() == 2.0
+
+
+def test_auto_batch_halves_and_accumulates(tmp_path):
+    """Two steps of mean(1, 2, 3, 4) = 2.5 in passes of 1: w = 2 - .25 - .25, as in passes of 2."""
+    cfg = make_config(tmp_path)
+    cfg.SOLVER.LR_SCHEDULER.MAX_ITER = 2
+    cfg.SOLVER.AUTO_BATCH = True
+    runner = Stream(cfg, lambda cfg: Hungry(1))
+    runner.train()
+    assert runner.bare_model.w.item() == pytest.approx(1.5)
+    assert runner.plan == BatchPlan.make(4, 1, 1)
+    assert json.loads((tmp_path / "auto_batch.json").read_text()) == {"images_at_once": 1}
+    # A run that goes on starts with what was found.
+    assert Stream(cfg, lambda cfg: Hungry(1)).plan.steps == 4
+
+
+def test_auto_batch_ends_at_one_image(tmp_path):
+    cfg = make_config(tmp_path)
+    cfg.SOLVER.AUTO_BATCH = True
+    with pytest.raises(OutOfMemory, match="1 images at once.*more GPUs"):
+        Stream(cfg, lambda cfg: Hungry(0)).train()
+
+
+def test_out_of_memory_later_saves_first(tmp_path):
+    """The second step does not fit: the first is saved."""
+
+    class Later(Hungry):
+        def forward(self, batch):
+            self.room = 0 if self.w.item() < 2 else 2
+            return super().forward(batch)
+
+    cfg = make_config(tmp_path, CHECKPOINT_PERIOD=0)
+    cfg.SOLVER.LR_SCHEDULER.MAX_ITER = 2
+    with pytest.raises(OutOfMemory):
+        Stream(cfg, lambda cfg: Later(2)).train()
+    content = torch.load(tmp_path / "model_iter_0000001.pth", weights_only=True)
+    assert content["iteration"] == 0 and content["model"]["w"].item() == pytest.approx(1.75)
+
+
+@pytest.mark.parametrize(
+    "error, advice",
+    [
+        (RuntimeError("DataLoader worker (pid 12) is killed by signal: Killed."), "NUM_WORKERS 1"),
+        (MemoryError("Caught MemoryError in DataLoader worker process 0."), "--shm-size"),
+    ],
+)
+def test_a_worker_without_memory(tmp_path, error, advice):
+    class Broken(Loader):
+        def __iter__(self):
+            raise error
+            yield
+
+    runner = runner_of(tmp_path, GOOD)
+    runner.data_loader = Broken([])
+    with pytest.raises(OutOfMemory, match=advice):
+        runner.train()
+
+
+def test_describe_batch_without_boxes():
+    images = [{"image": torch.zeros(3, 33, 64)}, {"image": torch.zeros(3, 10, 65)}]
+    assert describe_batch(images) == "2 images at once (33 x 64, 10 x 65), padded to 64 x 96"
+
+
+# -- damaged images --------------------------------------------------------------------------------
+
+
+def test_corrupt_images_are_counted_once():
+    """Of 1,000 images 1 % may be corrupt: the 11th ends the run."""
+    corrupt = CorruptImages(1000, 0.01)
+    corrupt.note([[{"unusable": {"a.jpg": "bad"}}, {}], [{"unusable": {"a.jpg": "bad"}}]])
+    found = corrupt.take_new()
+    assert found == {"a.jpg": "bad"} and corrupt.take_new() == {}
+    corrupt.add([found, {"a.jpg": "bad"}, {"b.jpg": "bad"}])
+    assert len(corrupt.files) == 2
+    corrupt.add([{f"{i}.jpg": "bad" for i in range(8)}])
+    with pytest.raises(TooManyCorruptImages, match="11 of 1,000 .*MAX_CORRUPT_SHARE 0.01"):
+        corrupt.add([{"last.jpg": "bad"}])
+
+
+def test_one_corrupt_image_never_ends_a_run():
+    CorruptImages(4, 0.0).add([{"a.jpg": "bad"}])
+    with pytest.raises(TooManyCorruptImages):
+        CorruptImages(4, 0.25).add([{"a.jpg": "bad", "b.jpg": "bad"}])
+
+
+# -- signals and files -----------------------------------------------------------------------------
+
+
+def test_a_signal_is_remembered():
+    before = signal.getsignal(signal.SIGTERM)
+    with remembering_stop_signals():
+        assert stop_signal() is None
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert stop_signal() == signal.SIGTERM
+        with pytest.raises(SystemExit):
+            os.kill(os.getpid(), signal.SIGINT)  # the second ends it at once
+    assert signal.getsignal(signal.SIGTERM) is before and stop_signal() is None
+
+
+def test_a_signal_saves_and_stops(tmp_path):
+    class Signalled(Line):
+        def forward(self, batch):
+            os.kill(os.getpid(), signal.SIGTERM) if stop_signal() is None else None
+            return super().forward(batch)
+
+    runner = runner_of(tmp_path, GOOD * 3, Signalled(), SOLVER={"CHECKPOINT_PERIOD": 0})
+    with pytest.raises(Stopped) as caught:
+        runner.train()
+    assert caught.value.status == 143
+    assert torch.load(tmp_path / "model_iter_0000001.pth", weights_only=True)["iteration"] == 0
+
+
+def test_an_earlier_run_is_moved_aside(tmp_path):
+    for name in ("model_iter_0000002.pth", "last_checkpoint", "metrics.json", "notes.txt"):
+        (tmp_path / name).write_text(name)
+    set_aside(tmp_path)
+    (tmp_path / "model_final.pth").write_text("second")
+    set_aside(tmp_path)
+    left = sorted(str(p.relative_to(tmp_path)) for p in tmp_path.rglob("*") if p.is_file())
+    assert left == [
+        "earlier_1/last_checkpoint", "earlier_1/metrics.json", "earlier_1/model_iter_0000002.pth",
+        "earlier_2/model_final.pth", "notes.txt",
+    ]  # fmt: skip
+
+
+def test_metrics_of_repeated_iterations_give_way(tmp_path):
+    """Lines 0 .. 3 and half a line; the run goes on from 2: 0 and 1 stay, 2 is new."""
+    path = tmp_path / "metrics.json"
+    path.write_text("".join(f'{{"iteration": {i}, "lr": 1.0}}\n' for i in range(4)) + '{"iter')
+    from cvpods.engine.writers import JSONWriter
+    from cvpods.utils.events import EventStorage
+
+    writer = JSONWriter(path)
+    with EventStorage(2) as storage:
+        storage.put_scalar("lr", 0.5)
+        assert writer.has_written(1) and not writer.has_written(9)
+        writer.write()
+    writer.close()
+    records = [json.loads(line) for line in path.read_text().splitlines()]
+    assert [(r["iteration"], r["lr"]) for r in records] == [(0, 1.0), (1, 1.0), (2, 0.5)]

@@ -1,0 +1,162 @@
+"""pods_check, pods_debug; damaged data, bad numbers, full disks and leaks in a training."""
+
+from __future__ import annotations
+
+import gc
+import json
+import os
+import resource
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from cvpods.engine import DefaultRunner
+from cvpods.tools.experiment import load_experiment
+from tests.reliability.test_processes import start
+
+NO_TEST = ["TEST.EVAL_PERIOD", "-1"]
+
+
+@pytest.fixture
+def damaged_root(tmp_path, shapes_root) -> Path:
+    """The shapes with a missing image, a cut one, a box of no size and an unknown category."""
+    root = tmp_path / "damaged"
+    shutil.copytree(shapes_root, root)
+    (annotations,) = (root / "shapes").rglob("*train*.json")
+    content = json.loads(annotations.read_text())
+    files = {path.name: path for path in root.rglob("*.jpg") if "train" in path.parent.name}
+    names = [files[Path(image["file_name"]).name] for image in content["images"]]
+    names[5].unlink()
+    names[6].write_bytes(names[6].read_bytes()[:200])
+    content["annotations"][8]["bbox"][2] = 0
+    annotations.write_text(json.dumps(content))
+    return root
+
+
+@pytest.mark.slow
+def test_pods_check(experiment, damaged_root, run_command):
+    """Table and exit status; --fix writes a file that has nothing wrong."""
+    data = {"CVPODS_DATASETS": str(damaged_root)}
+    words = ["pods_check", "--dataset", "shapes_train"]
+    found = run_command([*words, "--fix", "fixed.json"], experiment, status=1, **data).stdout
+    for kind in ("missing file", "corrupt file", "zero or negative box"):
+        assert kind in found, found
+    (folder,) = {p.parent for p in damaged_root.rglob("*.jpg") if "train" in p.parent.name}
+    fixed = ["pods_check", "--json", "fixed.json", "--images", str(folder), "--num-classes", "6"]
+    assert "22 images" in run_command(fixed, experiment).stdout
+    itself = [*fixed, "--fix", "fixed.json"]
+    assert "is the file that is examined" in run_command(itself, experiment, status=1).stderr
+
+
+@pytest.mark.slow
+def test_training_replaces_corrupt_images(experiment, damaged_root, run_command):
+    """2 of 23 images with boxes: named once each and replaced; with a share of 0, the run ends and saves."""
+    data = {"CVPODS_DATASETS": str(damaged_root)}
+    words = ["pods_train", *NO_TEST, "SOLVER.LR_SCHEDULER.MAX_ITER", "14"]
+    share = "DATALOADER.MAX_CORRUPT_SHARE"
+    said = run_command([*words, share, "0.1"], experiment, **data).stderr
+    assert said.count("Another image takes its place") == 2
+    assert said.count("Data check") == 1 and "zero or negative box" in said
+    ended = run_command([*words, share, "0"], experiment, status=1, **data).stderr
+    assert "2 of 23 training images cannot be used" in ended and "Traceback" not in ended
+    assert "iterations are done and saved" in ended
+    assert "checkpoints of an earlier run: they are now in earlier_1" in ended
+
+
+_NAN = """
+import torch
+from net_of_experiment import build_model as build
+
+
+def build_model(cfg):
+    model = build(cfg)
+    losses = model.losses
+    calls = []
+
+    def spoilt(predictions, priors, targets):
+        calls.append(1)
+        found = losses(predictions, priors, targets)
+        if any(float(t.gt_boxes.tensor[:, 0].max()) > 60 for t in targets if len(t)):
+            found["loss_cls"] = found["loss_cls"] * float("nan")
+        return found
+
+    model.losses = spoilt
+    return model
+"""
+
+
+@pytest.mark.slow
+def test_divergence_and_replay(experiment, run_command):
+    """Images with a box right of x = 60 have a NaN loss: the replay names them."""
+    (experiment / "net.py").rename(experiment / "net_of_experiment.py")
+    (experiment / "net.py").write_text(_NAN)
+    said = run_command(["pods_train", *NO_TEST], experiment, status=1).stderr
+    assert "The loss became infinite or NaN at iteration" in said and "Traceback" not in said
+    (dump,) = (experiment / "output").glob("nonfinite_*.pt")
+    assert f"pods_debug replay {dump}" in said
+    shown = run_command(["pods_debug", "replay", str(dump)], experiment).stdout
+    assert "The replay gives the same losses." in shown and "cause: divergence" in shown
+    rows = [line for line in shown.splitlines() if ".png" in line or ".jpg" in line]
+    assert len(rows) == 4 and rows[0].rstrip().endswith("nan")
+    wrong = run_command(["pods_debug", "replay", "config.py"], experiment, status=1)
+    assert "Traceback" not in wrong.stderr
+    assert "usage" in run_command(["pods_debug"], experiment, status=2).stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("limit", [1000, 3_000_000])
+def test_full_disk(limit, experiment, shapes_root):
+    """Files cannot grow beyond the limit: one message, and what was there is whole."""
+
+    def no_space() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+
+    words = ["pods_train", *NO_TEST]
+    process = start(words, experiment, shapes_root, preexec_fn=no_space)
+    text = process.stderr.read()
+    assert process.wait() == 1
+    assert "error: " in text and ("cannot be written" in text or "No space is left" in text)
+    assert "--resume goes on" in text
+    output = experiment / "output"
+    assert not list(output.glob("*.pth")) and not list(output.glob(".*.tmp"))
+
+
+@pytest.mark.slow
+def test_nothing_grows(experiment, shapes_root, monkeypatch):
+    """Resident memory and the number of tensors after 100 iterations and at the end.
+
+    CVPODS_FUZZ=full makes it 2,000 iterations, as docs/reliability.md reports; else 250.
+    """
+    last = 2000 if os.environ.get("CVPODS_FUZZ") == "full" else 250
+    monkeypatch.setenv("CVPODS_DATASETS", str(shapes_root))
+    config, build_model = load_experiment(experiment)
+    config.merge_from_list(["MODEL.DEVICE", "cpu", "SOLVER.IMS_PER_BATCH", "1"])
+    config.merge_from_list(["SOLVER.IMS_PER_DEVICE", "1", "GLOBAL.LOG_INTERVAL", "100", *NO_TEST])
+    config.merge_from_list(
+        ["SOLVER.CHECKPOINT_PERIOD", "-1", "SOLVER.LR_SCHEDULER.MAX_ITER", str(last)]
+    )
+    config.merge_from_list(["INPUT.AUG.TRAIN_PIPELINES", str(SMALL)])
+    config.OUTPUT_DIR = str(experiment)
+    seen = {}
+
+    class Watched(DefaultRunner):
+        def after_step(self) -> None:
+            super().after_step()
+            if self.iter + 1 in (100, last):
+                gc.collect()
+                tensors = sum(issubclass(type(o), torch.Tensor) for o in gc.get_objects())
+                seen[self.iter + 1] = tensors, resident_mib()
+
+    Watched(config, build_model).train()
+    assert seen[last][0] <= seen[100][0]
+    assert seen[last][1] - seen[100][1] < 16, seen
+
+
+SMALL = [("ResizeShortestEdge", {"short_edge_length": (40,), "max_size": 64})]
+
+
+def resident_mib() -> float:
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * resource.getpagesize() / 2**20
