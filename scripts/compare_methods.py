@@ -52,7 +52,7 @@ def resize(*short_edges: int) -> str:
 BUDGETS = {
     "shapes": (),
     "bccd": (
-        "SOLVER.LR_SCHEDULER.MAX_ITER", "100",
+        "SOLVER.LR_SCHEDULER.MAX_ITER", "100", "SOLVER.LR_SCHEDULER.STEPS", "()",
         "INPUT.AUG.TRAIN_PIPELINES", f"[{resize(192, 208, 224, 240, 256)}, ('RandomFlip', {{}})]",
         "INPUT.AUG.TEST_PIPELINES", f"[{resize(224)}]",
     ),

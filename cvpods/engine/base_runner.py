@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from loguru import logger
 
@@ -13,13 +13,15 @@ from cvpods.utils.events import EventStorage
 class RunnerBase:
     """Runs `run_step` from start_iter to max_iter, with hooks around it."""
 
+    # Scalars of the run so far, where it goes on: see EventStorage.windows().
+    windows: Mapping[str, list[tuple[float, int]]] = {}
+
     def __init__(self) -> None:
         self._hooks: list[HookBase] = []
         self.iter = 0
         self.start_iter = 0
         self.max_iter = 0
         self.window_size = 20
-        self.windows: dict[str, list[tuple[float, int]]] = {}  # scalars of the run so far
 
     def register_hooks(self, hooks: Sequence[HookBase | None]) -> None:
         """Add hooks; they are called in the order in which they came."""

@@ -88,8 +88,8 @@ def shield_worker() -> None:
     """In a loader's worker: SIGINT and SIGTERM are the training process' matter.
 
     They may be sent to all processes of a job at once, and the step that is under way needs its
-    images. SIGTERM from the training process itself ends the worker, as ever. A sample that cannot be
-    sent, because shared memory is full, ends it too; else the training would wait for it for ever.
+    images. SIGTERM from the training process itself ends the worker, as ever. A sample that cannot
+    be sent, because shared memory is full, ends it too; else the training would wait for ever.
     """
     Queue._on_queue_feeder_error = staticmethod(_die_of)  # type: ignore[method-assign]
     signal.signal(signal.SIGINT, signal.SIG_IGN)

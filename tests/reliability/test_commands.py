@@ -52,7 +52,7 @@ def test_pods_check(experiment, damaged_root, run_command):
 
 @pytest.mark.slow
 def test_training_replaces_corrupt_images(experiment, damaged_root, run_command):
-    """2 of 23 images with boxes: named once each and replaced; with a share of 0, the run ends and saves."""
+    """2 of 23 images with boxes: named once each and replaced; a share of 0 saves and ends."""
     data = {"CVPODS_DATASETS": str(damaged_root)}
     words = ["pods_train", *NO_TEST, "SOLVER.LR_SCHEDULER.MAX_ITER", "14"]
     share = "DATALOADER.MAX_CORRUPT_SHARE"
