@@ -134,17 +134,30 @@ class Checkpointer:
             load_weights(self.model, content["model"], strict=True)
             for name, obj in self.checkpointables.items():
                 if name in content:
+                    _check_groups(obj, content[name])
                     obj.load_state_dict(content[name])
                 else:
                     logger.warning(f"{path} has no '{name}'; it starts anew.")
-        except (CheckpointError, ValueError, KeyError) as error:
+        except (ValueError, LookupError, TypeError, AttributeError, RuntimeError) as error:
             raise CheckpointError(f"Cannot resume from {path}: {error}") from error
         logger.info(f"Resumed from {path}.")
         return content
 
+    def _newer_than_pointer(self) -> Path | None:
+        """The newest file by name, where it was written after last_checkpoint was: a kill came
+        between the two.
+        """
+        numbered = [p for p in list_checkpoints(self.save_dir) if iteration_of(p) != float("inf")]
+        pointer = self.save_dir / LAST_CHECKPOINT
+        if not numbered or not pointer.is_file():
+            return None
+        newest = numbered[-1]
+        written = newest.stat().st_mtime_ns > pointer.stat().st_mtime_ns
+        return newest if written and not _damage(newest) else None
+
     def _find_whole(self) -> Path | None:
         """The file to resume from, see resume()."""
-        pointed = self.get_checkpoint_file()
+        pointed = self._newer_than_pointer() or self.get_checkpoint_file()
         if pointed is not None and not _damage(pointed):
             return pointed
         newest: tuple[int, Path] | None = None
@@ -171,6 +184,14 @@ class Checkpointer:
                 "to start anew."
             )
         return None
+
+
+def _check_groups(obj: Any, saved: Any) -> None:
+    """An optimiser takes another one's state without a word, and fails at its first step."""
+    groups = [getattr(obj, "param_groups", None), saved.get("param_groups")]
+    if all(groups) and not groups[0][0].keys() <= groups[1][0].keys() | {"initial_lr"}:
+        missing = sorted(groups[0][0].keys() - groups[1][0].keys())
+        raise CheckpointError(f"it is of another SOLVER.OPTIMIZER.NAME: it has no {missing}.")
 
 
 def _damage(path: Path) -> str:

@@ -16,7 +16,7 @@ from typing import Any
 
 from tabulate import tabulate
 
-from cvpods.data.datasets.coco import is_id, is_size
+from cvpods.data.datasets.coco import box_numbers, is_id, is_size
 from cvpods.data.detection_utils import read_image
 from cvpods.utils.errors import DataError
 
@@ -41,6 +41,7 @@ KINDS = {
     "NaN or infinite box": "warning",
     "zero or negative box": "warning",
     "box outside the image": "warning",
+    "duplicate category name": "warning",
     "class without boxes": "warning",
     "box partly outside": "note",
     "image without boxes": "note",
@@ -121,7 +122,7 @@ def check_coco(
     for label, count in report.per_class.items():
         if not count:
             report.add("class without boxes", label)
-    if not annotations and "annotations" in content:
+    if "annotations" in content and all(a.get("iscrowd") for a in annotations):
         report.add("no box at all", "the whole data set")
     mended = {
         **{k: v for k, v in content.items() if k not in ("images", "annotations", "categories")},
@@ -172,7 +173,13 @@ def _categories(
     content: Mapping[str, Any], report: Report, num_classes: int | None
 ) -> dict[Any, dict]:
     records = _records(content, "categories", ("id", "name"), report)
+    for record in [r for r in records if not isinstance(r["name"], str)]:
+        report.add("malformed record", f"category {record['id']}: name {record['name']!r:.60}")
+    records = [r for r in records if isinstance(r["name"], str)]
     categories = _unique(records, "duplicate category id", report)
+    for name, count in Counter(c["name"] for c in categories.values()).items():
+        if count > 1:
+            report.add("duplicate category name", name)
     if num_classes is not None and len(categories) != num_classes:
         report.add("NUM_CLASSES", f"{num_classes}, but there are {len(categories)} categories")
     return categories
@@ -262,8 +269,8 @@ def _checked_box(
     """
     where = f"annotation {record['id']}: {str(record['bbox'])[:60]}"
     try:
-        x, y, width, height = (float(value) for value in record["bbox"])
-    except (TypeError, ValueError, OverflowError):
+        x, y, width, height = box_numbers(record["bbox"])
+    except ValueError:
         report.add("malformed box", where)
         return None
     if not all(math.isfinite(value) and abs(value) < 1e7 for value in (x, y, width, height)):

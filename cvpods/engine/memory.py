@@ -31,6 +31,11 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and any(sign in text for sign in signs)
 
 
+def first_line(error: BaseException) -> str:
+    """The first line of what an error says; its type where it says nothing."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
 def is_dead_worker(error: BaseException) -> bool:
     """Whether an error says that a loader's worker was killed, as systems do that lack memory."""
     text = str(error)
@@ -62,9 +67,9 @@ def step_advice(per_pass: int) -> str:
 def describe_death(error: BaseException) -> str:
     """What to try where a loader's worker has died: see is_dead_worker()."""
     return (
-        f"A loader's worker died: {str(error).strip().splitlines()[-1]} The system may have killed "
-        "it for want of memory. Try: (1) fewer workers: DATALOADER.NUM_WORKERS 1, or 0 to load in "
-        "the main process; (2) more shared memory: docker run --shm-size 8g; (3) smaller images: "
+        f"A loader's worker ran out of memory or died: {first_line(error)} The system may have "
+        "killed it for want of memory. Try: (1) fewer workers: DATALOADER.NUM_WORKERS 1, or 0 to "
+        "load in the main process; (2) more shared memory: docker run --shm-size 8g; (3) smaller images: "
         "max_size in INPUT.AUG."
     )
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from cvpods.engine.memory import OutOfMemory, is_out_of_memory
+from cvpods.engine.memory import OutOfMemory, first_line, is_out_of_memory
 from cvpods.utils import comm
 from cvpods.utils.errors import ConfigError
 
@@ -48,8 +48,7 @@ def prepare_model(cfg: Any, build_model: Callable[[Any], nn.Module]) -> nn.Modul
     except Exception as error:
         if not is_out_of_memory(error):
             raise
-        reason = str(error).strip().splitlines()[0]
-        raise OutOfMemory(f"The model does not fit into memory: {reason}") from error
+        raise OutOfMemory(f"The model does not fit into memory: {first_line(error)}") from error
     if cfg.TRAINER.CHANNELS_LAST:
         model = model.to(memory_format=torch.channels_last)
     if cfg.TRAINER.COMPILE:

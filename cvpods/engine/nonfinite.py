@@ -24,8 +24,9 @@ class NonFiniteLoss(FloatingPointError):
 
     def __init__(self, iteration: int, losses: Mapping[str, float]) -> None:
         self.iteration, self.losses = iteration, dict(losses)
+        what = "loss" if not all_finite(losses) else "gradient"
         super().__init__(
-            f"The loss became infinite or NaN at iteration {iteration}: {self.losses}. A lower "
+            f"The {what} became infinite or NaN at iteration {iteration}: {self.losses}. A lower "
             "SOLVER.OPTIMIZER.BASE_LR, a longer warm-up or SOLVER.CLIP_GRADIENTS may help."
         )
 
@@ -64,8 +65,11 @@ class NonFinitePolicy:
         if own and self.in_a_row == 1:
             rank = f".rank{comm.get_rank()}" if comm.get_rank() else ""
             path = self.output / f"nonfinite_{error.iteration:07d}{rank}.pt"
-            write_atomically(path, lambda file: torch.save(dict(dump), file))
-            said += f" The batch is in {path}; look at it with: pods_debug replay {path}"
+            try:
+                write_atomically(path, lambda file: torch.save(dict(dump), file))
+                said += f" The batch is in {path}; look at it with: pods_debug replay {path}"
+            except OSError as problem:
+                said += f" The batch could not be written to {path}: {problem}."
         if self.policy == "stop" or self.in_a_row > self.max_skipped:
             row = f" {self.in_a_row} steps in a row." if self.policy == "skip" else ""
             error.args = (said + row,)
@@ -90,9 +94,11 @@ def weights_norm(model: nn.Module) -> float:
 
 
 def gradients_are_finite(model: nn.Module) -> bool:
-    """Whether every gradient is; one reduction over all of them."""
+    """Whether every gradient is; usually by one reduction over all of them."""
     gradients = [p.grad for p in model.parameters() if p.grad is not None]
-    return not gradients or bool(torch.nn.utils.get_total_norm(gradients).isfinite())
+    if not gradients or bool(torch.nn.utils.get_total_norm(gradients).isfinite()):
+        return True
+    return all(bool(g.isfinite().all()) for g in gradients)  # the norm may overflow on its own
 
 
 def all_finite(losses: Mapping[str, float]) -> bool:

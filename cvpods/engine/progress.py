@@ -31,6 +31,8 @@ def progress_of(runner: Any) -> dict[str, Any]:
         "plan": runner.plan.describe(),
         "images_per_step": runner.plan.total,
         "scalars": runner.storage.windows(),
+        "corrupt_images": dict(runner.corrupt.files),
+        "skipped_in_a_row": runner.nonfinite.in_a_row,
     }
 
 
@@ -56,6 +58,8 @@ def restore_progress(runner: Any, content: Mapping[str, Any]) -> None:
     sampler = runner.data_loader.batch_sampler
     expected = sampler.position(runner.start_iter)
     sampler.offset += content.get("position", expected) - expected
+    runner.corrupt.files.update(content.get("corrupt_images", {}))
+    runner.nonfinite.in_a_row = content.get("skipped_in_a_row", 0)
     runner.windows = dict(content.get("scalars", {}))
     states = content.get("random_states", [])
     if comm.get_rank() < len(states):

@@ -19,7 +19,7 @@ def set_aside(output: Path) -> None:
     So a new run writes over nothing, and --resume cannot go on from the wrong one.
     """
     checkpoints = list_checkpoints(output)
-    if not checkpoints and not (output / LAST_CHECKPOINT).exists():
+    if not checkpoints and not any((output / name).exists() for name in (LAST_CHECKPOINT, FOUND)):
         return
     number = 1
     while (output / f"earlier_{number}").exists():

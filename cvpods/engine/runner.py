@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -19,11 +20,10 @@ from cvpods.configs.check import check_training
 from cvpods.data.build import build_test_loader, build_train_loader, largest_training_image
 from cvpods.engine import hooks
 from cvpods.engine.defaults import check_num_classes
-from cvpods.engine.memory import OutOfMemory
+from cvpods.engine.memory import first_line, is_dead_worker, is_out_of_memory
 from cvpods.engine.model import maybe_convert_module, prepare_model
 from cvpods.engine.nonfinite import NonFinitePolicy
 from cvpods.engine.progress import progress_of, restore_progress
-from cvpods.engine.run_files import set_aside
 from cvpods.engine.scaling import plan_batches, resolve_epochs
 from cvpods.engine.status import CorruptImages, StatusExchange, TooManyCorruptImages
 from cvpods.engine.step import TrainingStep
@@ -35,7 +35,7 @@ from cvpods.modeling.test_time_augmentation import TestTimeAugmentation
 from cvpods.solver import build_lr_scheduler, build_optimizer
 from cvpods.utils import comm
 from cvpods.utils.env import seed_all_rng
-from cvpods.utils.errors import ConfigError
+from cvpods.utils.errors import ConfigError, PodsError
 from cvpods.utils.registry import Registry
 from cvpods.utils.stop import Stopped, remembering_stop_signals
 
@@ -71,6 +71,7 @@ class DefaultRunner(TrainingStep):
         self.block = cfg.SOLVER.IMS_PER_DEVICE
         self.data_loader = self.build_train_loader(cfg, self.plan)
         resolve_epochs(cfg, len(self.data_loader.dataset))
+        check_training(cfg)  # once more: the schedule is in iterations now
         self.max_iter = cfg.SOLVER.LR_SCHEDULER.MAX_ITER
         self.window_size = cfg.TRAINER.WINDOW_SIZE
 
@@ -175,12 +176,14 @@ class DefaultRunner(TrainingStep):
 
     def resume_or_load(self, resume: bool = True) -> None:
         """With `resume`, go on from the newest whole checkpoint where there is one; else load
-        MODEL.WEIGHTS, and move what an earlier run left in OUTPUT_DIR aside.
+        MODEL.WEIGHTS.
         """
         if comm.is_main_process():
             remove_leftovers(Path(self.cfg.OUTPUT_DIR))
         content = self.checkpointer.resume() if resume else None
         if content is not None:
+            if self.ema is not None and "ema" not in content:
+                self.ema.load_state_dict(self.bare_model.state_dict())
             restore_progress(self, content)
             return
         if resume:
@@ -188,9 +191,6 @@ class DefaultRunner(TrainingStep):
         self.checkpointer.load(self.cfg.MODEL.WEIGHTS, config=self.cfg)
         if self.ema is not None:
             self.ema.load_state_dict(self.bare_model.state_dict())
-        comm.synchronize()  # all have read
-        if comm.is_main_process():
-            set_aside(Path(self.cfg.OUTPUT_DIR))
 
     def save(self, name: str) -> None:
         """Save everything that resuming needs; every rank must call it."""
@@ -217,10 +217,12 @@ class DefaultRunner(TrainingStep):
             except (Stopped, TooManyCorruptImages) as reason:
                 self._save_before_the_end(reason)
                 raise
-            except OutOfMemory as reason:
-                self.iter -= 1  # the last step that was made
-                if comm.get_world_size() == 1 and self.iter >= self.start_iter:
-                    self._save_before_the_end(reason)
+            except Exception as reason:
+                mine = isinstance(reason, PodsError) or is_out_of_memory(reason)
+                if (mine or is_dead_worker(reason)) and self.is_whole:
+                    self.iter -= 1  # the last step that was made
+                    if comm.get_world_size() == 1 and self.iter >= self.start_iter:
+                        self._save_before_the_end(reason)
                 raise
         return self.results
 
@@ -241,10 +243,12 @@ class DefaultRunner(TrainingStep):
             self.save(f"model_iter_{self.iter + 1:07d}")
         saved = "saved; pods_train --resume goes on"
         lost = "not saved, as SOLVER.CHECKPOINT_PERIOD < 0 says"
+        first_sentence = re.split(r"[.:]\s", first_line(reason))[0]
         logger.warning(
-            f"{str(reason).partition('.')[0]}. {self.iter + 1} of {self.max_iter} iterations are "
+            f"{first_sentence}. {self.iter + 1} of {self.max_iter} iterations are "
             f"done and {saved if wanted else lost}."
         )
+        comm.synchronize()  # no rank leaves, which ends the others, before the file is there
 
     # -- evaluation ----------------------------------------------------------------------------
 

@@ -71,6 +71,9 @@ class StatusExchange(HookBase):
     def __init__(self, corrupt: CorruptImages) -> None:
         self.corrupt = corrupt
 
+    def after_resume(self) -> None:
+        self.after_step()  # an evaluation may have been made up
+
     def after_step(self) -> None:
         """Raises Stopped or TooManyCorruptImages, on every rank at once."""
         statuses = comm.all_gather((stop_signal(), self.corrupt.take_new()))

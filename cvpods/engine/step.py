@@ -17,6 +17,7 @@ from cvpods.engine.memory import (
     OutOfMemory,
     describe_batch,
     describe_death,
+    first_line,
     halve_images,
     is_dead_worker,
     is_out_of_memory,
@@ -39,9 +40,6 @@ from cvpods.solver import clip_gradients
 from cvpods.utils import comm
 from cvpods.utils.env import get_torch_rng_state, set_torch_rng_state
 
-# Steps in a row whose scaled gradients overflow: from 65536 on, the scale is then below 1e-3.
-_MAX_OVERFLOWS = 26
-
 
 class TrainingStep(RunnerBase):
     """run_step() of DefaultRunner, which sets these attributes."""
@@ -56,7 +54,8 @@ class TrainingStep(RunnerBase):
     nonfinite: NonFinitePolicy
     corrupt: CorruptImages
     _batches: Any
-    _overflows = 0
+    # False from the moment in which weights begin to change until the next step begins.
+    is_whole = True
 
     @property
     def device(self) -> torch.device:
@@ -70,6 +69,7 @@ class TrainingStep(RunnerBase):
             OutOfMemory: they do not fit, and cannot be divided further.
         """
         assert self.model.training, "The model was changed to eval mode!"
+        self.is_whole = True
         start = time.perf_counter()
         batches = self._next_batches()
         data_time = time.perf_counter() - start
@@ -80,12 +80,14 @@ class TrainingStep(RunnerBase):
             self._write_metrics(losses, data_time)
             if not self.scaler.is_enabled() and not gradients_are_finite(self.bare_model):
                 raise NonFiniteLoss(self.iter, {name: v.item() for name, v in losses.items()})
+            self.is_whole = False
+            self._step_optimizer()
         except NonFiniteLoss as error:
+            self.is_whole = True
             restore_statistics(before[1])
             self._refuse(error, batches, losses, before[0])
             return
         self.nonfinite.finite()
-        self._step_optimizer()
 
     def _next_batches(self) -> list[list[dict[str, Any]]]:
         """The samples of this step, a list for each of its passes."""
@@ -113,7 +115,7 @@ class TrainingStep(RunnerBase):
             except Exception as error:
                 if not is_out_of_memory(error):
                     raise
-                reason = str(error).strip().splitlines()[0]
+                reason = first_line(error)
             # Out of the except block, which holds the tensors of the failed pass.
             set_torch_rng_state(rng)
             restore_statistics(statistics)
@@ -163,21 +165,17 @@ class TrainingStep(RunnerBase):
         """The scaler left a step out because fp16 gradients overflowed: usual, unless it goes on.
 
         Raises:
-            NonFiniteLoss: it went on for many steps: no scale helps, so it is no overflow.
+            NonFiniteLoss: gradients that were not even scaled up are not finite: no overflow.
         """
         if after >= before:
-            self._overflows = 0
             return
-        self._overflows += 1
+        if before <= 1:
+            losses = {n: v for n, (v, _) in self.storage.latest().items() if "loss" in n}
+            raise NonFiniteLoss(self.iter, losses)
         logger.info(
             f"fp16 overflow at iteration {self.iter}: step left out, loss scale {before:g} -> "
             f"{after:g}."
         )
-        if self._overflows >= _MAX_OVERFLOWS:
-            losses = {n: v for n, (v, _) in self.storage.latest().items() if "loss" in n}
-            error = NonFiniteLoss(self.iter, losses)
-            error.args = (f"{self._overflows} steps in a row had infinite gradients. {error}",)
-            raise error
 
     # -- memory --------------------------------------------------------------------------------
 

@@ -56,7 +56,8 @@ def check_named(config: Any, name: str, files: int | None = None) -> tuple[Repor
 
 def check_before_training(config: Any) -> None:
     """The short form: all annotations, and some of the image files; findings go to the log."""
-    for name in config.DATASETS.TRAIN:
+    evaluated = config.DATASETS.TEST if config.TEST.EVAL_PERIOD >= 0 else ()
+    for name in dict.fromkeys([*config.DATASETS.TRAIN, *evaluated]):
         report, _ = check_named(config, name, files=_SAMPLE)
         grave = report.count("error") + report.count("warning")
         if grave:
@@ -91,6 +92,9 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def _examine(args: argparse.Namespace) -> list[Report]:
     files = _SAMPLE if args.quick else None
+    names = args.dataset
+    if args.fix is not None and args.json is None and len(names or ()) != 1:
+        raise DataError("--fix writes one data set: name it with --dataset NAME.")
     checked: list[tuple[Report, dict[str, Any]]] = []
     sources: list[Path] = []
     if args.json is not None:
@@ -100,7 +104,7 @@ def _examine(args: argparse.Namespace) -> list[Report]:
         sources.append(path)
     else:
         config, _ = load_config(args)
-        names = args.dataset or dict.fromkeys([*config.DATASETS.TRAIN, *config.DATASETS.TEST])
+        names = names or dict.fromkeys([*config.DATASETS.TRAIN, *config.DATASETS.TEST])
         for name in names:
             checked.append(check_named(config, name, files))
             sources.append(Path(str(resolve_images(name)[1])))
@@ -114,11 +118,12 @@ def _examine(args: argparse.Namespace) -> list[Report]:
 def _write_fixed(
     out: Path, checked: Sequence[tuple[Report, dict[str, Any]]], sources: Sequence[Path]
 ) -> None:
-    if len(checked) != 1:
-        raise DataError("--fix writes one data set: name it with --dataset NAME.")
     if any(source.exists() and out.exists() and source.samefile(out) for source in sources):
         raise DataError(f"--fix {out} is the file that is examined; name another one.")
     report, mended = checked[0]
+    for section in ("images", "categories", "annotations"):
+        if not mended[section]:
+            raise DataError(f"--fix {out}: nothing of {section} would be left; nothing is written.")
     write_file(out, json.dumps(mended).encode())
     print(
         f"Wrote {out}: {len(mended['images']):,} images, {len(mended['annotations']):,} boxes. "

@@ -14,7 +14,13 @@ from typing import Any
 from cvpods.checkpoint import list_checkpoints
 from cvpods.engine import launch
 from cvpods.engine.launch import WorkersFailed, fails_first, lost_a_peer
-from cvpods.engine.memory import describe_death, is_dead_worker
+from cvpods.engine.memory import (
+    describe_death,
+    first_line,
+    is_dead_worker,
+    is_out_of_memory,
+    step_advice,
+)
 from cvpods.tools.experiment import load_experiment
 from cvpods.utils import comm
 from cvpods.utils.errors import CheckpointError, PodsError
@@ -102,10 +108,14 @@ def reporting_errors() -> Iterator[None]:
     except _USERS_MATTER as error:
         print(f"error: {_message(error)}", file=sys.stderr)
         sys.exit(1)
-    except RuntimeError as error:
-        if not is_dead_worker(error):
+    except (RuntimeError, MemoryError) as error:
+        if is_dead_worker(error):
+            said = describe_death(error)
+        elif is_out_of_memory(error):
+            said = f"Out of memory: {first_line(error)}. {step_advice(1)}"
+        else:
             raise
-        print(f"error: {describe_death(error)}", file=sys.stderr)
+        print(f"error: {said}", file=sys.stderr)
         sys.exit(1)
     except OSError as error:
         if error.errno not in _NO_SPACE:
@@ -172,7 +182,8 @@ def _report_in_worker(work: Callable[[argparse.Namespace], Any], args: argparse.
             print(f"error: Rank {comm.get_rank()} has lost another process.", file=sys.stderr)
             sys.exit(1)
         with reporting_errors():
-            known = isinstance(error, _USERS_MATTER) or is_dead_worker(error)
+            memory = is_dead_worker(error) or is_out_of_memory(error)
+            known = isinstance(error, _USERS_MATTER) or memory
             if comm.get_world_size() == 1 or known:
                 raise
             traceback.print_exc()

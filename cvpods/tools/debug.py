@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import math
 import sys
 from collections.abc import Callable, Sequence
@@ -56,6 +55,7 @@ def replay(config: Any, build_model: Callable[[Any], nn.Module], path: Path) -> 
             tabulate(rows, headers=["loss", "recorded", "replayed", "in float32"]),
             _image_table(model, batches, content),
             culprit.describe(_not_finite(model.named_parameters())),
+            *([_gradients(model, batches, content)] if content["cause"] == "gradients" else []),
         ]
     )
 
@@ -78,6 +78,15 @@ def _losses(
             weight = len(data) * content["world_size"] / content["total"]
             sums[name] = sums.get(name, 0.0) + value.item() * weight
     return sums
+
+
+def _gradients(model: nn.Module, batches: list, content: dict[str, Any]) -> str:
+    """Which parameters have gradients that are not finite, in float32."""
+    set_torch_rng_state(content["rng"])
+    for data in batches:
+        sum(value for value in model(data).values() if value.requires_grad).backward()
+    named = [(name, p.grad) for name, p in model.named_parameters() if p.grad is not None]
+    return f"Gradients that are not finite: {', '.join(_not_finite(named)[:5]) or 'none'}."
 
 
 def _compare(recorded: dict[str, float], replayed: dict[str, float], content: dict) -> str:
@@ -144,14 +153,16 @@ class _FirstNotFinite:
 
 
 def _replay_main(argv: Sequence[str]) -> None:
-    parser = argparse.ArgumentParser(prog="pods_debug replay", add_help=False)
-    parser.add_argument("file")
-    known, rest = parser.parse_known_args(argv)
-    args = make_parser("Run the step of a nonfinite_*.pt file once more.", launches=False)
-    options = args.parse_intermixed_args(rest)
+    parser = make_parser("Run the step of a nonfinite_*.pt file once more.", launches=False)
+    parser.prog = "pods_debug replay"
+    parser.usage = "pods_debug replay FILE [--dir FOLDER] [--num-gpus {0,1}] [KEY VALUE ...]"
+    args = parser.parse_intermixed_args(argv)
+    if not args.opts:
+        parser.error("FILE is missing")
+    path = Path(args.opts.pop(0))
     with reporting_errors():
-        config, build_model = load_config(options)
-        print(replay(config, build_model, Path(known.file)))
+        config, build_model = load_config(args)
+        print(replay(config, build_model, path))
 
 
 COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {"replay": _replay_main}

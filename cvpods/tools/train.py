@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
 
+from filelock import FileLock, Timeout
 from loguru import logger
 
+from cvpods.checkpoint import list_checkpoints
 from cvpods.configs.check import check_training
 from cvpods.engine import RUNNERS, default_setup
 from cvpods.engine.defaults import dump_config
 from cvpods.engine.launch import restart_count
 from cvpods.engine.memory import found_images
+from cvpods.engine.run_files import set_aside
 from cvpods.tools.check import check_before_training
 from cvpods.tools.common import load_config, make_parser, reporting_errors, run_tool
 from cvpods.utils import comm
+from cvpods.utils.errors import ConfigError
 
 
 def train(args: argparse.Namespace) -> None:
@@ -53,21 +60,62 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     args = parser.parse_intermixed_args(argv)
     with reporting_errors():
-        check_training(load_config(args)[0])
-    run_tool(args, train, args.max_restarts, _smaller_passes(args))
+        config, _ = load_config(args)
+        check_training(config)
+        with _alone_in(config, args):
+            run_tool(args, train, args.max_restarts, _smaller_passes(config, args))
 
 
-def _smaller_passes(args: argparse.Namespace) -> Callable[[], bool]:
+@contextmanager
+def _alone_in(config: Any, args: argparse.Namespace) -> Iterator[None]:
+    """Hold OUTPUT_DIR against other runs; a new run finds it without an earlier one's files.
+
+    Raises:
+        ConfigError: another run is at work there, or MODEL.WEIGHTS is of the files that would move.
+    """
+    output = Path(config.OUTPUT_DIR)
+    if args.machine_rank > 0:
+        yield
+        return
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+        # Loaders' workers of a killed run hold the lock for some seconds more.
+        lock = FileLock(output / ".pods_train.lock", timeout=20)
+        lock.acquire()
+    except Timeout:
+        raise ConfigError(
+            f"Another pods_train is at work in OUTPUT_DIR {output}: name another folder."
+        ) from None
+    except (OSError, NotImplementedError):  # default_setup() says what is wrong with the folder
+        yield
+        return
+    with lock:
+        if not args.resume:
+            weights = Path(config.MODEL.WEIGHTS)
+            if config.MODEL.WEIGHTS and weights.resolve() in [
+                path.resolve() for path in list_checkpoints(output)
+            ]:
+                raise ConfigError(
+                    f"MODEL.WEIGHTS {weights} is of an earlier run in OUTPUT_DIR {output}, whose "
+                    "files a new run moves aside: name another OUTPUT_DIR, or --resume."
+                )
+            set_aside(output)
+        yield
+
+
+def _smaller_passes(config: Any, args: argparse.Namespace) -> Callable[[], bool]:
     """For --auto-batch with several processes: whether these, which have ended, shall start anew
     because one of them ran out of memory and passes can be smaller.
     """
-    tried: set[int | None] = {None}
+    tried = {None, found_images(config.OUTPUT_DIR)}
 
     def again() -> bool:
-        config, _ = load_config(args)
-        images = found_images(config.OUTPUT_DIR) if args.auto_batch else None
+        images = found_images(config.OUTPUT_DIR)
+        if images in tried or not (args.auto_batch or config.SOLVER.AUTO_BATCH):
+            return False
+        tried.add(images)
         args.resume = True
-        return images not in tried and not tried.add(images)
+        return True
 
     return again
 

@@ -170,11 +170,27 @@ _TYPES = {
 }
 
 
+def box_numbers(bbox: Any) -> tuple[float, ...]:
+    """x, y, width, height as floats.
+
+    Raises:
+        ValueError: it is no list of four numbers.
+    """
+    if not isinstance(bbox, (list, tuple)) or len(bbox) != 4:
+        raise ValueError("no list of four")
+    if not all(isinstance(v, (int, float)) and not isinstance(v, bool) for v in bbox):
+        raise ValueError("no numbers")
+    try:
+        return tuple(float(value) for value in bbox)
+    except OverflowError as error:
+        raise ValueError("too large") from error
+
+
 def _has_area(bbox: Any) -> bool:
     """x, y, width, height: four finite numbers, size > 0."""
     try:
-        x, y, width, height = (float(value) for value in bbox)
-    except (TypeError, ValueError, OverflowError):
+        x, y, width, height = box_numbers(bbox)
+    except ValueError:
         return False
     limit = 1e7  # also refuses inf and nan
     return abs(x) < limit and abs(y) < limit and 0 < width < limit and 0 < height < limit

@@ -254,7 +254,7 @@ def test_a_save_that_fails_leaves_something_to_resume(tmp_path, monkeypatch):
 
     with monkeypatch.context() as patch:
         patch.setattr(torch, "save", fail)
-        with pytest.raises(OSError):
+        with pytest.raises(CheckpointError, match="No space left.*--resume goes on"):
             Run(tmp_path, seed=0).checkpointer.save("model_iter_0000004", iteration=3)
     assert Run(tmp_path, seed=1).checkpointer.resume()["iteration"] == 1
     names = {path.name for path in tmp_path.iterdir()}

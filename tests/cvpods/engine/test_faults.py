@@ -16,7 +16,7 @@ from cvpods.engine.memory import OutOfMemory, describe_batch
 from cvpods.engine.run_files import set_aside
 from cvpods.engine.status import CorruptImages, TooManyCorruptImages
 from cvpods.structures import Boxes, Instances
-from cvpods.utils.errors import PodsError
+from cvpods.utils.errors import CheckpointError, DataError, PodsError
 from cvpods.utils.stop import Stopped, remembering_stop_signals, stop_signal
 from tests.cvpods.engine.test_runner import Line, LineRunner, Loader, make_config
 
@@ -312,3 +312,44 @@ def test_metrics_of_repeated_iterations_give_way(tmp_path):
     writer.close()
     records = [json.loads(line) for line in path.read_text().splitlines()]
     assert [(r["iteration"], r["lr"]) for r in records] == [(0, 1.0), (1, 1.0), (2, 0.5)]
+
+
+def test_gradients_whose_norm_overflows_are_finite(tmp_path):
+    """1e30 in float32: its square is infinite, it is not; clipped to 1, w = 2 - .1."""
+    clip = {"ENABLED": True, "CLIP_TYPE": "value", "CLIP_VALUE": 1.0}
+    runner = runner_of(tmp_path, [[1e30, 1e30], [1e30, 1e30]], SOLVER={"CLIP_GRADIENTS": clip})
+    runner.train()
+    assert runner.bare_model.w.item() == pytest.approx(1.9)
+
+
+def test_images_that_vanish_save_first(tmp_path):
+    class Vanishes(Loader):
+        def __iter__(self):
+            yield from GOOD
+            raise DataError("11 images in a row cannot be used: a.jpg")
+
+    runner = runner_of(tmp_path, GOOD * 2, SOLVER={"CHECKPOINT_PERIOD": 0})
+    runner.data_loader = Vanishes([])
+    with pytest.raises(DataError):
+        runner.train()
+    assert torch.load(tmp_path / "model_iter_0000001.pth", weights_only=True)["iteration"] == 0
+
+
+def test_another_optimiser_is_refused(tmp_path):
+    """AdamW's state for SGD, which needs a momentum, and the other way round."""
+    for first, then in (("AdamW", "D2SGD"), ("D2SGD", "AdamW")):
+        cfg = make_config(tmp_path / first, CHECKPOINT_PERIOD=0, OPTIMIZER={"NAME": first})
+        LineRunner(cfg, lambda cfg: Line()).train()
+        cfg = make_config(tmp_path / first, CHECKPOINT_PERIOD=0, OPTIMIZER={"NAME": then})
+        with pytest.raises(CheckpointError, match="another SOLVER.OPTIMIZER.NAME"):
+            LineRunner(cfg, lambda cfg: Line()).resume_or_load(resume=True)
+
+
+def test_fp16_gradients_that_never_fit(tmp_path):
+    """Infinite gradients at a loss scale of 1 are no overflow: they are dumped, and stop."""
+    fp16 = {"TRAINER": {"AMP": {"ENABLED": True, "DTYPE": "fp16"}}}
+    runner = runner_of(tmp_path, GOOD * 40, Root(), **fp16)
+    with pytest.raises(FloatingPointError, match="gradient became infinite.*pods_debug replay"):
+        runner.train()
+    assert runner.iter == 17  # 65536 = 2 ** 16 is halved 16 times first
+    assert runner.bare_model.w.item() == 0.0
