@@ -69,8 +69,8 @@ def describe_death(error: BaseException) -> str:
     return (
         f"A loader's worker ran out of memory or died: {first_line(error)} The system may have "
         "killed it for want of memory. Try: (1) fewer workers: DATALOADER.NUM_WORKERS 1, or 0 to "
-        "load in the main process; (2) more shared memory: docker run --shm-size 8g; (3) smaller images: "
-        "max_size in INPUT.AUG."
+        "load in the main process; (2) more shared memory: docker run --shm-size 8g; (3) smaller "
+        "images: max_size in INPUT.AUG."
     )
 
 

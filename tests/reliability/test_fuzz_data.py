@@ -27,8 +27,8 @@ from cvpods.data.detection_utils import annotations_to_instances, read_image
 from cvpods.utils.errors import DataError
 
 FULL = os.environ.get("CVPODS_FUZZ") == "full"
-ANNOTATION_FILES = 100_000 if FULL else 3_000
-IMAGES = 10_000 if FULL else 2_000
+ANNOTATION_FILES = 100_000 if FULL else 1_500
+IMAGES = 10_000 if FULL else 1_000
 
 CONTENT = {
     "info": {"year": 2026},

@@ -164,6 +164,7 @@ _TYPES = {
     "id": is_id,
     "image_id": is_id,
     "category_id": is_id,
+    "name": lambda value: isinstance(value, str),
     "file_name": lambda value: isinstance(value, str) and "\0" not in value,
     "height": is_size,
     "width": is_size,
