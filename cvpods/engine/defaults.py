@@ -24,10 +24,7 @@ def default_setup(cfg: Any, args: Any) -> Any:
 
     A negative SEED is replaced by a drawn one, the same on all ranks.
     """
-    check_config(cfg)
-    refuse_unsupported(cfg)
-    if cfg.TEST.AUG.ENABLED:
-        augmentation_arguments(cfg)
+    check_setup(cfg)
     output = Path(cfg.OUTPUT_DIR)
     try:
         output.mkdir(parents=True, exist_ok=True)
@@ -42,6 +39,18 @@ def default_setup(cfg: Any, args: Any) -> Any:
     seed_all_rng(cfg.SEED)
     torch.backends.cudnn.benchmark = bool(cfg.CUDNN_BENCHMARK)
     return cfg
+
+
+def check_setup(cfg: Any) -> None:
+    """Check all that can be checked before anything is built or written.
+
+    Raises:
+        ConfigError: a value that cannot be used.
+    """
+    check_config(cfg)
+    refuse_unsupported(cfg)
+    if cfg.TEST.AUG.ENABLED:
+        augmentation_arguments(cfg)
 
 
 # Keys of cvpods that are accepted, and the value that has no effect: another one is an error.

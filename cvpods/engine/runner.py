@@ -36,6 +36,7 @@ from cvpods.solver import build_lr_scheduler, build_optimizer
 from cvpods.utils import comm
 from cvpods.utils.env import seed_all_rng
 from cvpods.utils.errors import ConfigError, PodsError
+from cvpods.utils.events import EventStorage
 from cvpods.utils.registry import Registry
 from cvpods.utils.stop import Stopped, remembering_stop_signals
 
@@ -101,6 +102,7 @@ class DefaultRunner(TrainingStep):
         share = cfg.DATALOADER.MAX_CORRUPT_SHARE
         self.corrupt = CorruptImages(len(self.data_loader.dataset), share)
         self._saved_iter: int | None = None
+        self.storage = EventStorage(window_size=self.window_size)  # train() makes a new one
         seed_all_rng(cfg.SEED + comm.get_rank())  # dropout and the like differ between ranks
         self.register_hooks(self.build_hooks())
 

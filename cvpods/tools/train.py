@@ -14,7 +14,7 @@ from loguru import logger
 from cvpods.checkpoint import list_checkpoints
 from cvpods.configs.check import check_training
 from cvpods.engine import RUNNERS, default_setup
-from cvpods.engine.defaults import dump_config
+from cvpods.engine.defaults import check_setup, dump_config
 from cvpods.engine.launch import restart_count
 from cvpods.engine.memory import found_images
 from cvpods.engine.run_files import set_aside
@@ -61,6 +61,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parser.parse_intermixed_args(argv)
     with reporting_errors():
         config, _ = load_config(args)
+        check_setup(config)
         check_training(config)
         with _alone_in(config, args):
             run_tool(args, train, args.max_restarts, _smaller_passes(config, args))

@@ -100,7 +100,7 @@ class COCODataset(BaseDataset):
         if unknown:
             raise DataError(
                 f"{self.meta['json_file']}: annotations name image ids that do not exist: "
-                f"{sorted(unknown)[:5]}."
+                f"{sorted(unknown, key=str)[:5]}."
             )
         return [
             {

@@ -12,8 +12,8 @@ from cvpods.utils.ranges import Range, check_ranges
 
 # Keys of a method's group that mean the same in every method.
 RANGES = {
-    "NUM_CLASSES": Range(1, whole=True),
-    "NUM_CONVS": Range(0, whole=True),
+    "NUM_CLASSES": Range(1, 10**6, whole=True),
+    "NUM_CONVS": Range(0, 64, whole=True),
     "PRIOR_PROB": Range(0, 1, inside=True),
     "FOCAL_LOSS_ALPHA": Range(0, 1),
     "FOCAL_LOSS_GAMMA": Range(0),

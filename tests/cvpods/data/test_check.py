@@ -166,3 +166,13 @@ def test_all_images_gone(folder):
         path.unlink()
     with pytest.raises(DataError, match="images in a row cannot be used.*pods_check"):
         SeededDataset(data)[SampleKey(1, 5)]
+
+
+def test_unknown_image_ids_of_two_kinds(folder):
+    """Found by mutation: ids that cannot be sorted."""
+    broken = content()
+    broken["annotations"][0]["image_id"], broken["annotations"][1]["image_id"] = -1, "x"
+    (folder / "kinds.json").write_text(json.dumps(broken))
+    register_coco_instances("kinds", folder / "kinds.json", folder)
+    with pytest.raises(DataError, match="image ids that do not exist"):
+        COCODataset(BaseConfig(), "kinds")

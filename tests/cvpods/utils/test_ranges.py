@@ -13,7 +13,7 @@ from cvpods.utils.ranges import Range, check_ranges
 @pytest.mark.parametrize(
     ("allowed", "inside", "outside"),
     [
-        (Range(0), [0, 0.5, 7, math.inf], [-1e-9, -3, math.nan]),
+        (Range(0), [0, 0.5, 7], [-1e-9, -3, math.nan, math.inf]),
         (Range(0, 1), [0, 0.0, 0.5, 1], [-0.1, 1.1, math.nan]),
         (Range(0, 1, inside=True), [1e-9, 0.5], [0, 1, 0.0, 1.0, math.nan]),
         (Range(0, inside=True), [1e-9, 8], [0, -1, math.inf]),
