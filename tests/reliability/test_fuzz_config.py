@@ -20,7 +20,7 @@ from cvpods.utils.errors import PodsError
 
 FULL = os.environ.get("CVPODS_FUZZ") == "full"
 LISTS = 10_000 if FULL else 1_000
-BUILT = 500 if FULL else 6
+BUILT = 60 if FULL else 6
 
 WORDS = [
     "True", "False", "None", "0", "1", "-1", "2", "3", "0.5", "1e-3", "-0.1", "nan", "inf", "1e400",
