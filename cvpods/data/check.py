@@ -298,6 +298,8 @@ def _numbered_anew(records: list[dict[str, Any]], report: Report) -> list[dict[s
     for record in records:
         if record["id"] in seen:
             report.add("duplicate annotation id", f"id {record['id']}")
-            record["id"], free = free, free + 1
+            # Of the same kind: a file's ids are all numbers, or all texts.
+            anew = free if isinstance(record["id"], int) else f"{record['id']}-{free}"
+            record["id"], free = anew, free + 1
         seen.add(record["id"])
     return records

@@ -176,3 +176,14 @@ def test_unknown_image_ids_of_two_kinds(folder):
     register_coco_instances("kinds", folder / "kinds.json", folder)
     with pytest.raises(DataError, match="image ids that do not exist"):
         COCODataset(BaseConfig(), "kinds")
+
+
+def test_repeated_text_ids_stay_texts(folder):
+    """Found by mutation: "a", "a", "b" become "a", a new text, "b"."""
+    broken = content()
+    for annotation, id_ in zip(broken["annotations"], ("a", "a", "b"), strict=True):
+        annotation["id"] = id_
+    _, mended = check_coco("a", broken, folder)
+    ids = [annotation["id"] for annotation in mended["annotations"]]
+    assert len(set(ids)) == 3 and all(isinstance(id_, str) for id_ in ids)
+    assert findings(check_coco("a", mended, folder)[0]) == {}
