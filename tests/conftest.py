@@ -39,6 +39,12 @@ def shapes_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
+def command_environment(data: Path) -> dict[str, str]:
+    """Of commands in the tests: their data, one thread, no GPU."""
+    own = {"CVPODS_DATASETS": str(data), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    return {**os.environ, **own}
+
+
 @pytest.fixture
 def run_command(shapes_root: Path) -> Callable[..., subprocess.CompletedProcess]:
     """Run a command of the project as a user types it, in a folder; returns the finished process.
@@ -53,13 +59,7 @@ def run_command(shapes_root: Path) -> Callable[..., subprocess.CompletedProcess]
         result = subprocess.run(
             [str(program), *map(str, words[1:])],
             cwd=cwd,
-            env={
-                **os.environ,
-                "CVPODS_DATASETS": str(shapes_root),
-                "OMP_NUM_THREADS": "1",
-                "CUDA_VISIBLE_DEVICES": "",
-                **env,
-            },
+            env={**command_environment(shapes_root), **env},
             capture_output=True,
             text=True,
             timeout=600,
@@ -69,6 +69,12 @@ def run_command(shapes_root: Path) -> Callable[..., subprocess.CompletedProcess]
         return result
 
     return run
+
+
+def wrap_net(experiment: Path, net: str) -> None:
+    """Give an experiment another net.py; its own is the module net_of_experiment."""
+    (experiment / "net.py").rename(experiment / "net_of_experiment.py")
+    (experiment / "net.py").write_text(net)
 
 
 # A net small enough for a training step in a fraction of a second.

@@ -121,7 +121,8 @@ class Checkpointer:
         Raises:
             CheckpointError: there are checkpoints and none is whole, or it is of another model.
         """
-        path = comm.all_gather(self._find_whole() if comm.is_main_process() else None)[0]
+        path, content = self._find_whole() if comm.is_main_process() else (None, None)
+        path = comm.all_gather(path)[0]
         if path is None:
             return None
         if not path.is_file():
@@ -129,7 +130,8 @@ class Checkpointer:
                 f"{path}, from which rank 0 goes on, is not on this machine. OUTPUT_DIR must be a "
                 "folder that all machines share."
             )
-        content = load_file(path)
+        if content is None:
+            content = load_file(path)
         try:
             load_weights(self.model, content["model"], strict=True)
             for name, obj in self.checkpointables.items():
@@ -151,39 +153,39 @@ class Checkpointer:
         pointer = self.save_dir / LAST_CHECKPOINT
         if not numbered or not pointer.is_file():
             return None
-        newest = numbered[-1]
-        written = newest.stat().st_mtime_ns > pointer.stat().st_mtime_ns
-        return newest if written and not _damage(newest) else None
+        written = numbered[-1].stat().st_mtime_ns > pointer.stat().st_mtime_ns
+        return numbered[-1] if written else None
 
-    def _find_whole(self) -> Path | None:
-        """The file to resume from, see resume()."""
-        pointed = self._newer_than_pointer() or self.get_checkpoint_file()
-        if pointed is not None and not _damage(pointed):
-            return pointed
-        newest: tuple[int, Path] | None = None
+    def _find_whole(self) -> tuple[Path | None, dict[str, Any] | None]:
+        """The file to resume from, see resume(), and its content."""
+        for path in (self._newer_than_pointer(), self.get_checkpoint_file()):
+            content, _ = _read(path) if path is not None else (None, "")
+            if content is not None:
+                return path, content
+        whole: list[tuple[int, Path, dict[str, Any]]] = []
         damaged = []
         # By name; model_final comes first, though a longer run may have gone on from it.
         for path in reversed(list_checkpoints(self.save_dir)):
-            if damage := _damage(path):
+            content, damage = _read(path)
+            if content is None:
                 damaged.append(damage)
                 continue
-            iteration = load_file(path).get("iteration", -1)
-            if newest is None or iteration > newest[0]:
-                newest = (iteration, path)
+            whole.append((content.get("iteration", -1), path, content))
             if iteration_of(path) != float("inf"):
                 break
-        if newest is not None and newest[0] >= 0:
+        iteration, path, content = max(whole, key=lambda w: w[0], default=(-1, None, None))
+        if iteration >= 0:
             logger.warning(
                 f"{LAST_CHECKPOINT} names no whole checkpoint; going on from the newest whole one, "
-                f"{newest[1].name}. {' '.join(damaged)}"
+                f"{path.name}. {' '.join(damaged)}"
             )
-            return newest[1]
+            return path, content
         if damaged:
             raise CheckpointError(
                 f"No checkpoint in {self.save_dir} can be read. {' '.join(damaged)} Move them away "
                 "to start anew."
             )
-        return None
+        return None, None
 
 
 def _check_groups(obj: Any, saved: Any) -> None:
@@ -194,13 +196,12 @@ def _check_groups(obj: Any, saved: Any) -> None:
         raise CheckpointError(f"it is of another SOLVER.OPTIMIZER.NAME: it has no {missing}.")
 
 
-def _damage(path: Path) -> str:
-    """What is wrong with a checkpoint's file; "" where it can be read."""
+def _read(path: Path) -> tuple[dict[str, Any] | None, str]:
+    """A checkpoint's content, or None and what is wrong with the file."""
     try:
-        load_file(path)
+        return load_file(path), ""
     except CheckpointError as error:
-        return str(error)
-    return ""
+        return None, str(error)
 
 
 DefaultCheckpointer = Checkpointer

@@ -16,8 +16,6 @@ from cvpods.checkpoint.atomic import write_atomically
 from cvpods.structures import Boxes, Instances
 from cvpods.utils import comm
 
-POLICIES = ("stop", "skip")
-
 
 class NonFiniteLoss(FloatingPointError):
     """The losses of a step are not all finite; no weight has changed."""

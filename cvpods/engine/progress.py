@@ -27,7 +27,6 @@ def progress_of(runner: Any) -> dict[str, Any]:
         # Where the order of images goes on, and what it is made of: see TrainingStream.
         "position": sampler.position(runner.iter + 1),
         "block": runner.block,
-        "processes": comm.get_world_size(),
         "plan": runner.plan.describe(),
         "images_per_step": runner.plan.total,
         "scalars": runner.storage.windows(),

@@ -14,6 +14,7 @@ import torch
 
 from cvpods.engine import DefaultRunner
 from cvpods.tools.experiment import load_experiment
+from tests.conftest import wrap_net
 from tests.reliability.test_processes import start
 
 NO_TEST = ["TEST.EVAL_PERIOD", "-1"]
@@ -90,8 +91,7 @@ def build_model(cfg):
 @pytest.mark.slow
 def test_divergence_and_replay(experiment, run_command):
     """Images with a box right of x = 60 have a NaN loss: the replay names them."""
-    (experiment / "net.py").rename(experiment / "net_of_experiment.py")
-    (experiment / "net.py").write_text(_NAN)
+    wrap_net(experiment, _NAN)
     said = run_command(["pods_train", *NO_TEST], experiment, status=1).stderr
     assert "The loss became infinite or NaN at iteration" in said and "Traceback" not in said
     (dump,) = (experiment / "output").glob("nonfinite_*.pt")

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.conftest import command_environment, wrap_net
 from tests.load_script import ROOT
 
 TRIALS = int(os.environ.get("CVPODS_TRIALS", 6))
@@ -42,8 +43,7 @@ def run_of_eight(experiment: Path) -> Path:
     """An experiment of 8 iterations that saves every 2 and evaluates every 3."""
     config = experiment / "config.py"
     config.write_text(config.read_text() + _DIFFERENCE)
-    (experiment / "net.py").rename(experiment / "net_of_experiment.py")
-    (experiment / "net.py").write_text(_NET)
+    wrap_net(experiment, _NET)
     return experiment
 
 
@@ -59,13 +59,7 @@ def test_killed_runs_end_as_if_nothing_had_happened(run_of_eight, tmp_path, shap
         str(TRIALS),
         "7",
     ]
-    env = {
-        **os.environ,
-        "CVPODS_DATASETS": str(shapes_root),
-        "OMP_NUM_THREADS": "1",
-        "CUDA_VISIBLE_DEVICES": "",
-        "PYTHONPATH": str(ROOT),
-    }
+    env = {**command_environment(shapes_root), "PYTHONPATH": str(ROOT)}
     done = subprocess.run(words, env=env, capture_output=True, text=True, timeout=30 * TRIALS + 120)
     assert done.returncode == 0, done.stderr[-3000:]
     records = [json.loads(line) for line in done.stdout.splitlines()]

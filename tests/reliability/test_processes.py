@@ -19,6 +19,7 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 
 from cvpods.utils import comm
+from tests.conftest import command_environment, wrap_net
 from tests.cvpods.tools.test_commands import losses
 from tests.load_script import ROOT
 
@@ -40,12 +41,7 @@ def start(
     return subprocess.Popen(
         [str(BIN / words[0]), *words[1:]],
         cwd=folder,
-        env={
-            **os.environ,
-            "CVPODS_DATASETS": str(shapes_root),
-            "OMP_NUM_THREADS": "1",
-            "CUDA_VISIBLE_DEVICES": "",
-        },
+        env=command_environment(shapes_root),
         preexec_fn=preexec_fn,
         stderr=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
@@ -129,8 +125,7 @@ def build_model(cfg):
 @pytest.mark.slow
 def test_the_message_of_the_failing_rank_comes_first(experiment, shapes_root):
     """One traceback, that of rank 1; rank 0 does not add what it suffers from it."""
-    (experiment / "net.py").rename(experiment / "net_of_experiment.py")
-    (experiment / "net.py").write_text(_FAILS)
+    wrap_net(experiment, _FAILS)
     begun = time.perf_counter()
     process = start(["pods_train", "--num-gpus", "2", *SHORT], experiment, shapes_root)
     read_until(process, "Starting training")
@@ -182,11 +177,8 @@ exit $status
     done = subprocess.run(
         ["bash", str(ROOT / "scripts/slurm_train.sh"), str(experiment), *SHORT],
         env={
-            **os.environ,
+            **command_environment(shapes_root),
             "PATH": f"{tools}:{BIN}:{os.environ['PATH']}",
-            "CVPODS_DATASETS": str(shapes_root),
-            "OMP_NUM_THREADS": "1",
-            "CUDA_VISIBLE_DEVICES": "",
             "SLURM_JOB_ID": "7",
             "SLURM_JOB_NODELIST": "localhost,second",
             "SLURM_NNODES": "2",
