@@ -40,6 +40,12 @@ _config_dict = {
         },
         # Channel order of the images that the model gets: "BGR" or "RGB".
         "FORMAT": "BGR",
+        # The value that is white in images of more than 8 bits (10 or 12 bits in 16-bit files,
+        # floats in 0 ... 1): a number, or "auto", the level of the training images, which the
+        # checkpoint keeps. Images of 8 bits are not changed.
+        "WHITE_LEVEL": "auto",
+        # Refuse images of more pixels (width x height): Pillow's limit against damaged files.
+        "MAX_PIXELS": 178_956_970,
         # Accepted for old experiments; box detectors do not read masks.
         "MASK_FORMAT": "polygon",
     },
@@ -152,6 +158,9 @@ _config_dict = {
         # Accepted for old experiments; keypoints are not evaluated.
         "KEYPOINT_OKS_SIGMAS": [],
         "DETECTIONS_PER_IMAGE": 100,
+        # Objects marked "ignore": 1 neither need a detection nor make one wrong. False: they are
+        # objects like others, as in pycocotools. VOC's difficult objects are always left out.
+        "LEAVE_OUT_IGNORED": False,
         # Images that one process tests at once. Several are padded to one size, which changes
         # results slightly, except with test-time augmentation.
         "IMS_PER_DEVICE": 1,

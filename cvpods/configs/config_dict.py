@@ -6,6 +6,7 @@ import ast
 import copy
 import difflib
 import os
+import shlex
 import pprint
 import re
 import warnings
@@ -266,8 +267,13 @@ def check_type(name: str, old: Any, new: Any) -> Any:
     if isinstance(old, (list, tuple)):
         if isinstance(new, (list, tuple)):
             return type(old)(new)
-        raise ConfigError(f"{wrong} Write a list, for example \"{name} '({new!r},)'\".")
+        raise ConfigError(f"{wrong} Write a list, for example: {name} {_in_shell(f'({new!r},)')}")
     return new
+
+
+def _in_shell(word: str) -> str:
+    """Return a word as it is typed in a shell."""
+    return shlex.quote(word) if any(sign in word for sign in '"$`\\!') else f'"{word}"'
 
 
 def _checked_number(old: int | float, new: Any, wrong: ConfigError) -> int | float:

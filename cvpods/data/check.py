@@ -1,93 +1,45 @@
-"""Examine a data set in COCO's format before training, and write it without what is wrong.
-
-Reads leniently what COCODataset refuses, so that one look names everything.
-"""
+"""Examine a data set in COCO's format before training, and write it without what is wrong."""
 
 from __future__ import annotations
 
-import math
 import random
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from tabulate import tabulate
-
-from cvpods.data.datasets.coco import box_numbers, is_id, is_size
-from cvpods.data.detection_utils import read_image
+from cvpods.data.coco_records import CocoRecords, Record, read_records
+from cvpods.data.conventions import (
+    BOX_FORMATS,
+    look_for_conventions,
+    look_for_notations,
+    root_class,
+    same_boxes,
+)
+from cvpods.data.findings import KINDS, MANY_BOXES, Report
+from cvpods.data.image_facts import ImageFacts, image_facts
+from cvpods.data.white_level import level_of, level_of_values
+from cvpods.utils.coco_values import has_area, names_of
 from cvpods.utils.errors import DataError
 
-MANY_BOXES = 1000
-_EXAMPLES = 3
+__all__ = ["KINDS", "MANY_BOXES", "Report", "Resizing", "check_coco"]
 
-# What is looked for: (what it is called, how grave). An "error" is refused or breaks off training;
-# a "warning" is left out or clipped by the loader; a "note" is only worth knowing.
-KINDS = {
-    "malformed record": "error",
-    "duplicate image id": "error",
-    "duplicate annotation id": "error",
-    "duplicate category id": "error",
-    "unknown image id": "error",
-    "unknown category id": "error",
-    "NUM_CLASSES": "error",
-    "missing file": "error",
-    "corrupt file": "error",
-    "other size than annotated": "error",
-    "no box at all": "error",
-    "malformed box": "warning",
-    "NaN or infinite box": "warning",
-    "zero or negative box": "warning",
-    "box outside the image": "warning",
-    "duplicate category name": "warning",
-    "class without boxes": "warning",
-    "box partly outside": "note",
-    "image without boxes": "note",
-    f"more than {MANY_BOXES:,} boxes": "note",
-    "crowd box": "note",
-}
+# From this share on, boxes below the finest stride are a finding.
+_SMALL_SHARE = 0.01
 
 
-@dataclass
-class Report:
-    """What was found: {kind: [where, ...]}, and what was looked at."""
+class Resizing(NamedTuple):
+    """How training resizes images, and the distance of its locations, in pixels."""
 
-    name: str
-    images: int = 0
-    boxes: int = 0
-    per_class: dict[str, int] = field(default_factory=dict)
-    files_read: int = 0
-    found: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
+    short_edge: int
+    max_size: int
+    stride: int
 
-    def add(self, kind: str, where: Any) -> None:
-        assert kind in KINDS, kind
-        self.found[kind].append(str(where))
-
-    def count(self, grave: str) -> int:
-        """Findings of a gravity: "error", "warning" or "note"."""
-        return sum(len(where) for kind, where in self.found.items() if KINDS[kind] == grave)
-
-    def __str__(self) -> str:
-        """The table."""
-        rows = [
-            (KINDS[kind], kind, len(self.found[kind]), _examples(self.found[kind]))
-            for kind in KINDS
-            if self.found.get(kind)
-        ]
-        head = (
-            f"{self.name}: {self.images:,} images, {self.boxes:,} boxes, {self.files_read:,} image "
-            "files read"
-        )
-        classes = ", ".join(f"{name} {count:,}" for name, count in self.per_class.items())
-        table = tabulate(rows, headers=["", "what", "count", "where"]) if rows else "Nothing wrong."
-        return f"{head}\nBoxes by class: {classes or 'none'}\n\n{table}"
-
-
-def _examples(where: Sequence[str]) -> str:
-    text = "; ".join(str(w)[:60] for w in where[:_EXAMPLES])
-    return text + ("; ..." if len(where) > _EXAMPLES else "")
+    def scale(self, height: int, width: int) -> float:
+        """Return the factor by which an image is resized."""
+        short, long = sorted((height, width))
+        return min(self.short_edge / short, self.max_size / long)
 
 
 def check_coco(
@@ -97,6 +49,9 @@ def check_coco(
     *,
     num_classes: int | None = None,
     files: int | None = None,
+    box_format: str = "xywh",
+    resizing: Resizing | None = None,
+    max_pixels: int | None = None,
 ) -> tuple[Report, dict[str, Any]]:
     """Examine the content of a COCO file.
 
@@ -104,181 +59,162 @@ def check_coco(
         content: what json.load() gave: anything.
         num_classes: of the model; None is not compared.
         files: how many image files, drawn at random, are opened and decoded; None: all of them.
+        box_format: one of BOX_FORMATS, in which the file writes its boxes.
+        resizing: to find boxes that are too small for any location; None does not look for them.
+        max_pixels: see read_image().
 
     Returns:
-        The report, and the content with what is wrong left out: boxes are clipped to their images,
-        annotations and images that cannot be used dropped, repeated annotation ids numbered anew.
+        The report, and the content with what is wrong mended or left out, see findings.py.
     """
     report = Report(name)
+    records = read_records(content, report)
+    _check_classes(records, num_classes, report)
+    _check_files(records, Path(image_root), files, max_pixels, report)
+    _convert_boxes(records, box_format)
+    look_for_conventions(records, report)
+    _check_boxes(records, report)
+    if resizing is not None:
+        _check_small_boxes(records, resizing, report)
+    _count(records, report)
     content = content if isinstance(content, Mapping) else {}
-    categories = _categories(content, report, num_classes)
-    images = _images(content, report)
-    _read_files(images, Path(image_root), report, files)
-    annotations = _annotations(content, images, categories, report)
-    report.images, report.boxes = len(images), len(annotations)
-    names = {id_: str(category["name"]) for id_, category in categories.items()}
-    counts = Counter(names[a["category_id"]] for a in annotations)
-    report.per_class = {label: counts[label] for label in names.values()}
-    for label, count in report.per_class.items():
-        if not count:
-            report.add("class without boxes", label)
-    if "annotations" in content and all(a.get("iscrowd") for a in annotations):
-        report.add("no box at all", "the whole data set")
-    mended = {
-        **{k: v for k, v in content.items() if k not in ("images", "annotations", "categories")},
-        "images": list(images.values()),
-        "categories": list(categories.values()),
-        "annotations": annotations,
-    }
-    return report, mended
+    return report, _mended(content, records)
 
 
-def _records(
-    content: Mapping[str, Any], section: str, keys: Sequence[str], report: Report
-) -> list[dict[str, Any]]:
-    """The section's records that have the keys, with ids that can be compared."""
-    records = content.get(section, [] if section == "annotations" else None)
-    if not isinstance(records, list):
-        report.add("malformed record", f"no list {section!r}")
-        return []
-    usable = []
-    for position, record in enumerate(records):
-        missing = [k for k in keys if not isinstance(record, Mapping) or k not in record]
-        ids = [] if missing else [record[k] for k in keys if k == "id" or k.endswith("_id")]
-        if missing:
-            report.add("malformed record", f"{section}[{position}] lacks {missing}")
-        elif not all(is_id(value) for value in ids):
-            report.add("malformed record", f"{section}[{position}] has the ids {ids}")
-        else:
-            usable.append(dict(record))
-    kinds = Counter(type(record["id"]) for record in usable)
-    usual = kinds.most_common(1)[0][0] if kinds else int
-    for record in usable:
-        if type(record["id"]) is not usual:
-            report.add("malformed record", f"{section}: id {record['id']!r} is no {usual.__name__}")
-    return [record for record in usable if type(record["id"]) is usual]
+# -- classes and images ----------------------------------------------------------------------------
 
 
-def _unique(records: Sequence[dict[str, Any]], kind: str, report: Report) -> dict[Any, dict]:
-    """{id: record}, the first of each id."""
-    unique: dict[Any, dict] = {}
-    for record in records:
-        if record["id"] in unique:
-            report.add(kind, f"id {record['id']}")
-        unique.setdefault(record["id"], record)
-    return unique
-
-
-def _categories(
-    content: Mapping[str, Any], report: Report, num_classes: int | None
-) -> dict[Any, dict]:
-    records = _records(content, "categories", ("id", "name"), report)
-    for record in [r for r in records if not isinstance(r["name"], str)]:
-        report.add("malformed record", f"category {record['id']}: name {record['name']!r:.60}")
-    records = [r for r in records if isinstance(r["name"], str)]
-    categories = _unique(records, "duplicate category id", report)
+def _check_classes(records: CocoRecords, num_classes: int | None, report: Report) -> None:
+    categories = records.categories
     for name, count in Counter(c["name"] for c in categories.values()).items():
         if count > 1:
             report.add("duplicate category name", name)
+    if not categories and not report.found["malformed record"]:
+        report.add("malformed record", "'categories' is []")
     if num_classes is not None and len(categories) != num_classes:
         report.add("NUM_CLASSES", f"{num_classes}, but there are {len(categories)} categories")
-    return categories
 
 
-def _images(content: Mapping[str, Any], report: Report) -> dict[Any, dict]:
-    records = _records(content, "images", ("id", "file_name", "height", "width"), report)
-    usable = []
-    for record in records:
-        sizes = [record[k] for k in ("height", "width")]
-        if not all(map(is_size, sizes)) or not isinstance(record["file_name"], str):
-            where = f"image {record['id']}: {record['file_name']!r:.60}, {sizes!r:.60}"
-            report.add("malformed record", where)
-        else:
-            usable.append(record)
-    return _unique(usable, "duplicate image id", report)
-
-
-def _read_files(images: dict[Any, dict], root: Path, report: Report, files: int | None) -> None:
-    """Decode image files, several at once; those that cannot be used leave `images`."""
+def _check_files(
+    records: CocoRecords, root: Path, files: int | None, max_pixels: int | None, report: Report
+) -> None:
+    """Decode image files, several at once; images whose files cannot be used leave the records."""
     if files == 0:
         return
-    chosen = list(images.values())
+    for id_, name in look_for_notations(records.images, root, report).items():
+        records.images[id_]["file_name"] = name
+    chosen = list(records.images.values())
     if files is not None and files < len(chosen):
         chosen = random.Random(0).sample(chosen, files)
+
+    def look(record: Record) -> ImageFacts | tuple[str, str]:
+        return _facts(root / record["file_name"], max_pixels)
+
+    found: list[tuple[Record, ImageFacts]] = []
     with ThreadPoolExecutor() as pool:
-        problems = pool.map(lambda record: _problem(record, root), chosen)
-        for record, problem in zip(chosen, problems, strict=True):
-            if problem is not None:
-                report.add(problem[0], problem[1])
-                del images[record["id"]]
+        for record, facts in zip(chosen, pool.map(look, chosen), strict=True):
+            if not isinstance(facts, ImageFacts):
+                report.add(*facts)
+                del records.images[record["id"]]
+            elif _fits(record, facts, root, report):
+                found.append((record, facts))
+            else:
+                del records.images[record["id"]]
     report.files_read = len(chosen)
+    _check_values(found, report)
 
 
-def _problem(record: Mapping[str, Any], root: Path) -> tuple[str, str] | None:
-    path = root / record["file_name"]
+def _facts(path: Path, max_pixels: int | None) -> ImageFacts | tuple[str, str]:
+    """Return the facts of a file, or the kind of finding and where."""
     try:
-        if not path.is_file():
+        if not path.exists():
             return "missing file", str(path)
-        height, width = read_image(path).shape[:2]
+        return image_facts(path, max_pixels)
     except (DataError, ValueError) as error:  # ValueError: a NUL in the path
         return "corrupt file", f"{path}: {error}"
-    if (height, width) != (record["height"], record["width"]):
-        said = f"{record['width']} x {record['height']}"
-        return "other size than annotated", f"{path}: {width} x {height}, annotated {said}"
-    return None
+    except OSError as error:  # a name that is too long
+        return "missing file", f"{path}: {error.strerror}"
 
 
-def _annotations(  # noqa: C901 - one branch for each thing that may be wrong
-    content: Mapping[str, Any],
-    images: Mapping[Any, dict],
-    categories: Mapping[Any, dict],
-    report: Report,
-) -> list[dict[str, Any]]:
-    keys = ("id", "image_id", "category_id", "bbox")
-    records = _records(content, "annotations", keys, report)
-    listed = content["images"] if isinstance(content.get("images"), list) else []
-    named = [image.get("id") for image in listed if isinstance(image, Mapping)]
-    dropped = {id_ for id_ in named if is_id(id_)}  # their images have been reported
+def _fits(record: Record, facts: ImageFacts, root: Path, report: Report) -> bool:
+    """Compare an image's size with its record, and fill in a size that is missing."""
+    for side in ("height", "width"):
+        if record[side] is None:
+            record[side] = getattr(facts, side)
+    if facts.orientation not in (0, 1):
+        report.add("EXIF orientation", f"{record['file_name']}: {facts.orientation}")
+    annotated = (record["height"], record["width"])
+    if annotated == (facts.height, facts.width):
+        return True
+    said = f"{root / record['file_name']}: {facts.width} x {facts.height}, annotated "
+    said += f"{record['width']} x {record['height']}"
+    if annotated == facts.stored:
+        said += " (the size before it is turned as EXIF says)"
+    report.add("other size than annotated", said)
+    return False
+
+
+def _check_values(found: Sequence[tuple[Record, ImageFacts]], report: Report) -> None:
+    """Look at the values of images of more than 8 bits."""
+    deep = [(record, facts) for record, facts in found if facts.highest is not None]
+    level = level_of_values((facts.highest, facts.is_float) for _, facts in deep)
+    for record, facts in deep:
+        if facts.lowest < 0:
+            report.add("values below 0", f"{record['file_name']}: {facts.lowest:g}")
+        if level < (65535 if not facts.is_float else 1):
+            own = level_of(facts.highest, facts.is_float)
+            report.add(
+                "few of the bits used",
+                f"{record['file_name']}: at most {facts.highest:g}; white would be {own:g}",
+            )
+    for record, facts in found:
+        if facts.deep_colours:
+            report.add("48-bit colours", record["file_name"])
+
+
+# -- boxes -----------------------------------------------------------------------------------------
+
+
+def _convert_boxes(records: CocoRecords, box_format: str) -> None:
+    if box_format == "xywh":
+        return
+    convert = BOX_FORMATS[box_format]
+    annotations = [*records.annotations, *records.without_box]
+    for annotation in annotations:
+        image = records.images.get(annotation["image_id"])
+        if image is not None and image["width"] and image["height"]:
+            annotation["bbox"] = convert(annotation["bbox"], image["width"], image["height"])
+            annotation.pop("area", None)
+    records.annotations = [a for a in annotations if has_area(a["bbox"])]
+    records.without_box = [a for a in annotations if not has_area(a["bbox"])]
+
+
+def _check_boxes(records: CocoRecords, report: Report) -> None:
+    """Clip boxes to their images; turn negative sizes around; drop what has no area then."""
+    turned = [_turned_around(annotation) for annotation in records.without_box]
     usable = []
-    for record in records:
-        if record["category_id"] not in categories:
-            where = f"{record['category_id']} of annotation {record['id']}"
-            report.add("unknown category id", where)
-        elif record["image_id"] not in images:
-            if record["image_id"] not in dropped:
-                report.add("unknown image id", f"{record['image_id']} of annotation {record['id']}")
-        elif (box := _checked_box(record, images[record["image_id"]], report)) is not None:
-            usable.append({**record, "bbox": box})
-    counts = Counter(record["image_id"] for record in usable)
-    for id_, image in images.items():
-        if not counts[id_] and "annotations" in content:
-            report.add("image without boxes", image["file_name"])
-        elif counts[id_] > MANY_BOXES:
-            report.add(f"more than {MANY_BOXES:,} boxes", f"{image['file_name']}: {counts[id_]:,}")
-    for record in usable:
-        if record.get("iscrowd"):
-            report.add("crowd box", f"annotation {record['id']}")
-    return _numbered_anew(usable, report)
+    for annotation in (*records.annotations, *turned):
+        image = records.images.get(annotation["image_id"])
+        if image is None or not has_area(annotation["bbox"]):
+            continue
+        box = _clipped(annotation, image, report)
+        if box is not None:
+            usable.append({**annotation, "bbox": box})
+    records.annotations = usable
 
 
-def _checked_box(
-    record: Mapping[str, Any], image: Mapping[str, Any], report: Report
-) -> list[float] | None:
-    """The box x, y, width, height, clipped to the image where it reaches beyond; None where it is
-    none.
-    """
-    where = f"annotation {record['id']}: {str(record['bbox'])[:60]}"
-    try:
-        x, y, width, height = box_numbers(record["bbox"])
-    except ValueError:
-        report.add("malformed box", where)
-        return None
-    if not all(math.isfinite(value) and abs(value) < 1e7 for value in (x, y, width, height)):
-        report.add("NaN or infinite box", where)
-        return None
-    if width <= 0 or height <= 0:
-        report.add("zero or negative box", where)
-        return None
+def _turned_around(annotation: Record) -> Record:
+    """Return the annotation with a negative width or height counted from the other side."""
+    x, y, width, height = annotation["bbox"]
+    box = [min(x, x + width), min(y, y + height), abs(width), abs(height)]
+    return {**annotation, "bbox": box}
+
+
+def _clipped(annotation: Record, image: Record, report: Report) -> list[float] | None:
+    """Return the box clipped to the image where it reaches beyond; None if nothing is left."""
+    x, y, width, height = box = annotation["bbox"]
+    if image["width"] is None or image["height"] is None:
+        return box
+    where = f"annotation {annotation['id']}: {box}"[:80]
     x1, y1 = max(x, 0.0), max(y, 0.0)
     x2, y2 = min(x + width, image["width"]), min(y + height, image["height"])
     if x2 <= x1 or y2 <= y1:
@@ -286,20 +222,88 @@ def _checked_box(
         return None
     beyond = max(-x, -y, x + width - image["width"], y + height - image["height"])
     if beyond <= 1:  # rounding
-        return list(record["bbox"])
+        return box
     report.add("box partly outside", where)
     return [x1, y1, x2 - x1, y2 - y1]
 
 
-def _numbered_anew(records: list[dict[str, Any]], report: Report) -> list[dict[str, Any]]:
-    """Repeated ids become numbers that no annotation has."""
+def _check_small_boxes(records: CocoRecords, resizing: Resizing, report: Report) -> None:
+    """Count boxes with a side below the finest stride once their image is resized."""
+    small = total = 0
+    for annotation in records.annotations:
+        image = records.images[annotation["image_id"]]
+        if annotation.get("iscrowd") or not (image["width"] and image["height"]):
+            continue
+        total += 1
+        scale = resizing.scale(image["height"], image["width"])
+        small += min(annotation["bbox"][2:]) * scale < resizing.stride
+    if small and small >= _SMALL_SHARE * total:
+        report.add(
+            "boxes below the finest stride",
+            f"{100 * small / total:.0f} % of the boxes ({small:,} of {total:,}) are smaller than "
+            f"the finest stride, {resizing.stride} pixels, after resizing",
+        )
+
+
+# -- the whole -------------------------------------------------------------------------------------
+
+
+def _count(records: CocoRecords, report: Report) -> None:
+    """Count boxes by class and by image, crowds, and what has none."""
+    names = names_of(records.categories)
+    report.images, report.boxes = len(records.images), len(records.annotations)
+    per_class = Counter(a["category_id"] for a in records.annotations)
+    report.per_class = {name: per_class[id_] for id_, name in names.items()}
+    root = root_class(records) if records.annotations else None
+    for id_, name in names.items():
+        if id_ == root:
+            report.add("root class", f"{name} (id {id_})")
+        elif not per_class[id_]:
+            report.add("class without boxes", name)
+    crowds = [a for a in records.annotations if a.get("iscrowd")]
+    for annotation in crowds:
+        report.add("crowd box", f"annotation {annotation['id']}")
+    if records.has_annotations and len(crowds) == len(records.annotations):
+        what = "all boxes are crowds (iscrowd 1), which training leaves out" if crowds else "none"
+        report.add("no box at all", what)
+    if records.has_annotations:
+        _count_images(records, report)
+
+
+def _count_images(records: CocoRecords, report: Report) -> None:
+    counts = Counter(a["image_id"] for a in records.annotations)
+    for id_, image in records.images.items():
+        if not counts[id_]:
+            report.add("image without boxes", image["file_name"])
+        elif counts[id_] > MANY_BOXES:
+            report.add(f"more than {MANY_BOXES:,} boxes", f"{image['file_name']}: {counts[id_]:,}")
+
+
+def _mended(content: Mapping[str, Any], records: CocoRecords) -> dict[str, Any]:
+    """Return the content with the records that can be used, each box once."""
+    copies = {id(copy) for _, copy in same_boxes(records.annotations)}
+    annotations = [a for a in records.annotations if id(a) not in copies]
+    root = root_class(records) if annotations else None
+    images = [i for i in records.images.values() if i["height"] and i["width"]]
+    kept = {image["id"] for image in images}
+    sections = ("images", "annotations", "categories")
+    return {
+        **{key: value for key, value in content.items() if key not in sections},
+        "images": images,
+        "categories": [c for id_, c in records.categories.items() if id_ != root],
+        "annotations": _numbered([a for a in annotations if a["image_id"] in kept]),
+    }
+
+
+def _numbered(records: list[Record]) -> list[Record]:
+    """Give annotations without an id, or with one that another has, a number that is free."""
     seen: set[Any] = set()
     free = max((r["id"] for r in records if isinstance(r["id"], int)), default=0) + 1
+    texts = any(isinstance(r["id"], str) for r in records)
     for record in records:
-        if record["id"] in seen:
-            report.add("duplicate annotation id", f"id {record['id']}")
-            # Of the same kind: a file's ids are all numbers, or all texts.
-            anew = free if isinstance(record["id"], int) else f"{record['id']}-{free}"
-            record["id"], free = anew, free + 1
+        if record["id"] is None or record["id"] in seen:
+            # A file's ids stay all numbers, or all texts.
+            new = f"{record['id']}-{free}" if texts else free
+            record["id"], free = new, free + 1
         seen.add(record["id"])
     return records

@@ -10,8 +10,10 @@ import numpy as np
 import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from cvpods.data.white_level import to_8_bit
 from cvpods.structures import Boxes, BoxMode, Instances
 from cvpods.utils.errors import DataError
+from cvpods.utils.files import check_regular
 
 _UNREADABLE = (
     UnidentifiedImageError,
@@ -26,53 +28,72 @@ class SizeMismatchError(DataError):
     """An image has another size than its annotation says."""
 
 
-def read_image(file_name: str | Path, format: str | None = "BGR") -> np.ndarray:
+def read_image(
+    file_name: str | Path,
+    format: str | None = "BGR",
+    *,
+    white_level: float | None = None,
+    max_pixels: int | None = None,
+) -> np.ndarray:
     """Read an image file, turned as its EXIF orientation says.
 
     Grayscale, palette, CMYK and 16-bit files become three channels of 8 bits.
 
     Args:
         format: "BGR", "RGB" or "L"; None is RGB.
+        white_level: the value that becomes 255 in images of more than 8 bits, see white_level.py.
+        max_pixels: refuse larger images; None keeps Pillow's limit.
 
     Returns:
         (H, W, 3) uint8, writable; (H, W, 1) for "L".
 
     Raises:
-        DataError: the file is missing or is no readable image.
+        DataError: the file is missing or is not a readable image.
     """
+    with open_image(file_name, max_pixels) as opened:
+        return image_to_array(opened, format, str(file_name), white_level)
+
+
+def open_image(file_name: str | Path, max_pixels: int | None = None) -> Image.Image:
+    """Open an image file with Pillow; its pixels are read on first use.
+
+    Raises:
+        DataError: the file is missing, is not a regular file or not an image, or is too large.
+    """
+    if max_pixels is not None:
+        Image.MAX_IMAGE_PIXELS = max(max_pixels // 2, 1)  # Pillow refuses twice this number
     try:
-        opened = Image.open(file_name)
+        check_regular(file_name)
+        return Image.open(file_name)
     except FileNotFoundError:
-        raise DataError(f"Image {file_name} does not exist.") from None
+        raise DataError(f"Image {file_name!s:.300} does not exist.") from None
     except _UNREADABLE as error:
-        raise DataError(f"Image {file_name} cannot be read: {error}") from error
-    with opened:
-        return image_to_array(opened, format, str(file_name))
+        raise _unreadable(str(file_name), error) from error
+
+
+def _unreadable(name: str, error: Exception) -> DataError:
+    advice = ""
+    if isinstance(error, Image.DecompressionBombError):
+        advice = " If the image is what you expect, raise INPUT.MAX_PIXELS."
+    return DataError(f"Image {name!s:.300} cannot be read: {error}{advice}")
 
 
 def image_to_array(
-    image: Image.Image, format: str | None = "BGR", name: str = "of PIL"
+    image: Image.Image,
+    format: str | None = "BGR",
+    name: str = "of PIL",
+    white_level: float | None = None,
 ) -> np.ndarray:
-    """A PIL image as read_image() would return it; errors call it `name`."""
+    """Return a PIL image as read_image() would; errors call it `name`."""
     if format not in ("BGR", "RGB", "L", None):
         raise DataError(f"INPUT.FORMAT must be 'BGR', 'RGB' or 'L', got {format!r}.")
     try:
-        image = _to_8_bit(ImageOps.exif_transpose(image)).convert("L" if format == "L" else "RGB")
+        upright = to_8_bit(ImageOps.exif_transpose(image), white_level, name)
+        image = upright.convert("L" if format == "L" else "RGB")
     except _UNREADABLE as error:
-        raise DataError(f"Image {name} cannot be read: {error}") from error
+        raise _unreadable(name, error) from error
     raw = image.tobytes("raw", format or "RGB")
     return np.frombuffer(bytearray(raw), dtype=np.uint8).reshape(image.height, image.width, -1)
-
-
-def _to_8_bit(image: Image.Image) -> Image.Image:
-    """16-bit grayscale keeps its upper 8 bits; PIL alone would clip it at 255."""
-    if image.mode.startswith("I;16"):
-        return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
-    if image.mode in ("I", "F"):
-        values = np.asarray(image, dtype=np.float64)
-        values = values / 256 if values.max(initial=0) > 255 else values
-        return Image.fromarray(values.clip(0, 255).astype(np.uint8))
-    return image
 
 
 def check_image_size(dataset_dict: dict[str, Any], image: np.ndarray) -> None:

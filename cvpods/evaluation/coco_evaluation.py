@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,27 +18,53 @@ from cvpods.evaluation.evaluator import DatasetEvaluator
 from cvpods.evaluation.registry import EVALUATOR
 from cvpods.structures import BoxMode
 from cvpods.utils import comm
+from cvpods.utils.coco_values import (
+    category_order,
+    names_of,
+    read_area,
+    read_box,
+    read_flag,
+    read_id,
+    read_number,
+)
 from cvpods.utils.errors import DataError
 
 METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl")
 
 
 def evaluate_boxes(
-    ground_truth: dict[str, Any], detections: list[dict[str, Any]], max_detections: int = 100
+    ground_truth: dict[str, Any],
+    detections: list[dict[str, Any]],
+    max_detections: int = 100,
+    *,
+    leave_out_ignored: bool = False,
 ) -> tuple[dict[str, float], dict[str, float], str]:
     """COCO's box metrics, by faster-coco-eval: pycocotools' numbers in a fraction of its time.
 
     Args:
-        ground_truth: in COCO's json format.
+        ground_truth: in COCO's json format; ids of any kind, see match_boxes.
         detections: in COCO's result format; boxes xywh.
         max_detections: best detections per image and class that count.
+        leave_out_ignored: objects marked "ignore": 1 neither need nor excuse a detection that
+            finds them; by default they are objects like others, as in pycocotools.
 
     Returns:
         metrics AP, AP50, AP75, APs, APm, APl in percent (NaN where a size does not occur),
-        AP of each class, and COCO's summary as text. Without detections, every AP is 0.
+        AP of each class, and COCO's summary as text. Without detections, every AP is 0. A class
+        name that occurs twice is followed by the id.
+
+    Raises:
+        DataError: a detection names an image or a class that the ground truth does not have, or an
+            annotation cannot be read.
     """
     printed = io.StringIO()
-    evaluation, categories = match_boxes(ground_truth, detections, max_detections, printed.write)
+    evaluation, categories = match_boxes(
+        ground_truth,
+        detections,
+        max_detections,
+        printed.write,
+        leave_out_ignored=leave_out_ignored,
+    )
     with contextlib.redirect_stdout(printed):
         evaluation.summarize()
     precision = evaluation.eval["precision"]  # (IoU, recall, class, area, max detections)
@@ -63,22 +89,41 @@ def match_boxes(
     detections: list[dict[str, Any]],
     max_detections: int = 100,
     print_function: Callable[[str], Any] = lambda text: None,
+    *,
+    leave_out_ignored: bool = False,
 ) -> tuple[COCOeval_faster, list[str]]:
-    """COCO's evaluation, accumulated, and the class names in its order; see evaluate_boxes.
+    """Return COCO's evaluation, accumulated, and the class names in its order; see evaluate_boxes.
+
+    Images, classes and annotations are numbered 1, 2, ... here, images and annotations in the order
+    of the file, so that ids may be of any kind. COCO's code marks "matched" by the annotation's id
+    and "not matched" by 0, takes ids as 64-bit numbers, and orders equal scores by the image's id.
 
     `evaluation.eval` holds "precision" and "scores" as (IoU, recall, class, area, max detections).
     """
-    categories = sorted(ground_truth["categories"], key=lambda c: c["id"])
-    annotations = [_complete(a) for a in ground_truth["annotations"]]
-    coco_gt = COCO({"info": {}, **ground_truth, "annotations": annotations})
-    copies = [dict(detection) for detection in detections]
-    coco_dt = coco_gt.loadRes(copies) if copies else COCO(_without_boxes(ground_truth))
-    evaluation = _COCOeval(coco_gt, coco_dt, "bbox", print_function=print_function)
+    categories = {read_id(c["id"]): c for c in ground_truth["categories"]}
+    order = category_order(categories)
+    class_number = {id_: number for number, id_ in enumerate(order, 1)}
+    image_number = {read_id(i["id"]): n for n, i in enumerate(ground_truth["images"], 1)}
+    numbered = {
+        "info": {},
+        "images": [{"id": number} for number in image_number.values()],
+        "categories": [{"id": number, "name": str(number)} for number in class_number.values()],
+    }
+    annotations = [
+        {"id": number, **_object(annotation, image_number, class_number)}
+        for number, annotation in enumerate(ground_truth["annotations"], 1)
+    ]
+    found = [_detection(detection, image_number, class_number) for detection in detections]
+    coco_gt = COCO({**numbered, "annotations": annotations})
+    coco_dt = coco_gt.loadRes(found) if found else COCO({**numbered, "annotations": []})
+    kind = _WithoutIgnored if leave_out_ignored else COCOeval_faster
+    evaluation = kind(coco_gt, coco_dt, "bbox", print_function=print_function)
     evaluation.params.maxDets = [1, min(10, max_detections), max_detections]
-    evaluation.params.catIds = [c["id"] for c in categories]
+    evaluation.params.catIds = list(class_number.values())
     evaluation.evaluate()
     evaluation.accumulate()
-    return evaluation, [c["name"] for c in categories]
+    names = names_of(categories)
+    return evaluation, [names[id_] for id_ in order]
 
 
 def iou_index(evaluation: COCOeval_faster, iou: float) -> int:
@@ -86,24 +131,55 @@ def iou_index(evaluation: COCOeval_faster, iou: float) -> int:
     return int(np.argmin(np.abs(evaluation.params.iouThrs - iou)))
 
 
-class _COCOeval(COCOeval_faster):
+class _WithoutIgnored(COCOeval_faster):
     """Ignores what the ground truth marks "ignore", which COCO's code overwrites by "iscrowd"."""
 
     def _prepare(self) -> None:
-        marked = [a for a in self.cocoGt.dataset["annotations"] if a.get("ignore")]
+        marked = [a for a in self.cocoGt.dataset["annotations"] if a["ignore"]]
         super()._prepare()
         for annotation in marked:
             annotation["ignore"] = 1
 
 
-def _complete(annotation: dict[str, Any]) -> dict[str, Any]:
-    """A copy with "area" and "iscrowd", which COCODataset does not ask for."""
-    _, _, width, height = annotation["bbox"]
-    return {"area": width * height, "iscrowd": 0, **annotation}
+def _object(
+    annotation: dict[str, Any], images: Mapping[Any, int], classes: Mapping[Any, int]
+) -> dict[str, Any]:
+    """Return what COCO's code reads of an annotation, in plain numbers."""
+    try:
+        box = read_box(annotation["bbox"])
+        return {
+            "image_id": _number(annotation, "image_id", images),
+            "category_id": _number(annotation, "category_id", classes),
+            "bbox": box,
+            "area": read_area(annotation.get("area"), box),
+            "iscrowd": int(read_flag(annotation.get("iscrowd"))),
+            "ignore": int(read_flag(annotation.get("ignore"))),
+        }
+    except (ValueError, KeyError) as error:
+        raise DataError(f"Annotation {annotation!r:.200} cannot be evaluated: {error}") from error
 
 
-def _without_boxes(ground_truth: dict[str, Any]) -> dict[str, Any]:
-    return {"info": {}, **ground_truth, "annotations": []}
+def _detection(
+    detection: dict[str, Any], images: Mapping[Any, int], classes: Mapping[Any, int]
+) -> dict[str, Any]:
+    """Return a detection with the numbers of its image and class."""
+    try:
+        return {
+            "image_id": _number(detection, "image_id", images),
+            "category_id": _number(detection, "category_id", classes),
+            "bbox": read_box(detection["bbox"]),
+            "score": read_number(detection["score"]),
+        }
+    except (ValueError, KeyError) as error:
+        raise DataError(f"Detection {detection!r:.200} cannot be evaluated: {error}") from error
+
+
+def _number(record: dict[str, Any], key: str, numbers: Mapping[Any, int]) -> int:
+    """Return the number of the image or class that `record` names."""
+    id_ = read_id(record[key])
+    if id_ not in numbers:
+        raise ValueError(f"the ground truth has no {key.removesuffix('_id')} with id {id_!r}")
+    return numbers[id_]
 
 
 def _mean(precision: np.ndarray) -> float:
@@ -119,7 +195,7 @@ class COCOEvaluator(DatasetEvaluator):
     Args:
         dataset_name: for messages and tables.
         meta: the data set's meta; maps classes to category ids and names.
-        cfg: reads TEST.DETECTIONS_PER_IMAGE.
+        cfg: reads TEST.DETECTIONS_PER_IMAGE and TEST.LEAVE_OUT_IGNORED.
         output_dir: coco_instances_results.json goes there.
         ground_truth: COCO's json content; None writes the json only (test-dev).
     """
@@ -139,6 +215,8 @@ class COCOEvaluator(DatasetEvaluator):
         to_contiguous = meta.thing_dataset_id_to_contiguous_id
         self.category_ids = {index: id_ for id_, index in to_contiguous.items()}
         self.max_detections = cfg.TEST.DETECTIONS_PER_IMAGE
+        of_the_set = getattr(meta, "leave_out_ignored", False)
+        self.leave_out_ignored = of_the_set or cfg.TEST.get("LEAVE_OUT_IGNORED", False)
         self.distributed = distributed
         self.output_dir = Path(output_dir) if output_dir else None
         self.ground_truth = ground_truth
@@ -188,7 +266,10 @@ class COCOEvaluator(DatasetEvaluator):
         if not detections:
             logger.warning(f"No detections at all on {self.dataset_name}: AP is 0.")
         metrics, per_class, summary = evaluate_boxes(
-            self.ground_truth, detections, self.max_detections
+            self.ground_truth,
+            detections,
+            self.max_detections,
+            leave_out_ignored=self.leave_out_ignored,
         )
         tables = f"{_metric_table(metrics)}\n\n{_class_table(per_class)}"
         logger.info(f"Evaluation on {self.dataset_name}:\n{summary}\n\n{tables}")

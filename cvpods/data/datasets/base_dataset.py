@@ -20,6 +20,7 @@ from cvpods.data.detection_utils import (
     read_image,
 )
 from cvpods.data.registry import DATASETS
+from cvpods.data.white_level import AUTO, level_of_files, parse_white_level
 from cvpods.utils.errors import DataError
 
 
@@ -28,10 +29,12 @@ class BaseDataset(Dataset):
 
     Attributes: name, meta (dict with thing_classes, ...), dataset_dicts (one dict per image:
     file_name, height, width, image_id, annotations), transforms, is_train, data_format,
-    aspect_ratios (1 where width > height).
+    aspect_ratios (1 where width > height), white_level (the value that becomes 255 in images of more
+    than 8 bits; None if there are none).
 
     Args:
-        cfg: reads INPUT.FORMAT and DATALOADER.FILTER_EMPTY_ANNOTATIONS.
+        cfg: reads INPUT.FORMAT, INPUT.WHITE_LEVEL, INPUT.MAX_PIXELS and
+            DATALOADER.FILTER_EMPTY_ANNOTATIONS.
         transforms: what build_transform_gens returns.
         is_train: leave crowd boxes out, and images without boxes where the config says so.
     """
@@ -49,19 +52,14 @@ class BaseDataset(Dataset):
         self.is_train = is_train
         self.data_format = cfg.INPUT.FORMAT
         self.meta = self._get_metadata()
+        self.max_pixels = cfg.INPUT.get("MAX_PIXELS")
         self.dataset_dicts = self._load_annotations()
+        self._check_not_empty()
         if is_train and cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS:
             self.dataset_dicts = self._filter_annotations(self.dataset_dicts)
-        if not self.dataset_dicts:
-            raise DataError(
-                f"Data set {dataset_name!r} has no images"
-                + (" with boxes." if is_train else ".")
-                + f" It was read from {self.meta.get('json_file', self.meta.get('image_root'))}."
-            )
-        if is_train and not any(d["annotations"] for d in self.dataset_dicts):
-            raise DataError(
-                f"Data set {dataset_name!r} has no box at all: there is nothing to learn from."
-            )
+        self.white_level = parse_white_level(cfg.INPUT.get("WHITE_LEVEL", AUTO))
+        if self.white_level is None:
+            self.white_level = level_of_files([d["file_name"] for d in self.dataset_dicts])
         self.aspect_ratios = np.array(
             [d["width"] > d["height"] for d in self.dataset_dicts], dtype=np.uint8
         )
@@ -75,6 +73,24 @@ class BaseDataset(Dataset):
     def coco_ground_truth(self) -> dict[str, Any] | None:
         """The ground truth in COCO's json format; None where there is none (test-dev)."""
         raise NotImplementedError
+
+    def _check_not_empty(self) -> None:
+        """Refuse a data set without images and, for training, one without a box to learn from."""
+        source = self.meta.get("json_file", self.meta.get("image_root"))
+        if not self.dataset_dicts:
+            raise DataError(f"Data set {self.name!r} has no images. It was read from {source}.")
+        boxes = [a for d in self.dataset_dicts for a in d["annotations"]]
+        if not self.is_train or any(not a.get("iscrowd", 0) for a in boxes):
+            return
+        crowds = (
+            f"all of its {len(boxes):,} boxes are crowds (iscrowd 1), which training leaves out"
+            if boxes
+            else "it has no box at all"
+        )
+        raise DataError(
+            f"Data set {self.name!r} has no images with boxes to learn from: {crowds}. It was read "
+            f"from {source}."
+        )
 
     def _filter_annotations(self, dataset_dicts: list[dict]) -> list[dict]:
         return [d for d in dataset_dicts if any(not a.get("iscrowd", 0) for a in d["annotations"])]
@@ -94,7 +110,12 @@ class BaseDataset(Dataset):
     def __getitem__(self, index: int) -> dict[str, Any]:
         """The image as (C, H, W) uint8 "image", its "instances", and height, width, image_id."""
         sample = copy.deepcopy(self.dataset_dicts[index])
-        image = read_image(sample["file_name"], self.data_format)
+        image = read_image(
+            sample["file_name"],
+            self.data_format,
+            white_level=self.white_level,
+            max_pixels=self.max_pixels,
+        )
         check_image_size(sample, image)
         annotations = [a for a in sample.pop("annotations", []) if not a.get("iscrowd", 0)]
         image, annotations = self._apply_transforms(image, annotations)
@@ -124,6 +145,11 @@ class ConcatDataset(Dataset):
         for dataset in self.datasets:
             merged.update(dataset.meta)
         self.meta = SimpleNamespace(**merged)
+        # One level for all, so that equal values stay equal.
+        levels = [dataset.white_level for dataset in self.datasets]
+        self.white_level = max((level for level in levels if level is not None), default=None)
+        for dataset in self.datasets:
+            dataset.white_level = self.white_level
 
     def __len__(self) -> int:
         return int(self.ends[-1])

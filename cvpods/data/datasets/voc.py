@@ -11,6 +11,7 @@ from cvpods.data.datasets.base_dataset import BaseDataset, resolve_images
 from cvpods.data.registry import DATASETS
 from cvpods.structures import BoxMode
 from cvpods.utils.errors import DataError
+from cvpods.utils.files import check_regular, read_text
 
 VOC_CLASSES = (
     "aeroplane bicycle bird boat bottle bus car cat chair cow diningtable dog horse motorbike "
@@ -33,6 +34,7 @@ class VOCDataset(BaseDataset):
             "thing_dataset_id_to_contiguous_id": {i + 1: i for i in range(len(VOC_CLASSES))},
             "image_root": str(root),
             "split": split,
+            "leave_out_ignored": True,
             "evaluator_type": paths.entry(self.name)[2],
         }
 
@@ -41,7 +43,7 @@ class VOCDataset(BaseDataset):
         split_file = root / "ImageSets" / "Main" / f"{self.meta['split']}.txt"
         if not split_file.exists():
             raise DataError(f"Split file {split_file} of {self.name!r} is not found.")
-        names = split_file.read_text().split()
+        names = read_text(split_file).split()
         return [_load_xml(root, name, index) for index, name in enumerate(names)]
 
     def coco_ground_truth(self) -> dict[str, Any] | None:
@@ -74,6 +76,7 @@ class VOCDataset(BaseDataset):
 def _load_xml(root: Path, name: str, index: int) -> dict[str, Any]:
     xml_file = root / "Annotations" / f"{name}.xml"
     try:
+        check_regular(xml_file)
         tree = ElementTree.parse(xml_file)
         size = tree.find("size")
         return {
@@ -90,8 +93,14 @@ def _load_xml(root: Path, name: str, index: int) -> dict[str, Any]:
 def _load_object(obj: ElementTree.Element) -> dict[str, Any]:
     box = obj.find("bndbox")
     x1, y1, x2, y2 = (float(box.findtext(k)) for k in ("xmin", "ymin", "xmax", "ymax"))
+    name = obj.findtext("name")
+    if name not in VOC_CLASSES:
+        raise ValueError(
+            f"{name!r} is not one of the {len(VOC_CLASSES)} classes of VOC. Other classes need "
+            "annotations in COCO's format: register_coco_instances(), see docs/data.md"
+        )
     return {
-        "category_id": VOC_CLASSES.index(obj.findtext("name")),
+        "category_id": VOC_CLASSES.index(name),
         "bbox": [x1 - 1, y1 - 1, x2, y2],
         "bbox_mode": BoxMode.XYXY_ABS,
         "difficult": int(obj.findtext("difficult") or 0),

@@ -2,6 +2,7 @@
 
 import copy
 import json
+import os
 
 import numpy as np
 import pytest
@@ -133,11 +134,17 @@ SIZELESS = [
     (float("nan"), 1, 4, 3),
     (1, 1, float("nan"), 3),
     (1, 1, 4, float("inf")),
+]
+# Not four numbers: nobody can say what was meant.
+MALFORMED = [
     (1, 1, 4),
     (1, 1, 4, "wide"),
     (1, 1, 4, None),
     None,
     [],
+    {},
+    "1 1 4 3",
+    (1, 1, 4, 3, 1),
 ]
 
 
@@ -228,7 +235,7 @@ def without(record, key):
         ({"categories": CATEGORIES}, ["images"]),
         ({"images": [image(1)]}, ["categories"]),
         (content([image(1)], "many"), ["annotations"]),
-        (content([image(1)], [box(1, 1)], CATEGORIES * 2), ["[3, 3, 7, 7]"]),
+        (content([image(1)], [box(1, 1)], CATEGORIES * 2), ["id 3", "id 7", "2 times"]),
         (content([image(1)], [], []), ["[]"]),
         ("{'images': [", ["json"]),
         ("", ["json"]),
@@ -250,22 +257,79 @@ def test_binary_file_is_no_json(tmp_path):
         COCODataset(config(), "cells")
 
 
-@pytest.mark.parametrize("section", ["images", "annotations"])
-def test_ids_that_occur_twice_are_refused(tmp_path, section):
-    """Evaluation looks records up by id: of two with the same id, one would count twice."""
-    images, boxes = [image(1), image(2)], [box(1, 1), box(2, 2)]
-    (images if section == "images" else boxes)[1]["id"] = 1
-    boxes[1]["image_id"] = 1
-    with pytest.raises(DataError, match=r"cells\.json"):
-        load(tmp_path, content(images, boxes))
+def test_images_that_occur_twice_are_refused(tmp_path):
+    with pytest.raises(DataError, match=r"cells\.json: duplicate image id: id 1 occurs 2 times"):
+        load(tmp_path, content([image(1), image(1)], [box(1, 1)]))
 
 
-def test_ids_that_occur_twice_in_minival(tmp_path):
-    """The published files of COCO 2014's minival have this flaw; they must load."""
-    boxes = [box(1, 1), box(1, 1)]
-    write(tmp_path, content([image(1)], boxes), "instances_minival2014")
-    dataset = COCODataset(config(), "instances_minival2014")
+@pytest.mark.parametrize("ids", [(1, 1), (None, None), (None, 1), ("a", "a"), (0, -1)])
+def test_annotations_need_no_ids_of_their_own(tmp_path, ids):
+    """COCO 2014's minival repeats some; nothing here looks annotations up by id."""
+    boxes = [box(ids[0], 1, [0, 0, 2, 2]), box(ids[1], 1, [3, 3, 2, 2])]
+    dataset = load(tmp_path, content([image(1)], boxes))
     assert len(dataset[0]["instances"]) == 2
+    perfect = [{"image_id": 1, "category_id": 3, "bbox": b["bbox"], "score": 0.5} for b in boxes]
+    truth = dataset.coco_ground_truth()
+    assert evaluate_boxes(truth, perfect)[0]["AP"] == pytest.approx(100)
+
+
+@pytest.mark.parametrize("bad", MALFORMED)
+def test_malformed_boxes_are_refused(tmp_path, bad):
+    with pytest.raises(DataError, match=r"cells\.json: malformed box: annotation 8: .*--fix"):
+        load(tmp_path, content([image(5)], [box(8, 5, bad), box(2, 5, (2, 1, 4, 3))]))
+
+
+def test_numbers_written_as_texts_are_read(tmp_path):
+    """Boxes, sides, flags; whole numbers as floats; null is the same as absent."""
+    record = {**image(5), "height": "6", "width": 8.0, "id": 5.0}
+    boxes = [
+        box(1.0, 5, ["2", " 1", "4.0", "3e0"], iscrowd="0", ignore=None, area="12"),
+        box(2, 5, (0, 0, 8, 6), iscrowd="1", area=None),
+        box(3, 5, (0, 0, 8, 6), iscrowd=None, area=0),
+    ]
+    dataset = load(tmp_path, content([record], boxes))
+    read = dataset.dataset_dicts[0]
+    assert (read["height"], read["width"], read["image_id"]) == (6, 8, 5)
+    assert [a["bbox"] for a in read["annotations"]] == [[2, 1, 4, 3], [0, 0, 8, 6], [0, 0, 8, 6]]
+    assert [a["iscrowd"] for a in read["annotations"]] == [0, 1, 0]
+    areas = [a["area"] for a in dataset.coco_ground_truth()["annotations"]]
+    assert areas == [12, 48, 48]
+
+
+@pytest.mark.parametrize(
+    "key, bad", [("iscrowd", 2), ("iscrowd", "yes"), ("ignore", -1), ("ignore", [])]
+)
+def test_flags_are_0_or_1(tmp_path, key, bad):
+    with pytest.raises(DataError, match=rf"malformed flag: annotation 8: {key} .* is not 0 or 1"):
+        load(tmp_path, content([image(5)], [box(8, 5, **{key: bad})]))
+
+
+def test_ids_of_another_type_are_named_as_such(tmp_path):
+    said = r"category_id '7' of annotation 8 is a text; 'categories' has 7, a number"
+    with pytest.raises(DataError, match=said):
+        load(tmp_path, content([image(5)], [box(8, 5, category_id="7")]))
+
+
+def test_byte_order_mark(tmp_path):
+    write(tmp_path, content([image(5)], [box(1, 5)]))
+    path = tmp_path / "cells.json"
+    path.write_text(path.read_text(encoding="utf-8"), encoding="utf-8-sig")
+    assert path.read_bytes()[:3] == b"\xef\xbb\xbf"
+    assert len(COCODataset(config(), "cells")) == 1
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="the system has no named pipes")
+def test_named_pipes_are_refused_at_once(tmp_path):
+    """Opening one would wait for a writer for ever."""
+    dataset = load(tmp_path, content([image(5)], [box(1, 5)]))
+    (tmp_path / "images" / "5.png").unlink()
+    os.mkfifo(tmp_path / "images" / "5.png")
+    with pytest.raises(DataError, match=r"5\.png cannot be read: it is a named pipe"):
+        dataset[0]
+    (tmp_path / "cells.json").unlink()
+    os.mkfifo(tmp_path / "cells.json")
+    with pytest.raises(DataError, match=r"cells\.json cannot be read as json: it is a named pipe"):
+        COCODataset(config(), "cells")
 
 
 # -- samples ---------------------------------------------------------------------------------------

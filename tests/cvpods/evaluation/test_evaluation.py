@@ -240,11 +240,15 @@ def test_crowds_excuse_detections():
 
 
 def test_difficult_objects_are_ignored():
-    """As VOCDataset marks them: neither missing nor finding them counts."""
+    """As VOCDataset marks them: neither missing nor finding them counts. Elsewhere it does."""
     boxes = [(10, 10, 50, 50), (100, 10, 50, 50), (200, 10, 50, 50)]
     truth = truth_of([record(i + 1, 1, 1, b, ignore=int(i > 0)) for i, b in enumerate(boxes)])
     detections = [found(1, 1, boxes[1], 0.9), found(1, 1, boxes[0], 0.8)]
-    assert evaluate_boxes(truth, detections)[0]["AP"] == pytest.approx(100)
+    metrics, _, _ = evaluate_boxes(truth, detections, leave_out_ignored=True)
+    assert metrics["AP"] == pytest.approx(100)
+    metrics, _, _ = evaluate_boxes(truth, detections)
+    assert_same(metrics, reference(truth, detections)[0])
+    assert metrics["AP"] < 70
 
 
 @pytest.mark.parametrize("key", ["area", "iscrowd"])

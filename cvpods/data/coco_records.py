@@ -1,0 +1,271 @@
+"""The records of a COCO file in plain types, with everything that is wrong with them.
+
+One reader for all: training, evaluation and pods_check see the same images, classes and boxes.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from cvpods.data.findings import Report
+from cvpods.utils import coco_values as values
+
+Record = dict[str, Any]
+_FLAGS = ("iscrowd", "ignore")
+
+
+@dataclass
+class CocoRecords:
+    """Images and categories by id, in the order of the file, and annotations that have a box.
+
+    Ids are ints or texts, sides ints, boxes four floats, flags 0 or 1; other keys are as they were.
+    `without_box` holds annotations whose box is finite but of no positive size.
+    """
+
+    images: dict[int | str, Record] = field(default_factory=dict)
+    categories: dict[int | str, Record] = field(default_factory=dict)
+    annotations: list[Record] = field(default_factory=list)
+    without_box: list[Record] = field(default_factory=list)
+    # False for a file of test images, which has no section of annotations at all.
+    has_annotations: bool = False
+
+
+def read_records(content: Any, report: Report) -> CocoRecords:
+    """Read the content of a COCO file; everything that is wrong goes to `report`.
+
+    Where a record has an error that can be mended without doubt, the records hold the mended value;
+    the error is reported all the same, and training refuses the file.
+
+    Args:
+        content: what json.load() gave: anything.
+    """
+    if not isinstance(content, Mapping):
+        report.add("malformed record", "the file must hold a json object, not a list or a value")
+        content = {}
+    records = CocoRecords(has_annotations="annotations" in content)
+    records.categories = _unique(content, "categories", _category, report, "duplicate category id")
+    records.images = _unique(content, "images", _image, report, "duplicate image id")
+    if records.has_annotations:
+        _read_annotations(content, records, report)
+    return records
+
+
+# -- sections --------------------------------------------------------------------------------------
+
+
+def _read_section(
+    content: Mapping[str, Any],
+    section: str,
+    read: Callable[[Mapping[str, Any], Report], Any],
+    report: Report,
+) -> list[Any]:
+    """Return the records of a section that `read` can read; it raises ValueError for others."""
+    listed = content.get(section)
+    if not isinstance(listed, list):
+        report.add("malformed record", f"the file has no list {section!r}")
+        return []
+    records = []
+    for position, record in enumerate(listed):
+        try:
+            if not isinstance(record, Mapping):
+                raise ValueError(f"{record!r:.60} is not an object")
+            records.append(read(record, report))
+        except ValueError as error:
+            report.add("malformed record", f"{section}[{position}]: {error}")
+    return records
+
+
+def _unique(
+    content: Mapping[str, Any], section: str, read: Any, report: Report, duplicate: str
+) -> dict[int | str, Record]:
+    """Return {id: record} of a section, the first record of each id."""
+    records = _read_section(content, section, read, report)
+    counts = Counter(record["id"] for record in records)
+    unique: dict[int | str, Record] = {}
+    for record in records:
+        if record["id"] in unique:
+            times = counts[record["id"]]
+            report.add(duplicate, f"id {record['id']!r} occurs {times} times")
+        unique.setdefault(record["id"], record)
+    return unique
+
+
+def _need(record: Mapping[str, Any], *keys: str) -> None:
+    missing = [key for key in keys if record.get(key) is None]
+    if missing:
+        raise ValueError(f"{record!r:.120} lacks {missing}")
+
+
+def _read_id(record: Mapping[str, Any], key: str, report: Report) -> int | str:
+    value = record[key]
+    if isinstance(value, float) and value.is_integer():
+        report.add("id written as float", f"{key} {value!r}")
+    try:
+        return values.read_id(value)
+    except ValueError as error:
+        raise ValueError(f"{key} {error}") from None
+
+
+def _category(record: Mapping[str, Any], report: Report) -> Record:
+    _need(record, "id", "name")
+    try:
+        name = values.check_text(record["name"])
+    except ValueError as error:
+        raise ValueError(f"name {error}") from None
+    return {**record, "id": _read_id(record, "id", report), "name": name}
+
+
+def _image(record: Mapping[str, Any], report: Report) -> Record:
+    """Sides that are missing become None; those that are wrong raise."""
+    _need(record, "id", "file_name")
+    try:
+        file_name = values.check_text(record["file_name"])
+    except ValueError as error:
+        raise ValueError(f"file_name {error}") from None
+    image = {**record, "id": _read_id(record, "id", report), "file_name": file_name}
+    for key in ("height", "width"):
+        image[key] = _side(record, key, file_name, report)
+    return image
+
+
+def _side(record: Mapping[str, Any], key: str, file_name: str, report: Report) -> int | None:
+    value = record.get(key)
+    try:
+        side = values.read_side(value)
+    except ValueError:
+        said = "has no" if value is None else f"has the impossible {value!r:.60} as"
+        report.add("missing size", f"images: {file_name!r:.100} {said} {key}")
+        return None
+    if isinstance(value, str):
+        report.add("number written as text", f"{key} {value!r} of {file_name}")
+    return side
+
+
+# -- annotations -----------------------------------------------------------------------------------
+
+
+def _read_annotations(content: Mapping[str, Any], records: CocoRecords, report: Report) -> None:
+    reader = _AnnotationReader(records, content, report)
+    for annotation, usable in _read_section(content, "annotations", reader.read, report):
+        if usable and values.has_area(annotation["bbox"]):
+            records.annotations.append(annotation)
+        elif usable:
+            records.without_box.append(annotation)
+    counts = Counter(a["id"] for a in records.annotations if a["id"] is not None)
+    for id_, count in counts.items():
+        for _ in range(count - 1):
+            report.add("duplicate annotation id", f"id {id_!r}")
+
+
+class _AnnotationReader:
+    """Reads one annotation after the other, given the images and categories of the file."""
+
+    def __init__(self, records: CocoRecords, content: Mapping[str, Any], report: Report) -> None:
+        self.images, self.categories = records.images, records.categories
+        # The images of these have been reported themselves.
+        listed = content.get("images")
+        listed = listed if isinstance(listed, list) else []
+        named = [i.get("id") for i in listed if isinstance(i, Mapping)]
+        self.dropped = {i for i in named if isinstance(i, (int, float, str))} - set(self.images)
+        self.report = report
+
+    def read(self, record: Mapping[str, Any], report: Report) -> tuple[Record, bool]:
+        """Return the annotation, and whether it can be used."""
+        _need(record, "image_id", "category_id")
+        if "bbox" not in record:
+            raise ValueError(f"{record!r:.120} lacks ['bbox']")
+        annotation = dict(record)
+        annotation["id"] = self._own_id(record)
+        where = f"annotation {annotation['id']}"
+        usable = self._known(annotation, "image_id", "images", self.images, where)
+        usable &= self._known(annotation, "category_id", "categories", self.categories, where)
+        usable &= self._box(annotation, where)
+        for key in _FLAGS:
+            self._flag(annotation, key, where)
+        self._area(annotation, where)
+        return annotation, usable
+
+    def _own_id(self, record: Mapping[str, Any]) -> int | str | None:
+        if record.get("id") is None:
+            self.report.add("missing annotation id", f"annotation of image {record['image_id']!r}")
+            return None
+        return _read_id(record, "id", self.report)
+
+    def _known(
+        self, annotation: Record, key: str, section: str, known: Mapping[Any, Any], where: str
+    ) -> bool:
+        """Read an id that names a record of another section; False where that does not exist."""
+        id_ = annotation[key] = _read_id(annotation, key, self.report)
+        if id_ in known:
+            return True
+        if key == "image_id" and id_ in self.dropped:
+            return False
+        if (twin := same_written_otherwise(id_, known)) is not None:
+            kind, twins = ("a text", "a number") if isinstance(id_, str) else ("a number", "a text")
+            self.report.add(
+                "id of another type",
+                f"{key} {id_!r} of {where} is {kind}; {section!r} has {twin!r}, {twins}",
+            )
+            annotation[key] = twin
+            return True
+        shown = f" {values.category_order(known)!r:.200}" if section == "categories" else ""
+        text = " (a text)" if isinstance(id_, str) else ""
+        kind = "unknown image id" if key == "image_id" else "unknown category id"
+        self.report.add(kind, f"{key} {id_!r}{text} of {where} is not in {section!r}{shown}")
+        return False
+
+    def _box(self, annotation: Record, where: str) -> bool:
+        raw = annotation["bbox"]
+        try:
+            box = annotation["bbox"] = values.read_box(raw)
+        except ValueError as error:
+            self.report.add("malformed box", f"{where}: {error}")
+            annotation["bbox"] = [0.0] * 4
+            return False
+        if any(isinstance(value, str) for value in raw):
+            self.report.add("number written as text", f"{where}: bbox {raw!r:.80}")
+        if not all(abs(value) < values.LARGEST_COORDINATE for value in box):
+            self.report.add("NaN or infinite box", f"{where}: {raw!r:.60}")
+            return False
+        if not values.has_area(box):
+            self.report.add("zero or negative box", f"{where}: {raw!r:.60}")
+        return True
+
+    def _flag(self, annotation: Record, key: str, where: str) -> None:
+        """Read a flag; null and what is neither 0 nor 1 are removed."""
+        value = annotation.pop(key, None)
+        if value is None:
+            return
+        try:
+            annotation[key] = int(values.read_flag(value))
+        except ValueError as error:
+            self.report.add("malformed flag", f"{where}: {key} {error}")
+        else:
+            if isinstance(value, str):
+                self.report.add("number written as text", f"{where}: {key} {value!r}")
+
+    def _area(self, annotation: Record, where: str) -> None:
+        if "area" not in annotation:
+            return
+        value = annotation["area"]
+        area = values.read_area(value, annotation["bbox"])
+        if value != area:
+            kind = "area from the box"
+            if isinstance(value, str) and values.read_area(value, [0.0] * 4):
+                kind = "number written as text"
+            self.report.add(kind, f"{where}: area {value!r:.60}")
+            annotation["area"] = area
+
+
+def same_written_otherwise(id_: int | str, known: Mapping[Any, Any]) -> int | str | None:
+    """Return the id of `known` that is the text of this number, or the number of this text."""
+    if isinstance(id_, int):
+        return str(id_) if str(id_) in known else None
+    try:
+        number = int(id_)
+    except ValueError:
+        return None
+    return number if number in known else None

@@ -1,0 +1,137 @@
+"""Images of more than 8 bits a channel: which of their values is white.
+
+Cameras and microscopes store 10 or 12 bits in 16-bit files, and programs store floats in 0 ... 1.
+A file does not say which value is white, so all images of a data set are scaled by one level,
+INPUT.WHITE_LEVEL: a number, or "auto", which looks at the data set.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from loguru import logger
+from PIL import Image
+
+from cvpods.utils.errors import ConfigError
+from cvpods.utils.logger import log_first_n
+
+AUTO = "auto"
+# White in 8, 10, 12, 14 and 16 bits.
+LEVELS = (255, 1023, 4095, 16383, 65535)
+# Files whose pixels are looked at for "auto".
+_SAMPLE = 64
+
+
+def parse_white_level(value: Any) -> float | None:
+    """Return INPUT.WHITE_LEVEL as a number; None for "auto".
+
+    Raises:
+        ConfigError: it is neither.
+    """
+    if value == AUTO:
+        return None
+    try:
+        level = float(value)
+    except (TypeError, ValueError):
+        level = -1.0
+    if not 0 < level < float("inf"):
+        raise ConfigError(f"INPUT.WHITE_LEVEL must be 'auto' or a number above 0; got {value!r}.")
+    return level
+
+
+def is_deep(image: Image.Image) -> bool:
+    """Return whether an image has one channel of more than 8 bits."""
+    return image.mode == "F" or image.mode.startswith("I")
+
+
+def has_deep_colours(image: Image.Image) -> bool:
+    """Return whether a file has colours of 16 bits, of which Pillow reads the upper 8 alone."""
+    tiles = getattr(image, "tile", None) or []
+    return any(";16" in str(argument) for tile in tiles for argument in np.atleast_1d(tile[3:4]))
+
+
+def level_of(highest: float, is_float: bool) -> float:
+    """Return the white level of images whose highest value is `highest`.
+
+    It is the lowest of 255, 1023, 4095, 16383, 65535 (and 1 for floats) that is not below it; above
+    these, the next power of two less 1.
+    """
+    if is_float and highest <= 1:
+        return 1.0
+    fitting = [level for level in LEVELS if highest <= level]
+    return float(fitting[0] if fitting else 2 ** int(np.ceil(np.log2(highest + 1))) - 1)
+
+
+def to_8_bit(image: Image.Image, white_level: float | None, name: str) -> Image.Image:
+    """Scale a deep image so that `white_level` becomes 255; others are returned as they are.
+
+    Args:
+        white_level: None guesses from the image alone, and says so in the log.
+        name: names the image in the log.
+    """
+    if not is_deep(image):
+        return image
+    values = np.asarray(image, dtype=np.float64)
+    if white_level is None:
+        white_level = _guess(image, values, name)
+    is_float = image.mode == "F"
+    # Whole numbers fall into 256 equal steps, so that 16 bits keep their upper 8.
+    scaled = values * 255 / white_level if is_float else values * 256 / (white_level + 1)
+    low, high = values.min(initial=0), values.max(initial=0)
+    if low < 0 or high > white_level:
+        log_first_n(
+            "WARNING",
+            f"{name} has values from {low:g} to {high:g}; those below 0 become black, those above "
+            f"INPUT.WHITE_LEVEL {white_level:g} white.",
+            key="caller",
+        )
+    return Image.fromarray(np.nan_to_num(scaled).clip(0, 255).astype(np.uint8))
+
+
+def _guess(image: Image.Image, values: np.ndarray, name: str) -> float:
+    """Return the white level of a single image: that of its type, unless its values are small."""
+    highest = float(values.max(initial=0))
+    if image.mode == "F" and highest <= 1:
+        level = 1.0
+    elif not image.mode.startswith("I;16") and highest <= 255:
+        level = 255.0
+    else:
+        level = 65535.0
+    if level != level_of(highest, image.mode == "F"):
+        log_first_n(
+            "WARNING",
+            f"{name} has values up to {highest:g} and is scaled as if {level:g} were white; set "
+            "INPUT.WHITE_LEVEL to the value that is.",
+            key="caller",
+        )
+    return level
+
+
+def level_of_files(files: Sequence[str | Path]) -> float | None:
+    """Return the white level of a data set's images by a sample of them; None if all have 8 bits.
+
+    The sample is the same in every process: 64 files at even distances.
+    """
+    chosen = np.unique(np.linspace(0, max(len(files) - 1, 0), min(_SAMPLE, len(files))).astype(int))
+    return level_of_values(_extremes(files[index]) for index in chosen)
+
+
+def level_of_values(extremes: Iterable[tuple[float, bool] | None]) -> float | None:
+    """Return the white level of images, given (highest value, is float) of each deep one."""
+    levels = [level_of(*found) for found in extremes if found is not None]
+    return max(levels, default=None)
+
+
+def _extremes(file: str | Path) -> tuple[float, bool] | None:
+    """Return (highest value, is float) of a deep image; None for others and unreadable ones."""
+    try:
+        if not Path(file).is_file():
+            return None
+        with Image.open(file) as image:
+            return (float(np.max(image)), image.mode == "F") if is_deep(image) else None
+    except Exception as error:  # reading it for a sample says what is wrong, and where
+        logger.debug(f"{file} is left out of the look at white levels: {error}")
+        return None

@@ -1,0 +1,135 @@
+"""Values of COCO's json format, read the way people's tools write them.
+
+Each reader returns the value in its plain type, or raises ValueError with the reason. The data
+sets, the data check and the evaluation read through these, so that they agree on every file.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+# Coordinates at or beyond this are treated like infinite ones; no image is that large.
+LARGEST_COORDINATE = 1e7
+_FLAGS = {None: False, 0: False, 1: True, "0": False, "1": True}
+
+
+def read_number(value: Any) -> float:
+    """Return a number, or a number that is written as text, as a float.
+
+    Raises:
+        ValueError: it is neither.
+    """
+    if isinstance(value, bool) or not isinstance(value, (int, float, str)):
+        raise ValueError(f"{value!r:.60} is not a number")
+    try:
+        return float(value)
+    except (ValueError, OverflowError):
+        raise ValueError(f"{value!r:.60} is not a number") from None
+
+
+def read_id(value: Any) -> int | str:
+    """Return an id: a whole number of any size, or a text. 908400416500.0 becomes an int.
+
+    Raises:
+        ValueError: it is neither.
+    """
+    if isinstance(value, str):
+        return check_text(value)
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    if isinstance(value, int) and not isinstance(value, bool):
+        return value
+    raise ValueError(f"{value!r:.60} is not an id (a whole number or a text)")
+
+
+def read_side(value: Any) -> int:
+    """Return an image's height or width in pixels: a whole number above 0, as number or text.
+
+    Raises:
+        ValueError: it is neither, or an absurd one.
+    """
+    number = read_number(value)
+    if not (number.is_integer() and 0 < number < 10**6):
+        raise ValueError(f"{value!r:.60} is not a whole number of pixels above 0")
+    return int(number)
+
+
+def read_flag(value: Any) -> bool:
+    """Return "iscrowd" or "ignore" as a bool: 0, 1, true, false, or absent (null).
+
+    Raises:
+        ValueError: it is anything else.
+    """
+    try:
+        return _FLAGS[value]
+    except (KeyError, TypeError):
+        raise ValueError(f"{value!r:.60} is not 0 or 1") from None
+
+
+def read_box(bbox: Any) -> list[float]:
+    """Return x, y, width, height as floats; they may be of any size, infinite or NaN.
+
+    Raises:
+        ValueError: it is not a list of four numbers, written as numbers or as texts.
+    """
+    if not isinstance(bbox, (list, tuple)):
+        raise ValueError(f"it must be a list x, y, width, height; got {_short(bbox)}")
+    if len(bbox) != 4:
+        raise ValueError(f"it must have 4 numbers; got {len(bbox)}: {_short(bbox)}")
+    return [read_number(value) for value in bbox]
+
+
+def read_area(value: Any, box: list[float]) -> float:
+    """Return "area" in square pixels, or the box's own where it is absent, 0 or not a number."""
+    try:
+        area = read_number(value)
+    except ValueError:
+        area = 0.0
+    return area if 0 < area < math.inf else box[2] * box[3]
+
+
+def has_area(box: list[float]) -> bool:
+    """Return whether x, y, width, height are finite and of positive size."""
+    x, y, width, height = box
+    limit = LARGEST_COORDINATE  # the comparisons also refuse infinity and NaN
+    return abs(x) < limit and abs(y) < limit and 0 < width < limit and 0 < height < limit
+
+
+def category_order(ids: Iterable[int | str]) -> list[int | str]:
+    """Return category ids in the order of the model's classes: ascending.
+
+    Texts that are whole numbers are ordered as numbers ("2" before "10").
+    """
+    ids = list(ids)
+    if all(isinstance(id_, int) or (id_.isdecimal() and len(id_) < 100) for id_ in ids):
+        return sorted(ids, key=lambda id_: (int(id_), str(id_)))
+    return sorted(ids, key=lambda id_: (isinstance(id_, str), id_))
+
+
+def names_of(records: Mapping[Any, Mapping[str, Any]]) -> dict[Any, str]:
+    """Return {category id: name}; a name that occurs twice is followed by the id."""
+    counts = Counter(record["name"] for record in records.values())
+    return {
+        id_: record["name"] if counts[record["name"]] == 1 else f"{record['name']} (id {id_})"
+        for id_, record in records.items()
+    }
+
+
+def check_text(value: Any) -> str:
+    """Return a text that can be written to files and used in paths.
+
+    Raises:
+        ValueError: it is not a text, or it holds NUL or half of a surrogate pair.
+    """
+    if not isinstance(value, str):
+        raise ValueError(f"{value!r:.60} is not a text")
+    if "\0" in value or any("\ud800" <= character <= "\udfff" for character in value):
+        raise ValueError(f"{value!r:.60} holds characters that no file can have")
+    return value
+
+
+def _short(value: Any) -> str:
+    return f"{value!r:.60}"
