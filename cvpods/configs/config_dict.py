@@ -6,9 +6,9 @@ import ast
 import copy
 import difflib
 import os
-import shlex
 import pprint
 import re
+import shlex
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path

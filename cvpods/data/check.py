@@ -20,7 +20,7 @@ from cvpods.data.conventions import (
 from cvpods.data.findings import KINDS, MANY_BOXES, Report
 from cvpods.data.image_facts import ImageFacts, image_facts
 from cvpods.data.white_level import level_of, level_of_values
-from cvpods.utils.coco_values import has_area, names_of
+from cvpods.utils.coco_values import clip_box, has_area, names_of
 from cvpods.utils.errors import DataError
 
 __all__ = ["KINDS", "MANY_BOXES", "Report", "Resizing", "check_coco"]
@@ -91,7 +91,12 @@ def _check_classes(records: CocoRecords, num_classes: int | None, report: Report
     if not categories and not report.found["malformed record"]:
         report.add("malformed record", "'categories' is []")
     if num_classes is not None and len(categories) != num_classes:
-        report.add("NUM_CLASSES", f"{num_classes}, but there are {len(categories)} categories")
+        names = ", ".join(c["name"] for c in list(categories.values())[:5])
+        report.add(
+            "NUM_CLASSES",
+            f"the model has NUM_CLASSES {num_classes}, but {report.name!r} has {len(categories)} "
+            f"classes ({names}, ...). Set MODEL.<method>.NUM_CLASSES to {len(categories)}",
+        )
 
 
 def _check_files(
@@ -215,16 +220,15 @@ def _clipped(annotation: Record, image: Record, report: Report) -> list[float] |
     if image["width"] is None or image["height"] is None:
         return box
     where = f"annotation {annotation['id']}: {box}"[:80]
-    x1, y1 = max(x, 0.0), max(y, 0.0)
-    x2, y2 = min(x + width, image["width"]), min(y + height, image["height"])
-    if x2 <= x1 or y2 <= y1:
+    clipped = clip_box(box, image["width"], image["height"])
+    if clipped is None:
         report.add("box outside the image", where)
         return None
     beyond = max(-x, -y, x + width - image["width"], y + height - image["height"])
     if beyond <= 1:  # rounding
         return box
     report.add("box partly outside", where)
-    return [x1, y1, x2 - x1, y2 - y1]
+    return clipped
 
 
 def _check_small_boxes(records: CocoRecords, resizing: Resizing, report: Report) -> None:
@@ -263,7 +267,9 @@ def _count(records: CocoRecords, report: Report) -> None:
     crowds = [a for a in records.annotations if a.get("iscrowd")]
     for annotation in crowds:
         report.add("crowd box", f"annotation {annotation['id']}")
-    if records.has_annotations and len(crowds) == len(records.annotations):
+    if not records.has_annotations:
+        report.add("no box at all", "the file has no list 'annotations'")
+    elif len(crowds) == len(records.annotations):
         what = "all boxes are crowds (iscrowd 1), which training leaves out" if crowds else "none"
         report.add("no box at all", what)
     if records.has_annotations:
@@ -271,6 +277,8 @@ def _count(records: CocoRecords, report: Report) -> None:
 
 
 def _count_images(records: CocoRecords, report: Report) -> None:
+    if not records.images and not report.count("error"):
+        report.add("no image at all", "the list 'images' is empty")
     counts = Counter(a["image_id"] for a in records.annotations)
     for id_, image in records.images.items():
         if not counts[id_]:

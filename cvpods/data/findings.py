@@ -49,6 +49,7 @@ _TABLE: dict[str, Kind] = {
     "other size than annotated": Kind(
         "error", "The boxes may belong to another version of the image.", "left out"
     ),
+    "no image at all": Kind("error"),
     "no box at all": Kind("error"),
     # -- probably a mistake, or left out by the loader ---------------------------------------------
     "boxes written as x1, y1, x2, y2": Kind(
@@ -204,5 +205,11 @@ def describe(kind: str, where: Sequence[str]) -> str:
 
 
 def _examples(where: Sequence[str], length: int = 60) -> str:
-    text = "; ".join(str(w)[:length] for w in where[:_EXAMPLES])
+    text = "; ".join(_shortened(w, length) for w in where[:_EXAMPLES])
     return text + ("; ..." if len(where) > _EXAMPLES else "")
+
+
+def _shortened(text: str, length: int) -> str:
+    """Return a text of at most `length` characters, without the middle of a longer one."""
+    half = length // 2 - 2
+    return text if len(text) <= length else f"{text[:half]} ... {text[-half:]}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,7 +13,9 @@ from typing import Any
 from loguru import logger
 
 from cvpods.checkpoint.atomic import write_file
-from cvpods.data.check import Report, check_coco
+from cvpods.data.build import largest_training_image
+from cvpods.data.check import Report, Resizing, check_coco
+from cvpods.data.conventions import BOX_FORMATS
 from cvpods.data.datasets import paths
 from cvpods.data.datasets.base_dataset import resolve_images
 from cvpods.data.datasets.coco import read_json
@@ -24,24 +27,48 @@ from cvpods.utils.errors import DataError
 _SAMPLE = 64
 
 
+def _method_groups(config: Any) -> list[dict[str, Any]]:
+    """Return the config's groups of method keys, MODEL.ATSS for example."""
+    return [
+        g
+        for k, g in config.MODEL.items()
+        if isinstance(g, dict) and "NUM_CLASSES" in g and k != "RESNETS"
+    ]
+
+
 def num_classes_of(config: Any) -> int | None:
-    """NUM_CLASSES of the method's group; None where the config has no such group, or several."""
-    groups = [g for g in config.MODEL.values() if isinstance(g, dict) and "IN_FEATURES" in g]
+    """Return NUM_CLASSES of the method's group; None if there is no such group, or several."""
+    groups = _method_groups(config)
     values = {g["NUM_CLASSES"] for g in groups if isinstance(g.get("NUM_CLASSES"), int)}
     return values.pop() if len(values) == 1 else None
 
 
-def check_named(config: Any, name: str, files: int | None = None) -> tuple[Report, dict[str, Any]]:
+def resizing_of(config: Any) -> Resizing | None:
+    """Return how training resizes images at most; None if the config does not say."""
+    size = largest_training_image(config)
+    levels = [g["IN_FEATURES"][0] for g in _method_groups(config) if g.get("IN_FEATURES")]
+    if size is None or len(levels) != 1 or not re.fullmatch(r"p\d", str(levels[0])):
+        return None
+    return Resizing(*size, stride=2 ** int(levels[0][1:]))
+
+
+def check_named(
+    config: Any, name: str, files: int | None = None, box_format: str = "xywh"
+) -> tuple[Report, dict[str, Any]]:
     """Examine a registered data set.
+
+    Files that training replaces (see DATALOADER.MAX_CORRUPT_SHARE) are warnings, unless the data
+    set is evaluated too.
 
     Args:
         files: how many of its image files, drawn at random, are opened; None: all.
+        box_format: see check_coco().
 
     Returns:
         The report and the mended content.
 
     Raises:
-        DataError: it is not known, or its files are not found or no json.
+        DataError: it is not known, or its files are not found or are not json.
     """
     kind = DATASETS.get(paths.find_route(name)["dataset_type"])
     image_root, source = resolve_images(name)
@@ -51,23 +78,37 @@ def check_named(config: Any, name: str, files: int | None = None) -> tuple[Repor
     else:  # another format: as its class reads it
         content = kind(config, name, is_train=False).coco_ground_truth() or {}
         images = Path()
-    return check_coco(name, content, images, num_classes=num_classes_of(config), files=files)
+    trained = name in config.DATASETS.TRAIN
+    report, mended = check_coco(
+        name,
+        content,
+        images,
+        num_classes=num_classes_of(config),
+        files=files,
+        box_format=box_format,
+        resizing=resizing_of(config) if trained else None,
+        max_pixels=config.INPUT.get("MAX_PIXELS"),
+    )
+    if trained and name not in config.DATASETS.TEST:
+        report.tolerate_files(config.DATALOADER.MAX_CORRUPT_SHARE)
+    if not trained:
+        report.lenient.add("no box at all")
+    return report, mended
 
 
 def check_before_training(config: Any) -> None:
-    """The short form: all annotations, and some of the image files; findings go to the log."""
+    """Check all annotations and some of the image files; warnings go to the log.
+
+    Raises:
+        DataError: there are errors, in the words of pods_check.
+    """
     evaluated = config.DATASETS.TEST if config.TEST.EVAL_PERIOD >= 0 else ()
     for name in dict.fromkeys([*config.DATASETS.TRAIN, *evaluated]):
         report, _ = check_named(config, name, files=_SAMPLE)
-        grave = report.count("error") + report.count("warning")
-        if grave:
+        if report.count("error") or report.count("warning"):
             logger.warning(f"Data check (pods_check reads every image):\n{report}")
-        unread = [len(report.found[k]) for k in ("missing file", "corrupt file")]
-        if report.files_read and sum(unread) == report.files_read:
-            raise DataError(
-                f"None of {report.files_read} images of {name!r} that were looked at can be read, "
-                f"for example {(report.found['missing file'] or report.found['corrupt file'])[0]}."
-            )
+        if report.count("error"):
+            raise DataError(f"The data check refuses {name!r}: {report.errors()}")
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -79,10 +120,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--json", metavar="FILE", help="a COCO file instead, without experiment")
     parser.add_argument("--images", metavar="FOLDER", default=".", help="images of --json")
     parser.add_argument("--num-classes", type=int, metavar="K", help="what --json should have")
-    parser.add_argument("--quick", action="store_true", help=f"open {_SAMPLE} image files only")
     parser.add_argument(
-        "--fix", metavar="OUT.json", help="write the annotations without what is wrong"
+        "--boxes",
+        choices=list(BOX_FORMATS),
+        default="xywh",
+        help="how the file writes boxes; --fix converts them to COCO's x, y, width, height",
     )
+    parser.add_argument("--quick", action="store_true", help=f"open {_SAMPLE} image files only")
+    parser.add_argument("--fix", metavar="OUT.json", help="write the annotations, mended")
     args = parser.parse_intermixed_args(argv)
     with reporting_errors():
         reports = _examine(args)
@@ -91,6 +136,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def _examine(args: argparse.Namespace) -> list[Report]:
+    # None: every file. The look at a file costs time, and --fix leaves out what it cannot read.
     files = _SAMPLE if args.quick else None
     names = args.dataset
     if args.fix is not None and args.json is None and len(names or ()) != 1:
@@ -99,14 +145,25 @@ def _examine(args: argparse.Namespace) -> list[Report]:
     sources: list[Path] = []
     if args.json is not None:
         path = Path(args.json)
-        content, count = read_json(path), args.num_classes
-        checked.append(check_coco(path.name, content, args.images, num_classes=count, files=files))
+        content = read_json(path)
+        checked.append(
+            check_coco(
+                path.name,
+                content,
+                args.images,
+                num_classes=args.num_classes,
+                files=files,
+                box_format=args.boxes,
+            )
+        )
+        if isinstance(content, dict) and "annotations" not in content:  # test images
+            checked[0][0].lenient.add("no box at all")
         sources.append(path)
     else:
         config, _ = load_config(args)
         names = names or dict.fromkeys([*config.DATASETS.TRAIN, *config.DATASETS.TEST])
         for name in names:
-            checked.append(check_named(config, name, files))
+            checked.append(check_named(config, name, files, args.boxes))
             sources.append(Path(str(resolve_images(name)[1])))
     for report, _ in checked:
         print(f"{report}\n")
@@ -123,12 +180,14 @@ def _write_fixed(
     report, mended = checked[0]
     for section in ("images", "categories", "annotations"):
         if not mended[section]:
-            raise DataError(f"--fix {out}: nothing of {section} would be left; nothing is written.")
+            raise DataError(f"--fix {out}: no {section} would be left; nothing is written.")
     write_file(out, json.dumps(mended).encode())
-    print(
+    lines = [
         f"Wrote {out}: {len(mended['images']):,} images, {len(mended['annotations']):,} boxes. "
-        f"{report.name} is unchanged."
-    )
+        f"{report.name} is unchanged.",
+        *report.fixed(),
+    ]
+    print("\n".join(lines))
 
 
 if __name__ == "__main__":

@@ -6,13 +6,13 @@ sets, the data check and the evaluation read through these, so that they agree o
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 # Coordinates at or beyond this are treated like infinite ones; no image is that large.
 LARGEST_COORDINATE = 1e7
+LARGEST_AREA = 1e10
 _FLAGS = {None: False, 0: False, 1: True, "0": False, "1": True}
 
 
@@ -83,12 +83,15 @@ def read_box(bbox: Any) -> list[float]:
 
 
 def read_area(value: Any, box: list[float]) -> float:
-    """Return "area" in square pixels, or the box's own where it is absent, 0 or not a number."""
+    """Return "area" in square pixels; the box's own if it is absent, not a number, 0 or absurd.
+
+    At most 1e10: COCO's code counts no object beyond, not even as one of any size.
+    """
     try:
         area = read_number(value)
     except ValueError:
         area = 0.0
-    return area if 0 < area < math.inf else box[2] * box[3]
+    return area if 0 < area <= LARGEST_AREA else min(box[2] * box[3], LARGEST_AREA)
 
 
 def has_area(box: list[float]) -> bool:
@@ -116,6 +119,13 @@ def names_of(records: Mapping[Any, Mapping[str, Any]]) -> dict[Any, str]:
         id_: record["name"] if counts[record["name"]] == 1 else f"{record['name']} (id {id_})"
         for id_, record in records.items()
     }
+
+
+def clip_box(box: list[float], width: float, height: float) -> list[float] | None:
+    """Return x, y, width, height clipped to an image; None if the box lies outside."""
+    x1, y1 = max(box[0], 0.0), max(box[1], 0.0)
+    x2, y2 = min(box[0] + box[2], width), min(box[1] + box[3], height)
+    return [x1, y1, x2 - x1, y2 - y1] if x1 < x2 and y1 < y2 else None
 
 
 def check_text(value: Any) -> str:

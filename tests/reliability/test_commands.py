@@ -53,17 +53,44 @@ def test_pods_check(experiment, damaged_root, run_command):
 
 @pytest.mark.slow
 def test_training_replaces_corrupt_images(experiment, damaged_root, run_command):
-    """2 of 23 images with boxes: named once each and replaced; a share of 0 saves and ends."""
+    """2 of 23 images with boxes: named once each and replaced; with a share of 0 it is refused."""
     data = {"CVPODS_DATASETS": str(damaged_root)}
     words = ["pods_train", *NO_TEST, "SOLVER.LR_SCHEDULER.MAX_ITER", "14"]
     share = "DATALOADER.MAX_CORRUPT_SHARE"
     said = run_command([*words, share, "0.1"], experiment, **data).stderr
     assert said.count("Another image takes its place") == 2
     assert said.count("Data check") == 1 and "zero or negative box" in said
-    ended = run_command([*words, share, "0"], experiment, status=1, **data).stderr
-    assert "2 of 23 training images cannot be used" in ended and "Traceback" not in ended
+    refused = run_command([*words, share, "0"], experiment, status=1, **data).stderr
+    assert "refuses 'shapes_train': missing file: " in refused and "corrupt file: " in refused
+    assert "Traceback" not in refused and "iterations are done" not in refused
+
+
+_LOSES_IMAGES = """
+from pathlib import Path
+from cvpods.data.datasets import paths
+from net_of_experiment import build_model as build
+
+
+def build_model(cfg):
+    folder, _, _ = paths.entry("shapes_train")
+    for file in sorted(paths.resolve(folder, "").glob("*.jpg"))[:2]:
+        file.unlink()
+    return build(cfg)
+"""
+
+
+@pytest.mark.slow
+def test_images_that_vanish_while_training(
+    experiment, damaged_root, run_command, shapes_root, tmp_path
+):
+    """More of them than MAX_CORRUPT_SHARE allows: what is done is saved."""
+    root = tmp_path / "whole"
+    shutil.copytree(shapes_root, root)
+    wrap_net(experiment, _LOSES_IMAGES)
+    words = ["pods_train", *NO_TEST, "SOLVER.LR_SCHEDULER.MAX_ITER", "30"]
+    ended = run_command(words, experiment, status=1, CVPODS_DATASETS=str(root)).stderr
+    assert "training images cannot be used" in ended and "Traceback" not in ended
     assert "iterations are done and saved" in ended
-    assert "checkpoints of an earlier run: they are now in earlier_1" in ended
 
 
 _NAN = """

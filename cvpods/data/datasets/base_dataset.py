@@ -29,8 +29,8 @@ class BaseDataset(Dataset):
 
     Attributes: name, meta (dict with thing_classes, ...), dataset_dicts (one dict per image:
     file_name, height, width, image_id, annotations), transforms, is_train, data_format,
-    aspect_ratios (1 where width > height), white_level (the value that becomes 255 in images of more
-    than 8 bits; None if there are none).
+    aspect_ratios (1 where width > height), white_level (the value that becomes 255 in images of
+    more than 8 bits; None if there are none).
 
     Args:
         cfg: reads INPUT.FORMAT, INPUT.WHITE_LEVEL, INPUT.MAX_PIXELS and

@@ -15,7 +15,7 @@ from cvpods.data.datasets.base_dataset import BaseDataset, resolve_images
 from cvpods.data.findings import Report
 from cvpods.data.registry import DATASETS
 from cvpods.structures import BoxMode
-from cvpods.utils.coco_values import category_order
+from cvpods.utils.coco_values import category_order, clip_box
 from cvpods.utils.errors import DataError
 from cvpods.utils.files import read_text
 
@@ -81,6 +81,8 @@ class COCODataset(BaseDataset):
         to_contiguous = self.meta["thing_dataset_id_to_contiguous_id"]
         by_image: dict[Any, list[dict]] = defaultdict(list)
         for annotation in records.annotations:
+            if self.is_train and _lies_outside(annotation, records):
+                continue  # nothing of it would be left; its image counts as one without it
             by_image[annotation["image_id"]].append(
                 {
                     "iscrowd": annotation.get("iscrowd", 0),
@@ -114,6 +116,11 @@ class COCODataset(BaseDataset):
             "categories": list(records.categories.values()),
             "annotations": records.annotations,
         }
+
+
+def _lies_outside(annotation: dict[str, Any], records: CocoRecords) -> bool:
+    image = records.images[annotation["image_id"]]
+    return clip_box(annotation["bbox"], image["width"], image["height"]) is None
 
 
 def _by_id(images: dict[Any, dict[str, Any]]) -> list[tuple[Any, dict[str, Any]]]:

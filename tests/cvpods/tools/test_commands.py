@@ -138,7 +138,7 @@ def test_pods_test_chooses_weights(experiment, run_command):
         (["TEST.EVAL_PEROID", "5"], "Did you mean TEST.EVAL_PERIOD?"),
         (["SOLVER.IMS_PER_BATCH=8"], "KEY VALUE"),
         (["SOLVER.IMS_PER_BATCH", "many"], "SOLVER.IMS_PER_BATCH is a int"),
-        (["MODEL.ATSS.NUM_CLASSES", "80"], "NUM_CLASSES 80, but ('shapes_train',) has 6 classes"),
+        (["MODEL.ATSS.NUM_CLASSES", "80"], "NUM_CLASSES 80, but 'shapes_train' has 6 classes"),
         (["DATASETS.TRAIN", "('shapes_trian',)"], "Did you mean shapes_train?"),
         (["MODEL.WEIGHTS", "nowhere.pth"], "nowhere.pth does not exist"),
         (["SOLVER.OPTIMIZER.NAME", "Adan"], "Did you mean AdamW?"),
@@ -166,7 +166,8 @@ def test_a_missing_image_is_named(experiment, run_command, shapes_root, tmp_path
     (copy / "annotations").symlink_to(shapes_root / "shapes/annotations")
     data = {"CVPODS_DATASETS": str(copy.parent)}
     result = run_command(["pods_train"], experiment, status=1, **data)
-    assert "error: None of" in result.stderr and "train/000000.jpg" in result.stderr
+    assert "error: The data check refuses 'shapes_train': missing file (24)" in result.stderr
+    assert "train/000000.jpg" in result.stderr
     assert "Traceback" not in result.stderr
 
 
