@@ -14,7 +14,7 @@ from cvpods.data.conventions import (
     BOX_FORMATS,
     look_for_conventions,
     look_for_notations,
-    root_class,
+    root_classes,
     same_boxes,
 )
 from cvpods.data.findings import KINDS, MANY_BOXES, Report
@@ -258,9 +258,9 @@ def _count(records: CocoRecords, report: Report) -> None:
     report.images, report.boxes = len(records.images), len(records.annotations)
     per_class = Counter(a["category_id"] for a in records.annotations)
     report.per_class = {name: per_class[id_] for id_, name in names.items()}
-    root = root_class(records) if records.annotations else None
+    roots = root_classes(records)
     for id_, name in names.items():
-        if id_ == root:
+        if id_ in roots:
             report.add("root class", f"{name} (id {id_})")
         elif not per_class[id_]:
             report.add("class without boxes", name)
@@ -291,14 +291,14 @@ def _mended(content: Mapping[str, Any], records: CocoRecords) -> dict[str, Any]:
     """Return the content with the records that can be used, each box once."""
     copies = {id(copy) for _, copy in same_boxes(records.annotations)}
     annotations = [a for a in records.annotations if id(a) not in copies]
-    root = root_class(records) if annotations else None
+    roots = root_classes(records)
     images = [i for i in records.images.values() if i["height"] and i["width"]]
     kept = {image["id"] for image in images}
     sections = ("images", "annotations", "categories")
     return {
         **{key: value for key, value in content.items() if key not in sections},
         "images": images,
-        "categories": [c for id_, c in records.categories.items() if id_ != root],
+        "categories": [c for id_, c in records.categories.items() if id_ not in roots],
         "annotations": _numbered([a for a in annotations if a["image_id"] in kept]),
     }
 

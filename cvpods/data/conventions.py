@@ -79,17 +79,25 @@ def same_boxes(annotations: Iterable[Record]) -> list[tuple[Record, Record]]:
     return twice
 
 
-def root_class(records: CocoRecords) -> Any:
-    """Return the id of a class without boxes that is the supercategory of all others, or None."""
+def root_classes(records: CocoRecords) -> set[Any]:
+    """Return the ids of classes without boxes that are the supercategory of others.
+
+    Exporters add them as the root of the real classes. Where nothing would be left, there are none.
+    """
     used = {annotation["category_id"] for annotation in records.annotations}
-    parents: dict[Any, list[Any]] = defaultdict(list)
-    for id_, category in records.categories.items():
-        parents[str(category.get("supercategory"))].append(id_)
-    for id_, category in records.categories.items():
-        others = set(records.categories) - {id_}
-        if id_ not in used and others and others <= set(parents[category["name"]]):
-            return id_
-    return None
+    roots = {
+        id_
+        for id_, category in records.categories.items()
+        if id_ not in used and _has_children(id_, category["name"], records)
+    }
+    return roots if len(roots) < len(records.categories) else set()
+
+
+def _has_children(id_: Any, name: str, records: CocoRecords) -> bool:
+    return any(
+        other != id_ and category.get("supercategory") == name
+        for other, category in records.categories.items()
+    )
 
 
 def other_notation(file_name: str) -> str:

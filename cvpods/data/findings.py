@@ -47,7 +47,10 @@ _TABLE: dict[str, Kind] = {
     "missing file": Kind("error", "", "left out"),
     "corrupt file": Kind("error", "", "left out"),
     "other size than annotated": Kind(
-        "error", "The boxes may belong to another version of the image.", "left out"
+        "error",
+        "The boxes may belong to another version of the image. Where the annotated size is that "
+        "before EXIF turns the image, write the images upright and export the boxes again.",
+        "left out",
     ),
     "no image at all": Kind("error"),
     "no box at all": Kind("error"),
@@ -102,7 +105,7 @@ _TABLE: dict[str, Kind] = {
     "class without boxes": Kind("warning", "The model cannot learn it; its AP is not defined."),
     "root class": Kind(
         "warning",
-        "This class has no boxes and is the supercategory of the others: the root that an exporter "
+        "This class has no boxes and is the supercategory of others: the root that an exporter "
         "(Roboflow, for example) adds. --fix removes it; NUM_CLASSES is then one less.",
         "left out",
     ),
