@@ -14,6 +14,7 @@ from faster_coco_eval import COCO, COCOeval_faster
 from loguru import logger
 from tabulate import tabulate
 
+from cvpods.checkpoint.atomic import write_file
 from cvpods.evaluation.evaluator import DatasetEvaluator
 from cvpods.evaluation.registry import EVALUATOR
 from cvpods.structures import BoxMode
@@ -228,6 +229,13 @@ class COCOEvaluator(DatasetEvaluator):
     def process(self, inputs: Sequence[dict], outputs: Sequence[dict]) -> None:
         for sample, output in zip(inputs, outputs, strict=True):
             instances = output["instances"].to("cpu")
+            if not (
+                instances.scores.isfinite().all() and instances.pred_boxes.tensor.isfinite().all()
+            ):
+                raise DataError(
+                    f"The detections in image {sample['image_id']!r} are not all finite: the "
+                    "weights are damaged, or the training has diverged."
+                )
             boxes = BoxMode.convert(
                 instances.pred_boxes.tensor, BoxMode.XYXY_ABS, BoxMode.XYWH_ABS
             ).tolist()
@@ -254,9 +262,8 @@ class COCOEvaluator(DatasetEvaluator):
         if not comm.is_main_process():
             return {}
         if self.output_dir is not None:
-            self.output_dir.mkdir(parents=True, exist_ok=True)
             path = self.output_dir / "coco_instances_results.json"
-            path.write_text(json.dumps(detections))
+            write_file(path, json.dumps(detections).encode())
             logger.info(f"Wrote {len(detections)} detections to {path}")
         if self.ground_truth is None:
             logger.info(
@@ -275,7 +282,7 @@ class COCOEvaluator(DatasetEvaluator):
         logger.info(f"Evaluation on {self.dataset_name}:\n{summary}\n\n{tables}")
         if self.output_dir is not None:
             report = f"# {self.dataset_name}\n\n```\n{summary}\n```\n\n{tables}\n"
-            (self.output_dir / "results.md").write_text(report)
+            write_file(self.output_dir / "results.md", report.encode())
         named = {f"AP-{name}": value for name, value in per_class.items()}
         return {"bbox": {**metrics, **named}}
 
@@ -284,9 +291,14 @@ def _metric_table(metrics: dict[str, float]) -> str:
     return tabulate([metrics.values()], headers=metrics.keys(), tablefmt="pipe", floatfmt=".3f")
 
 
+def _in_cell(name: str) -> str:
+    """Return a name that keeps its row and its column in a table of Markdown."""
+    return " ".join(name.split()).replace("|", "\\|")
+
+
 def _class_table(per_class: dict[str, float], columns: int = 3) -> str:
     """Class and AP pairs, three to a row."""
-    pairs = list(per_class.items())
+    pairs = [(_in_cell(name), value) for name, value in per_class.items()]
     rows = [sum(pairs[i : i + columns], ()) for i in range(0, len(pairs), columns)]
     headers = ["category", "AP"] * min(columns, len(pairs))
     return tabulate(rows, headers=headers, tablefmt="pipe", floatfmt=".3f")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from contextlib import contextmanager
+from itertools import chain
 from typing import Any
 
 import torch
@@ -14,6 +15,7 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from cvpods.utils import comm
+from cvpods.utils.errors import CheckpointError
 from cvpods.utils.logger import is_terminal
 from cvpods.utils.stop import stop_signal, stop_together
 
@@ -47,6 +49,21 @@ def inference_mode(model: nn.Module) -> Any:
             module.training = training
 
 
+def check_finite_weights(model: nn.Module) -> None:
+    """Refuse weights that are infinite or NaN: such a model detects nothing, and its AP is 0.
+
+    Raises:
+        CheckpointError: names the first of these tensors.
+    """
+    named = chain(model.named_parameters(), model.named_buffers())
+    wrong = [n for n, t in named if t.is_floating_point() and not t.isfinite().all()]
+    if wrong:
+        raise CheckpointError(
+            f"{len(wrong)} tensors of the weights are infinite or NaN, for example {wrong[0]}: the "
+            "file is damaged, or the training diverged. Take an earlier checkpoint."
+        )
+
+
 def inference_on_dataset(
     model: nn.Module, data_loader: DataLoader, evaluator: DatasetEvaluator, autocast: Any = None
 ) -> dict[str, dict[str, float]]:
@@ -59,8 +76,10 @@ def inference_on_dataset(
         The evaluator's results: on rank 0, {} elsewhere.
 
     Raises:
+        CheckpointError: a weight is infinite or NaN.
         Stopped: a signal came to one of the processes; on all of them.
     """
+    check_finite_weights(model)
     evaluator.reset()
     total, compute, images = len(data_loader), 0.0, 0
     start = time.perf_counter()

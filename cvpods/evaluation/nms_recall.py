@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from collections import defaultdict
 from collections.abc import Sequence
@@ -15,6 +16,7 @@ from tabulate import tabulate
 from torch import Tensor
 from torchvision.ops import box_convert, box_iou
 
+from cvpods.checkpoint.atomic import write_file
 from cvpods.evaluation.evaluator import DatasetEvaluator
 from cvpods.utils import comm
 from cvpods.utils.errors import DataError
@@ -108,7 +110,6 @@ class NMSRecallEvaluator(DatasetEvaluator):
     def _write(
         self, ratios: list[float], before: list[int], after: list[int], mean: float, table: str
     ) -> None:
-        self.output_dir.mkdir(parents=True, exist_ok=True)
         content = {
             "thresholds": list(THRESHOLDS),
             "ratios": ratios,
@@ -116,13 +117,17 @@ class NMSRecallEvaluator(DatasetEvaluator):
             "found_before": before,
             "found_after": after,
         }
-        (self.output_dir / "nms_recall.json").write_text(json.dumps(content, indent=1) + "\n")
+        text = json.dumps(content, indent=1) + "\n"
+        write_file(self.output_dir / "nms_recall.json", text.encode())
         rows = list(zip(THRESHOLDS, before, after, [r * 100 for r in ratios], strict=True))
         headers = ["IoU >", "objects before NMS", "after NMS", "NR (%)"]
         detail = tabulate(rows, headers, "pipe", floatfmt=(".2f", "d", "d", ".1f"))
         title = f"NMS recall on {self.dataset_name}"
-        (self.output_dir / "nms_recall.md").write_text(f"# {title}\n\n{table}\n\n{detail}\n")
-        _plot(ratios, mean, title).savefig(self.output_dir / "nms_recall.png", dpi=120)
+        text = f"# {title}\n\n{table}\n\n{detail}\n"
+        write_file(self.output_dir / "nms_recall.md", text.encode())
+        picture = io.BytesIO()
+        _plot(ratios, mean, title).savefig(picture, dpi=120, format="png")
+        write_file(self.output_dir / "nms_recall.png", picture.getvalue())
         logger.info(f"Wrote nms_recall.json, .md and .png to {self.output_dir}")
 
 

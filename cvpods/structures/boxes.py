@@ -55,6 +55,10 @@ class BoxMode(IntEnum):
         return result
 
 
+class NonFiniteBoxes(FloatingPointError, AssertionError):  # noqa: N818 - says what is wrong
+    """Boxes that cannot be clipped; an AssertionError too, as cvpods raises."""
+
+
 class Boxes:
     """N boxes; `tensor` is float32 of shape (N, 4)."""
 
@@ -84,7 +88,11 @@ class Boxes:
 
     def clip(self, box_size: tuple[int, int]) -> None:
         """Clip in place to an image of (height, width)."""
-        assert torch.isfinite(self.tensor).all(), "Box tensor contains infinite or NaN!"
+        if not torch.isfinite(self.tensor).all():
+            raise NonFiniteBoxes(
+                "Boxes are infinite or NaN: the weights are damaged, the training has diverged, or "
+                "the box outputs overflow."
+            )
         height, width = box_size
         self.tensor[:, 0::2].clamp_(min=0, max=width)
         self.tensor[:, 1::2].clamp_(min=0, max=height)

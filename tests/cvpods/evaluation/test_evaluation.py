@@ -30,7 +30,7 @@ from cvpods.evaluation import (
     verify_results,
 )
 from cvpods.structures import Boxes, Instances
-from cvpods.utils.errors import ConfigError, DataError
+from cvpods.utils.errors import CheckpointError, ConfigError, DataError
 
 METRICS = ["AP", "AP50", "AP75", "APs", "APm", "APl"]
 SHARED = Path(os.environ.get("CVPODS_SHARED", Path(__file__).parents[4] / "shared"))
@@ -582,3 +582,36 @@ def test_weights_still_train_after_inference():
         model([1.0])
     model([torch.ones(1)])[0].sum().backward()
     assert model.scale.grad.item() == 1
+
+
+# -- what is not finite ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_weights_that_are_not_finite_are_refused(bad):
+    """Such a model detects nothing: its AP of 0 would look like a result."""
+    model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4))
+    with torch.no_grad():
+        model[1].running_var[2] = bad
+    with pytest.raises(CheckpointError, match=r"1 tensors .* NaN, for example 1\.running_var"):
+        inference_on_dataset(model, [], evaluator())
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+@pytest.mark.parametrize("field", ["scores", "pred_boxes"])
+def test_detections_that_are_not_finite_are_refused(field, bad):
+    result = output([[10, 20, 60, 80]], [0])
+    values = result["instances"].get(field)
+    (values.tensor if field == "pred_boxes" else values).view(-1)[0] = bad
+    with pytest.raises(DataError, match="image 42 are not all finite"):
+        process(evaluator(), [(42, result)])
+
+
+def test_names_stay_in_their_cells(tmp_path):
+    """A bar or a line break in a class name would make further cells and rows."""
+    truth = copy.deepcopy(TRUTH)
+    truth["categories"][0]["name"], truth["categories"][1]["name"] = "a|b", "two\nlines"
+    results = process(evaluator(tmp_path, truth)).evaluate()
+    assert {"AP-a|b", "AP-two\nlines"} <= set(results["bbox"])
+    table = [t for t in (tmp_path / "results.md").read_text().splitlines() if t.startswith("|")][-1]
+    assert table.replace("\\|", "").count("|") == 5 and "a\\|b" in table and "two lines" in table
