@@ -7,6 +7,7 @@ INPUT.WHITE_LEVEL: a number, or "auto", which looks at the data set.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -49,8 +50,9 @@ def is_deep(image: Image.Image) -> bool:
 
 def has_deep_colours(image: Image.Image) -> bool:
     """Return whether a file has colours of 16 bits, of which Pillow reads the upper 8 alone."""
-    tiles = getattr(image, "tile", None) or []
-    return any(";16" in str(argument) for tile in tiles for argument in np.atleast_1d(tile[3:4]))
+    # An entry of `tile` ends with the raw mode, "RGB;16B" for example, or a tuple that begins so.
+    modes = [np.atleast_1d(np.asarray(tile[3], dtype=object))[0] for tile in image.tile]
+    return any(re.match(r"(RGB|LA|CMYK)\w*;16", str(mode)) for mode in modes)
 
 
 def level_of(highest: float, is_float: bool) -> float:

@@ -91,7 +91,7 @@ def read_area(value: Any, box: list[float]) -> float:
         area = read_number(value)
     except ValueError:
         area = 0.0
-    return area if 0 < area <= LARGEST_AREA else min(box[2] * box[3], LARGEST_AREA)
+    return area if 0 < area <= LARGEST_AREA else min(abs(box[2] * box[3]), LARGEST_AREA)
 
 
 def has_area(box: list[float]) -> bool:
