@@ -11,7 +11,8 @@ from typing import Any
 
 from cvpods.configs.config_dict import ConfigDict, check_type, leaves
 from cvpods.utils.errors import ConfigError
-from cvpods.utils.ranges import Range
+from cvpods.utils.logger import log_first_n
+from cvpods.utils.ranges import Range, read_auto
 
 _COUNT = Range(0, whole=True)
 _POSITIVE = Range(1, whole=True)
@@ -81,6 +82,7 @@ TEXTS = (
     "MODEL.FPN.IN_FEATURES",
     "MODEL.RESNETS.OUT_FEATURES",
 )
+AUTO_OR_NUMBER = ("INPUT.WHITE_LEVEL",)
 CHOICES: dict[str, tuple] = {
     "INPUT.FORMAT": ("BGR", "RGB", "L"),
     "TRAINER.AMP.DTYPE": ("bf16", "fp16"),
@@ -113,6 +115,13 @@ def check_training(cfg: ConfigDict) -> None:
     """
     check_config(cfg)
     schedule = cfg.SOLVER.LR_SCHEDULER
+    if schedule.MAX_EPOCH is None and schedule.WARMUP_ITERS >= schedule.MAX_ITER:
+        log_first_n(
+            "WARNING",
+            f"SOLVER.LR_SCHEDULER.WARMUP_ITERS {schedule.WARMUP_ITERS} is not below MAX_ITER "
+            f"{schedule.MAX_ITER}: the learning rate never reaches BASE_LR. Shorten the warm-up.",
+            key="message",
+        )
     end = schedule.MAX_ITER if schedule.MAX_EPOCH is None else schedule.MAX_EPOCH
     name = "MAX_ITER" if schedule.MAX_EPOCH is None else "MAX_EPOCH"
     steps = list(schedule.STEPS) if schedule.NAME == "WarmupMultiStepLR" else []
@@ -123,6 +132,14 @@ def check_training(cfg: ConfigDict) -> None:
             "training is over. Shorten them too, for example SOLVER.LR_SCHEDULER.STEPS "
             f"'({int(end * 2 / 3)},)', or '()' for a constant rate."
         )
+
+
+def _auto_errors(key: str, value: Any) -> list[str]:
+    try:
+        read_auto(key, value)
+    except ConfigError as error:
+        return [str(error)]
+    return []
 
 
 def _wrong_types(cfg: ConfigDict, values: Mapping[str, Any]) -> list[str]:
@@ -169,6 +186,8 @@ def _wrong_values(values: Mapping[str, Any]) -> list[str]:
             errors.append(f"{key} must be None or {OR_NONE[key]}; got {value!r}.")
         if key in TEXTS and not all(isinstance(entry, str) for entry in entries):
             errors.append(f"{key} must be a list of names; got {value!r}.")
+        if key in AUTO_OR_NUMBER:
+            errors += _auto_errors(key, value)
         if key in CHOICES and value not in CHOICES[key]:
             known = ", ".join(repr(choice) for choice in CHOICES[key])
             errors.append(f"{key} must be one of {known}; got {value!r}.")

@@ -10,37 +10,17 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from loguru import logger
 from PIL import Image
 
-from cvpods.utils.errors import ConfigError
 from cvpods.utils.logger import log_first_n
 
-AUTO = "auto"
 # White in 8, 10, 12, 14 and 16 bits.
 LEVELS = (255, 1023, 4095, 16383, 65535)
 # Files whose pixels are looked at for "auto".
 _SAMPLE = 64
-
-
-def parse_white_level(value: Any) -> float | None:
-    """Return INPUT.WHITE_LEVEL as a number; None for "auto".
-
-    Raises:
-        ConfigError: it is neither.
-    """
-    if value == AUTO:
-        return None
-    try:
-        level = float(value)
-    except (TypeError, ValueError):
-        level = -1.0
-    if not 0 < level < float("inf"):
-        raise ConfigError(f"INPUT.WHITE_LEVEL must be 'auto' or a number above 0; got {value!r}.")
-    return level
 
 
 def is_deep(image: Image.Image) -> bool:

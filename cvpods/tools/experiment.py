@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from cvpods.utils.errors import ConfigError
+from cvpods.utils.errors import ConfigError, did_you_mean
 
 _LOADED: list[Path] = []
 
@@ -28,11 +28,14 @@ def load_experiment(folder: str | Path) -> tuple[Any, Callable[[Any], Any]]:
         ConfigError: a file or a name is missing.
     """
     folder = Path(folder).expanduser().resolve()
+    if not folder.is_dir():
+        what = "is a file, not a folder" if folder.is_file() else "does not exist"
+        raise ConfigError(f"The experiment's folder {folder} {what}.{_nearest(folder)}")
     for name in ("config.py", "net.py"):
         if not (folder / name).is_file():
             raise ConfigError(
-                f"{folder} is no experiment: it has no {name}. Run inside an experiment's folder "
-                "(cd playground/atss.res50.1x), or name it with --dir."
+                f"{folder} is not an experiment: it has no {name}. Run inside an experiment's "
+                "folder (cd playground/atss.res50.1x), or name it with --dir."
             )
     _forget_experiments()
     sys.path.insert(0, str(folder))
@@ -47,6 +50,12 @@ def load_experiment(folder: str | Path) -> tuple[Any, Callable[[Any], Any]]:
         if not hasattr(module, name):
             raise ConfigError(f"{module.__file__} must define `{name}`.")
     return config_module.config, net_module.build_model
+
+
+def _nearest(folder: Path) -> str:
+    """Return ' Did you mean X?' for the folder beside it with the nearest name."""
+    beside = folder.parent.iterdir() if folder.parent.is_dir() else ()
+    return did_you_mean(folder.name, [path.name for path in beside if path.is_dir()])
 
 
 def _forget_experiments() -> None:

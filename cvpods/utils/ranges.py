@@ -32,6 +32,26 @@ class Range(NamedTuple):
         return f"{kind} from {self.low} to {self.high}"
 
 
+AUTO = "auto"
+
+
+def read_auto(name: str, value: Any) -> float | None:
+    """Return the value of a key that is a number above 0 or "auto"; None for "auto".
+
+    Raises:
+        ConfigError: it is neither; names the key.
+    """
+    if value == AUTO:
+        return None
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        number = -1.0
+    if not 0 < number < math.inf:
+        raise ConfigError(f"{name} must be 'auto' or a number above 0; got {value!r}.")
+    return number
+
+
 def check_ranges(name: str, group: Mapping[str, Any], ranges: Mapping[str, Range]) -> None:
     """Check the values that a group of keys has of those in `ranges`.
 

@@ -20,8 +20,9 @@ from cvpods.data.detection_utils import (
     read_image,
 )
 from cvpods.data.registry import DATASETS
-from cvpods.data.white_level import AUTO, level_of_files, parse_white_level
+from cvpods.data.white_level import level_of_files
 from cvpods.utils.errors import DataError
+from cvpods.utils.ranges import AUTO, read_auto
 
 
 class BaseDataset(Dataset):
@@ -57,7 +58,7 @@ class BaseDataset(Dataset):
         self._check_not_empty()
         if is_train and cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS:
             self.dataset_dicts = self._filter_annotations(self.dataset_dicts)
-        self.white_level = parse_white_level(cfg.INPUT.get("WHITE_LEVEL", AUTO))
+        self.white_level = read_auto("INPUT.WHITE_LEVEL", cfg.INPUT.get("WHITE_LEVEL", AUTO))
         if self.white_level is None:
             self.white_level = level_of_files([d["file_name"] for d in self.dataset_dicts])
         self.aspect_ratios = np.array(

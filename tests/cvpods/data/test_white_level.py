@@ -14,9 +14,10 @@ from cvpods.data import register_coco_instances
 from cvpods.data.build import build_dataset
 from cvpods.data.datasets import COCODataset
 from cvpods.data.detection_utils import read_image
-from cvpods.data.white_level import level_of, level_of_files, parse_white_level
+from cvpods.data.white_level import level_of, level_of_files
 from cvpods.utils import logger as log_module
 from cvpods.utils.errors import ConfigError
+from cvpods.utils.ranges import read_auto
 
 
 @pytest.fixture
@@ -94,13 +95,13 @@ def test_level_of_a_sample_of_files(tmp_path):
 
 @pytest.mark.parametrize("value, level", [("auto", None), ("4095", 4095.0), (1, 1.0)])
 def test_key(value, level):
-    assert parse_white_level(value) == level
+    assert read_auto("INPUT.WHITE_LEVEL", value) == level
 
 
 @pytest.mark.parametrize("value", ["bright", 0, -1, None, "nan", float("inf"), []])
 def test_other_values_of_the_key_are_refused(value):
     with pytest.raises(ConfigError, match="INPUT.WHITE_LEVEL must be 'auto' or a number above 0"):
-        parse_white_level(value)
+        read_auto("INPUT.WHITE_LEVEL", value)
 
 
 def write_dataset(folder, name, highest):

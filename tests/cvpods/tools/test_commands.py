@@ -154,7 +154,7 @@ def test_bad_input_is_one_clear_message(experiment, run_command, options, messag
 
 def test_outside_an_experiment(tmp_path, run_command):
     result = run_command(["pods_train"], tmp_path, status=1)
-    assert "is no experiment" in result.stderr and "--dir" in result.stderr
+    assert "is not an experiment" in result.stderr and "--dir" in result.stderr
 
 
 @pytest.mark.slow

@@ -701,7 +701,7 @@ def test_progress_bars(pods_demo, clip, tmp_path, monkeypatch):
         (["--input", "a.jpg", "--score", "per-class"], "Run pods_test first"),
         (["--input", "a.jpg", "MODEL.WEIGTHS", "x"], "Did you mean MODEL.WEIGHTS?"),
         (["--input", "a.jpg", "SEED"], "Overrides are KEY VALUE pairs; got 'SEED'"),
-        (["--input", "a.jpg", "--dir", "."], "is no experiment"),
+        (["--input", "a.jpg", "--dir", "."], "is not an experiment"),
     ],
 )
 def test_errors_are_one_message(pods_demo, tmp_path, words, message):

@@ -388,7 +388,7 @@ def test_unusable_weights(trained, tmp_path):
 @pytest.mark.parametrize(
     "folder, options, message",
     [
-        ("", {}, "is no experiment: it has no config.py"),
+        ("", {}, "is not an experiment: it has no config.py"),
         ("atss.tiny", {"opts": ["MODEL.WEIGTHS", "x.pth"]}, "Did you mean MODEL.WEIGHTS?"),
         ("atss.tiny", {"device": "gpu"}, "MODEL.DEVICE 'gpu' is no device"),
         ("atss.tiny", {"opts": ["SEED"]}, "KEY VALUE"),

@@ -636,9 +636,9 @@ def test_other_classes_beside(root, image, shown, capsys, tmp_path):
 
 
 def test_no_experiment_and_no_checkpoint(root, image, shown, capsys, tmp_path):
-    assert "is no experiment" in fails(capsys, ["alignment", "--input", str(image)])
+    assert "is not an experiment" in fails(capsys, ["alignment", "--input", str(image)])
     line = fails(capsys, words(root, image, "--beside", tmp_path, "--truth"))
-    assert f"{tmp_path} is no experiment" in line
+    assert f"{tmp_path} is not an experiment" in line
     line = fails(capsys, words(root, image, "OUTPUT_DIR", tmp_path))
     assert f"{tmp_path} has no checkpoint" in line and "--weights x.pth" in line
     line = fails(capsys, words(root, image, "--truth", "--beside-weights", "x.pth"))
