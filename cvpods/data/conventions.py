@@ -6,10 +6,10 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote
 
 from cvpods.data.coco_records import CocoRecords, Record
 from cvpods.data.findings import Report
+from cvpods.utils.files import existing_name
 
 # Ways to write a box, and how each becomes x, y, width, height: (box, image width, image height).
 BOX_FORMATS: dict[str, Callable[[list[float], float, float], list[float]]] = {
@@ -100,27 +100,12 @@ def _has_children(id_: Any, name: str, records: CocoRecords) -> bool:
     )
 
 
-def other_notation(file_name: str) -> str:
-    """Return a file name with / for \\ and with %20 and its like decoded."""
-    return unquote(file_name.replace("\\", "/"))
-
-
 def look_for_notations(images: Mapping[Any, Record], root: Path, report: Report) -> dict[Any, str]:
-    """Return {image id: file name} of missing files that exist under other_notation()."""
+    """Return {image id: file name} of images whose files exist under another notation."""
     renamed = {}
     for id_, image in images.items():
-        name = other_notation(image["file_name"])
-        if name == image["file_name"] or is_file(root / image["file_name"]):
-            continue
-        if is_file(root / name):
+        name = existing_name(root, image["file_name"])
+        if name != image["file_name"]:
             report.add("file names in another notation", f"{image['file_name']}: {name} exists")
             renamed[id_] = name
     return renamed
-
-
-def is_file(path: Path) -> bool:
-    """Return whether a path names a regular file; False for names that no system takes."""
-    try:
-        return path.is_file()
-    except (OSError, ValueError):
-        return False

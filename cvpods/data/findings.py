@@ -65,7 +65,7 @@ _TABLE: dict[str, Kind] = {
     ),
     "file names in another notation": Kind(
         "warning",
-        "With / for \\ and decoded %20 all these files are found; --fix writes them so.",
+        "With / for \\ and decoded %20 these files are found, and read; --fix writes the names so.",
         "mended",
     ),
     "one file under two ids": Kind(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import stat
 from pathlib import Path
+from urllib.parse import unquote
 
 
 def check_regular(path: str | Path) -> None:
@@ -29,3 +30,23 @@ def read_text(path: str | Path) -> str:
     """
     check_regular(path)
     return Path(path).read_text(encoding="utf-8-sig")
+
+
+def existing_name(root: Path, name: str) -> str:
+    """Return the notation of a file's name under which it exists below `root`.
+
+    Windows' tools write cam\\1.jpg for cam/1.jpg, and tools of the web cam%201.jpg for cam 1.jpg.
+    A name that exists in no notation is returned as it is.
+    """
+    other = unquote(name.replace("\\", "/"))
+    if other == name or is_file(root / name) or not is_file(root / other):
+        return name
+    return other
+
+
+def is_file(path: Path) -> bool:
+    """Return whether a path names a regular file; False for names that no system takes."""
+    try:
+        return path.is_file()
+    except (OSError, ValueError):
+        return False

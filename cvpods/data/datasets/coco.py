@@ -17,7 +17,7 @@ from cvpods.data.registry import DATASETS
 from cvpods.structures import BoxMode
 from cvpods.utils.coco_values import category_order, clip_box
 from cvpods.utils.errors import DataError
-from cvpods.utils.files import read_text
+from cvpods.utils.files import existing_name, read_text
 
 
 def read_json(path: Path) -> Any:
@@ -94,7 +94,7 @@ class COCODataset(BaseDataset):
         root = Path(self.meta["image_root"])
         return [
             {
-                "file_name": str(root / image["file_name"]),
+                "file_name": str(root / existing_name(root, image["file_name"])),
                 "height": image["height"],
                 "width": image["width"],
                 "image_id": id_,
