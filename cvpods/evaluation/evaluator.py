@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from cvpods.utils import comm
 from cvpods.utils.logger import is_terminal
-from cvpods.utils.stop import stop_signal, stop_together
+from cvpods.utils.stop import failing_together, stop_signal, stop_together
 
 
 class DatasetEvaluator:
@@ -60,12 +60,13 @@ def inference_on_dataset(
 
     Raises:
         Stopped: a signal came to one of the processes; on all of them.
+        PeerFailed: another process has failed; what it raises itself is its own error.
     """
     evaluator.reset()
     total, compute, images = len(data_loader), 0.0, 0
     start = time.perf_counter()
     bar = tqdm(data_loader, desc="inference", disable=not is_terminal(), leave=False)
-    with inference_mode(model):
+    with failing_together(), inference_mode(model):
         for done, inputs in enumerate(bar, 1):
             began = time.perf_counter()
             if autocast is None:
@@ -89,6 +90,6 @@ def inference_on_dataset(
         f"Total inference time: {elapsed:.1f} s ({elapsed / max(images, 1):.4f} s / sample per "
         f"device, on {comm.get_world_size()} devices), of it {compute:.1f} s in the model."
     )
-    results = evaluator.evaluate()
-    comm.synchronize()  # while rank 0 scores, the others wait as long as it takes
+    with failing_together():  # while rank 0 scores, the others wait as long as it takes
+        results = evaluator.evaluate()
     return results
