@@ -164,7 +164,7 @@ class PeriodicWriter(HookBase):
         self._failed: set[str] = set()
 
     def after_step(self) -> None:
-        due = self.trainer.iter == 0 or self.is_last or self.is_due(self.period)
+        due = self._is_time_to_write()
         first = self.trainer.iter == self.trainer.start_iter
         for writer in self.writers:
             self._try(writer, "step")
@@ -181,11 +181,14 @@ class PeriodicWriter(HookBase):
         for writer in self.writers:
             self._try(writer, "close")
 
+    def _is_time_to_write(self) -> bool:
+        return self.trainer.iter == 0 or self.is_last or self.is_due(self.period)
+
     def _catch_up(self, writer: Any) -> None:
         """Write what a kill after the checkpoint has kept from being written."""
         if writer.has_written(self.trainer.iter):
             return
-        if self.is_last or self.is_due(self.period):
+        if self._is_time_to_write():
             writer.write()
         else:
             writer.write_occasional()

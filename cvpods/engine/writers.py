@@ -127,7 +127,8 @@ class _ScalarFile:
             self._done = self.open(start)
         lines: dict[int, dict[str, float]] = defaultdict(dict)
         for name, (value, iteration) in storage.latest().items():
-            if name in names and iteration > self._done.get(name, start - 1):
+            stale = name in _BOOKKEEPING and iteration != storage.iter
+            if name in names and not stale and iteration > self._done.get(name, start - 1):
                 lines[iteration][name] = value
         self.append(lines)
         self._done.update({name: i for i, record in lines.items() for name in record})
