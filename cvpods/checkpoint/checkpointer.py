@@ -31,6 +31,7 @@ class Checkpointer:
         self.model = model.module if isinstance(model, comm.DP_TYPES) else model
         self.save_dir = Path(save_dir)
         self.checkpointables = {k: v for k, v in checkpointables.items() if v is not None}
+        self.resumed: Path | None = None  # the file that resume() has loaded
 
     def save(self, name: str, **extra: Any) -> None:
         """Write `name`.pth and point last_checkpoint to it; only rank 0 writes.
@@ -137,6 +138,7 @@ class Checkpointer:
                     logger.warning(f"{path} has no '{name}'; it starts anew.")
         except (ValueError, LookupError, TypeError, AttributeError, RuntimeError) as error:
             raise CheckpointError(f"Cannot resume from {path}: {error}") from error
+        self.resumed = path
         logger.info(f"Resumed from {path}.")
         return content
 

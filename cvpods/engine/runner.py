@@ -84,6 +84,7 @@ class DefaultRunner(TrainingStep):
         check_num_classes(model, self.data_loader.dataset.dataset.meta, cfg.DATASETS.TRAIN)
         self.bare_model = model
         self.optimizer = self.build_optimizer(cfg, model)
+        state = OptimizerState(self.optimizer)
         self.model = self._distribute(model)
         self.scheduler = self.build_lr_scheduler(cfg, self.optimizer)
         amp = cfg.TRAINER.AMP
@@ -94,7 +95,7 @@ class DefaultRunner(TrainingStep):
         self.checkpointer = Checkpointer(
             model,
             cfg.OUTPUT_DIR,
-            optimizer=OptimizerState(self.optimizer),
+            optimizer=state,
             scheduler=self.scheduler,
             scaler=self.scaler if self.scaler.is_enabled() else None,
             ema=self.ema,
@@ -108,6 +109,7 @@ class DefaultRunner(TrainingStep):
         )
         share = cfg.DATALOADER.MAX_CORRUPT_SHARE
         self.corrupt = CorruptImages(len(self.data_loader.dataset), share)
+        self._final_is_new = False
         self._saved: int | None = None  # iterations that the newest checkpoint of this run has
         self.storage = EventStorage(window_size=self.window_size)  # train() makes a new one
         seed_all_rng(cfg.SEED + comm.get_rank())  # dropout and the like differ between ranks
@@ -194,6 +196,7 @@ class DefaultRunner(TrainingStep):
             if self.ema is not None and "ema" not in content:
                 self.ema.load_state_dict(self.bare_model.state_dict())
             restore_progress(self, content)
+            self._saved = self.start_iter
             return
         if resume:
             logger.info(f"No checkpoint in {self.cfg.OUTPUT_DIR}: starting anew.")
@@ -298,16 +301,17 @@ class DefaultRunner(TrainingStep):
     def _lacks_final(self) -> bool:
         """Return whether model_final is missing, or of another iteration than this run."""
         path = Path(self.cfg.OUTPUT_DIR) / "model_final.pth"
-        return comm.all_gather(iteration_inside(path) != self.iter)[0]
+        self._final_is_new = comm.all_gather(iteration_inside(path) != self.iter)[0]
+        return self._final_is_new
 
     def _lacks_evaluation(self) -> bool:
         """Return whether the newest results are older than the checkpoint that was resumed."""
         results = inference_folder(self.cfg) / "results.json"
-        saved = self.checkpointer.get_checkpoint_file()
+        saved = self.checkpointer.resumed
         lacks = saved is not None and (
             not results.is_file() or results.stat().st_mtime < saved.stat().st_mtime
         )
-        return comm.all_gather(lacks)[0]
+        return self._final_is_new or comm.all_gather(lacks)[0]
 
     @classmethod
     def test(cls, cfg: Any, model: nn.Module, output_folder: str | Path | None = None) -> Any:

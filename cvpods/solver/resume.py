@@ -18,7 +18,7 @@ _TELLING = {"momentum", "betas"}
 
 
 class OptimizerState:
-    """Entry "optimizer" of a checkpoint.
+    """Entry "optimizer" of a checkpoint; make it before a schedule changes the optimiser.
 
     A resumed run takes over what the optimiser has gathered, such as momentum, for each parameter
     by name. Weight decay and momentum are those of the run's own config.
@@ -26,9 +26,14 @@ class OptimizerState:
 
     def __init__(self, optimizer: Optimizer) -> None:
         self.optimizer = optimizer
+        self.configured = [
+            {key: group[key] for key in _CONFIGURED if key in group}
+            for group in optimizer.param_groups
+        ]
 
     def state_dict(self) -> dict[str, Any]:
-        return {**self.optimizer.state_dict(), "kind": type(self.optimizer).__name__}
+        kind = type(self.optimizer).__name__
+        return {**self.optimizer.state_dict(), "kind": kind, "configured": self.configured}
 
     def load_state_dict(self, saved: Mapping[str, Any]) -> None:
         """Take over a saved state.
@@ -37,12 +42,10 @@ class OptimizerState:
             CheckpointError: it is of another kind of optimiser.
         """
         self._check_kind(saved)
-        own = [
-            {key: group[key] for key in _CONFIGURED if key in group}
-            for group in self.optimizer.param_groups
-        ]
         self.optimizer.load_state_dict(_rearranged(saved, self.optimizer.state_dict()))
-        for group, values in zip(self.optimizer.param_groups, own, strict=True):
+        if saved.get("configured") == self.configured:
+            return  # a schedule may have moved these values
+        for group, values in zip(self.optimizer.param_groups, self.configured, strict=True):
             group.update(values)
 
     def _check_kind(self, saved: Mapping[str, Any]) -> None:
