@@ -1,12 +1,12 @@
-from cvpods.checkpoint.checkpointer import (
-    LAST_CHECKPOINT,
-    Checkpointer,
-    DefaultCheckpointer,
-    iteration_of,
-    list_checkpoints,
-)
+from cvpods.checkpoint.checkpointer import Checkpointer, DefaultCheckpointer
 from cvpods.checkpoint.files import load_file, read_file, write_weights
 from cvpods.checkpoint.matching import LoadReport, load_weights
+from cvpods.checkpoint.newest import (
+    LAST_CHECKPOINT,
+    iteration_of,
+    list_checkpoints,
+    newest_checkpoint,
+)
 
 __all__ = [
     "LAST_CHECKPOINT",
@@ -17,6 +17,7 @@ __all__ = [
     "list_checkpoints",
     "load_file",
     "load_weights",
+    "newest_checkpoint",
     "read_file",
     "write_weights",
 ]

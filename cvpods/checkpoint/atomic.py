@@ -35,6 +35,22 @@ def write_atomically(path: Path, write: Any) -> None:
         temporary.unlink(missing_ok=True)
 
 
+def append_whole(path: Path, content: bytes) -> None:
+    """Append `content` to a file, or leave the file as it is.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    size = path.stat().st_size if path.exists() else None
+    try:
+        with path.open("ab") as file:
+            file.write(content)
+    except OSError:
+        with contextlib.suppress(OSError):
+            path.unlink(missing_ok=True) if size is None else os.truncate(path, size)
+        raise
+
+
 def _flush_folder(folder: Path) -> None:
     """The rename itself to disk; some systems and file systems have no such call."""
     with contextlib.suppress(OSError):

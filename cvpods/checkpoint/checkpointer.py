@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +13,9 @@ from cvpods.checkpoint.atomic import write_atomically
 from cvpods.checkpoint.expectations import check_expectations
 from cvpods.checkpoint.files import load_file
 from cvpods.checkpoint.matching import load_weights
+from cvpods.checkpoint.newest import LAST_CHECKPOINT, list_checkpoints, rank_checkpoints
 from cvpods.utils import comm
 from cvpods.utils.errors import CheckpointError
-
-LAST_CHECKPOINT = "last_checkpoint"
-# model_iter_0010000.pth, model_0009999.pth (0-based, older cvpods), model_epoch_0001.pth.
-_NAME = re.compile(r"^model_(?:(?P<kind>iter|epoch)_)?(?P<number>\d+|final)\.pth$")
 
 
 class Checkpointer:
@@ -35,6 +31,7 @@ class Checkpointer:
         self.model = model.module if isinstance(model, comm.DP_TYPES) else model
         self.save_dir = Path(save_dir)
         self.checkpointables = {k: v for k, v in checkpointables.items() if v is not None}
+        self.resumed: Path | None = None  # the file that resume() has loaded
 
     def save(self, name: str, **extra: Any) -> None:
         """Write `name`.pth and point last_checkpoint to it; only rank 0 writes.
@@ -112,8 +109,8 @@ class Checkpointer:
         return content
 
     def resume(self) -> dict[str, Any] | None:
-        """Load everything from the checkpoint that last_checkpoint names, or, where that is missing
-        or damaged, from the newest whole one; all ranks from the same.
+        """Load everything from the whole checkpoint with the highest iteration inside; all ranks
+        from the same.
 
         Returns:
             The file's content; None where there is no checkpoint.
@@ -136,64 +133,45 @@ class Checkpointer:
             load_weights(self.model, content["model"], strict=True)
             for name, obj in self.checkpointables.items():
                 if name in content:
-                    _check_groups(obj, content[name])
                     obj.load_state_dict(content[name])
                 else:
                     logger.warning(f"{path} has no '{name}'; it starts anew.")
         except (ValueError, LookupError, TypeError, AttributeError, RuntimeError) as error:
             raise CheckpointError(f"Cannot resume from {path}: {error}") from error
+        self.resumed = path
         logger.info(f"Resumed from {path}.")
         return content
 
-    def _newer_than_pointer(self) -> Path | None:
-        """The newest file by name, where it was written after last_checkpoint was: a kill came
-        between the two.
-        """
-        numbered = [p for p in list_checkpoints(self.save_dir) if iteration_of(p) != float("inf")]
-        pointer = self.save_dir / LAST_CHECKPOINT
-        if not numbered or not pointer.is_file():
-            return None
-        written = numbered[-1].stat().st_mtime_ns > pointer.stat().st_mtime_ns
-        return numbered[-1] if written else None
-
     def _find_whole(self) -> tuple[Path | None, dict[str, Any] | None]:
-        """The file to resume from, see resume(), and its content."""
-        for path in (self._newer_than_pointer(), self.get_checkpoint_file()):
-            content, _ = _read(path) if path is not None else (None, "")
-            if content is not None:
-                return path, content
-        whole: list[tuple[int, Path, dict[str, Any]]] = []
-        damaged = []
-        # By name; model_final comes first, though a longer run may have gone on from it.
-        for path in reversed(list_checkpoints(self.save_dir)):
+        """Return the file to resume from, see resume(), and its content."""
+        named = self.get_checkpoint_file()
+        found = list_checkpoints(self.save_dir)
+        extra = [named] if named is not None and named not in found else []
+        ranked, damages = rank_checkpoints([*found, *extra])
+        for path in reversed(ranked):
             content, damage = _read(path)
             if content is None:
-                damaged.append(damage)
-                continue
-            whole.append((content.get("iteration", -1), path, content))
-            if iteration_of(path) != float("inf"):
-                break
-        iteration, path, content = max(whole, key=lambda w: w[0], default=(-1, None, None))
-        if iteration >= 0:
-            logger.warning(
-                f"{LAST_CHECKPOINT} names no whole checkpoint; going on from the newest whole one, "
-                f"{path.name}. {' '.join(damaged)}"
-            )
-            return path, content
-        if damaged:
+                damages.append(damage)
+            elif path == named or isinstance(content.get("iteration"), int):
+                self._explain(path, named, damages)
+                return path, content
+        if damages:
             raise CheckpointError(
-                f"No checkpoint in {self.save_dir} can be read. {' '.join(damaged)} Move them away "
+                f"No checkpoint in {self.save_dir} can be read. {' '.join(damages)} Move them away "
                 "to start anew."
             )
         return None, None
 
-
-def _check_groups(obj: Any, saved: Any) -> None:
-    """An optimiser takes another one's state without a word, and fails at its first step."""
-    groups = [getattr(obj, "param_groups", None), saved.get("param_groups")]
-    if all(groups) and not groups[0][0].keys() <= groups[1][0].keys() | {"initial_lr"}:
-        missing = sorted(groups[0][0].keys() - groups[1][0].keys())
-        raise CheckpointError(f"it is of another SOLVER.OPTIMIZER.NAME: it has no {missing}.")
+    def _explain(self, path: Path, named: Path | None, damages: list[str]) -> None:
+        """Log why another file than the one of last_checkpoint is resumed from."""
+        if path == named:
+            return
+        why = f"It holds more iterations than {named.name}. " if named is not None else ""
+        back = f"To continue from {named.name}, move newer ones away. " if named is not None else ""
+        logger.warning(
+            f"Resuming from the newest whole checkpoint, {path.name}, which {LAST_CHECKPOINT} does "
+            f"not name. {why}{back}{' '.join(damages)}"
+        )
 
 
 def _read(path: Path) -> tuple[dict[str, Any] | None, str]:
@@ -205,19 +183,3 @@ def _read(path: Path) -> tuple[dict[str, Any] | None, str]:
 
 
 DefaultCheckpointer = Checkpointer
-
-
-def iteration_of(path: Path) -> float | None:
-    """Number of finished iterations (or epochs) that a file's name says; inf for model_final."""
-    match = _NAME.match(path.name)
-    if match is None:
-        return None
-    if match["number"] == "final":
-        return float("inf")
-    return int(match["number"]) + (match["kind"] is None)
-
-
-def list_checkpoints(folder: str | Path) -> list[Path]:
-    """All model_*.pth of a folder, by the iteration that their names say."""
-    named = [(iteration_of(path), path) for path in Path(folder).glob("model_*.pth")]
-    return [path for _, path in sorted((n, p) for n, p in named if n is not None)]

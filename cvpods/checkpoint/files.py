@@ -82,6 +82,23 @@ def load_file(address: str | Path) -> dict[str, Any]:
     return {**content, "expects": expects}
 
 
+def read_entries(path: Path) -> dict[str, Any]:
+    """Return what a file holds beside its weights, without reading these where it is an archive.
+
+    Raises:
+        CheckpointError: see load_file.
+    """
+    try:
+        with path.open("rb") as file:
+            is_archive = file.read(4) == b"PK\x03\x04"
+    except OSError as error:
+        raise CheckpointError(f"Weights file {path} cannot be read: {error}") from error
+    if not is_archive:
+        return read_file(path)
+    _check_archive(path)
+    return plain_dict(_load_torch(path, is_archive=True, mapped=True))
+
+
 def plain_dict(value: Any) -> dict[Any, Any]:
     """A plain dict of a dict; of anything else, an empty one.
 
@@ -183,9 +200,13 @@ def _check_pickles(path: Path, is_archive: bool) -> None:
             check_torch_pickle(file)
 
 
-def _load_torch(path: Path, is_archive: bool) -> Any:
+def _load_torch(path: Path, is_archive: bool, mapped: bool = False) -> Any:
+    """Read a torch file; where it is `mapped`, its tensors are read when they are used."""
     try:
         _check_pickles(path, is_archive)
+        if mapped:
+            with torch.serialization.safe_globals(_STANDING_FOR):
+                return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
         # Open, without its name: newer versions of torch go by the ending of that.
         with torch.serialization.safe_globals(_STANDING_FOR), path.open("rb") as file:
             return torch.load(file, map_location="cpu", weights_only=True)

@@ -94,8 +94,9 @@ _config_dict = {
         "COMPILE": False,
         # Where a loss or a gradient is infinite or NaN, no weight changes and the batch is written
         # to OUTPUT_DIR/nonfinite_*.pt (pods_debug replay). Then "stop", or "skip" the step, at most
-        # MAX_SKIPPED in a row.
-        "NONFINITE": {"POLICY": "stop", "MAX_SKIPPED": 10},
+        # MAX_SKIPPED in a row; more than MAX_SKIPPED_SHARE of all steps (and more than one) end the
+        # run, once 20 are done.
+        "NONFINITE": {"POLICY": "stop", "MAX_SKIPPED": 10, "MAX_SKIPPED_SHARE": 0.1},
         # Console losses are medians over this many iterations.
         "WINDOW_SIZE": 20,
     },

@@ -2,19 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 from loguru import logger
 
+from cvpods.engine.failures import log_failure
 from cvpods.engine.hooks import HookBase
 from cvpods.utils.events import EventStorage
+from cvpods.utils.stop import Stopped
 
 
 class RunnerBase:
-    """Runs `run_step` from start_iter to max_iter, with hooks around it."""
+    """Runs `run_step` from start_iter to max_iter, with hooks around it.
 
-    # Scalars of the run so far, where it goes on: see EventStorage.windows().
+    Attributes:
+        done: number of iterations whose state is whole in memory: weights, optimiser, schedule and
+            average. None while these move.
+        failure: what the first hook that failed in this iteration raised.
+        agreed: whether all processes have exchanged their statuses after this iteration.
+        cannot_save: whether the last attempt to save failed.
+    """
+
+    # Scalars of the run so far, for a resumed run: see EventStorage.windows() and hints().
     windows: Mapping[str, list[tuple[float, int]]] = {}
+    hints: Mapping[str, Any] = {}
 
     def __init__(self) -> None:
         self._hooks: list[HookBase] = []
@@ -22,53 +34,88 @@ class RunnerBase:
         self.start_iter = 0
         self.max_iter = 0
         self.window_size = 20
+        self.done: int | None = 0
+        self.failure: BaseException | None = None
+        self.agreed = False
+        self.cannot_save = False
 
     def register_hooks(self, hooks: Sequence[HookBase | None]) -> None:
-        """Add hooks; they are called in the order in which they came."""
+        """Add hooks; see HookBase for the order in which they are called."""
         for hook in hooks:
             if hook is not None:
                 hook.trainer = self
                 self._hooks.append(hook)
+        self._hooks.sort(key=lambda hook: hook.comes_last - hook.part_of_step)
 
     def train(self, start_iter: int, max_iter: int) -> None:
         """Train iterations start_iter .. max_iter - 1."""
         logger.info(f"Starting training from iteration {start_iter}")
-        self.iter = self.start_iter = start_iter
+        self.iter = self.start_iter = self.done = start_iter
         self.max_iter = max_iter
+        self.agreed = False
         with EventStorage(start_iter, self.window_size) as self.storage:
-            self.storage.restore(self.windows)
+            self.storage.restore(self.windows, self.hints)
             try:
                 self.before_train()
                 if start_iter > 0:
                     self.after_resume()
                 for self.iter in range(start_iter, max_iter):
                     self.storage.iter = self.iter
+                    self.agreed = False
                     self.before_step()
                     self.run_step()
                     self.after_step()
-            finally:
-                self.after_train()
+            except BaseException:
+                self._close()
+                raise
+            self.agreed = False
+            self.after_train()
+
+    def _close(self) -> None:
+        """Call after_train() without hiding the error that ended the run."""
+        try:
+            self.after_train()
+        except Exception as error:
+            log_failure("Closing the run failed", error)
 
     def before_train(self) -> None:
         for hook in self._hooks:
             hook.before_train()
 
     def after_train(self) -> None:
-        for hook in self._hooks:
-            hook.after_train()
+        self._call_all(self._hooks, "after_train")
 
     def after_resume(self) -> None:
         self.iter = self.storage.iter = self.start_iter - 1
-        for hook in self._hooks:
-            hook.after_resume()
+        self._call_all(self._hooks, "after_resume")
 
     def before_step(self) -> None:
         for hook in self._hooks:
             hook.before_step()
 
     def after_step(self) -> None:
+        self.done = None
         for hook in self._hooks:
-            hook.after_step()
+            if hook.part_of_step:
+                hook.after_step()
+        self.done = self.iter + 1
+        self._call_all((hook for hook in self._hooks if not hook.part_of_step), "after_step")
 
     def run_step(self) -> None:
         raise NotImplementedError
+
+    def _call_all(self, hooks: Iterable[HookBase], method: str) -> None:
+        """Call each hook, also after one has failed; then raise what the first one raised.
+
+        So collective calls in hooks match between processes, and whatever saves does so.
+        """
+        self.failure = None
+        for hook in hooks:
+            try:
+                getattr(hook, method)()
+            except (Exception, Stopped) as error:
+                if isinstance(error, Exception):
+                    log_failure(f"{type(hook).__name__}.{method} failed", error)
+                self.failure = self.failure or error
+        if self.failure is not None:
+            raise self.failure

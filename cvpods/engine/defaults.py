@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from loguru import logger
 
+from cvpods.checkpoint.atomic import write_file
 from cvpods.configs.check import check_config
 from cvpods.configs.config_dict import flatten
 from cvpods.modeling.test_time_augmentation import augmentation_arguments
@@ -85,7 +86,7 @@ def dump_config(cfg: Any) -> None:
     base = type(cfg)()
     logger.info(f"Differs from {type(cfg).__name__} in:\n{cfg.diff(base)!r}")
     path = Path(cfg.OUTPUT_DIR) / "config.json"
-    path.write_text(json.dumps(dict(flatten(cfg)), indent=1, default=repr) + "\n")
+    write_file(path, (json.dumps(dict(flatten(cfg)), indent=1, default=repr) + "\n").encode())
 
 
 def check_num_classes(model: Any, meta: Any, names: Any) -> None:

@@ -13,15 +13,26 @@ from torch import nn
 from torch.optim.lr_scheduler import LRScheduler as _LRScheduler
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from cvpods.engine.failures import log_failure
+from cvpods.engine.writers import CommonMetricPrinter
 from cvpods.evaluation import flatten_results_dict
 from cvpods.utils import comm
 from cvpods.utils.stop import Stopped
 
 
 class HookBase:
-    """Called by the runner; `trainer` is the runner."""
+    """Called by the runner; `trainer` is the runner.
+
+    Hooks are called in the order in which they were registered, except that those with
+    `part_of_step` come before the others, and those with `comes_last` after them. The state of a
+    run is whole, and can be saved, once the optimiser and the hooks with `part_of_step` have moved.
+    After a failure of any other hook the rest of them are still called; then the run is saved and
+    ends.
+    """
 
     trainer: Any = None
+    part_of_step = False
+    comes_last = False
 
     def before_train(self) -> None:
         """Before the first iteration."""
@@ -97,6 +108,8 @@ def _span(seconds: float) -> str:
 class LRScheduler(HookBase):
     """Records the learning rate and steps the schedule."""
 
+    part_of_step = True
+
     def __init__(self, optimizer: Any, scheduler: _LRScheduler) -> None:
         self.optimizer, self.scheduler = optimizer, scheduler
         largest = max(self.optimizer.param_groups, key=lambda g: len(g["params"]))
@@ -113,6 +126,8 @@ class LRScheduler(HookBase):
 
 class ModelEMA(HookBase):
     """Keeps an exponential moving average of the weights: avg = d * avg + (1 - d) * weights."""
+
+    part_of_step = True
 
     def __init__(self, model: nn.Module, decay: float) -> None:
         average = get_ema_multi_avg_fn(decay)
@@ -137,37 +152,81 @@ class ModelEMA(HookBase):
 
 
 class PeriodicWriter(HookBase):
-    """Writes the recorded scalars every `period` iterations, at the first and at the last."""
+    """Writes the recorded scalars every `period` iterations, at the first and at the last.
+
+    What is recorded less often than at every iteration is written at once, so that no value of it
+    is lost. A writer that fails is named in the log; training continues, and it is tried again.
+    """
 
     def __init__(self, writers: Sequence[Any], period: int = 20) -> None:
         self.writers = list(writers)
         self.period = period
+        self._failed: set[str] = set()
 
     def after_step(self) -> None:
-        for writer in self.writers:
-            writer.step()
+        due = self._is_time_to_write()
         first = self.trainer.iter == self.trainer.start_iter
-        if first or self.is_last or self.is_due(self.period):
-            for writer in self.writers:
-                writer.write()
+        for writer in self.writers:
+            self._try(writer, "step")
+            if due or (first and isinstance(writer, CommonMetricPrinter)):
+                self._try(writer, "write")
+            elif hasattr(writer, "write_occasional"):
+                self._try(writer, "write_occasional")
 
     def after_resume(self) -> None:
-        if self.is_last or self.is_due(self.period):
-            for writer in self.writers:
-                if not writer.has_written(self.trainer.iter):
-                    writer.write()
+        for writer in self.writers:
+            self._try(writer, "catch_up")
 
     def after_train(self) -> None:
         for writer in self.writers:
-            writer.close()
+            self._try(writer, "close")
+
+    def _is_time_to_write(self) -> bool:
+        return self.trainer.iter == 0 or self.is_last or self.is_due(self.period)
+
+    def _catch_up(self, writer: Any) -> None:
+        """Write what a kill after the checkpoint has kept from being written."""
+        if writer.has_written(self.trainer.iter):
+            return
+        if self._is_time_to_write():
+            writer.write()
+        else:
+            writer.write_occasional()
+
+    def _try(self, writer: Any, method: str) -> None:
+        """Call a writer; log an error once, until the writer works again."""
+        name = str(getattr(writer, "path", type(writer).__name__))
+        try:
+            self._catch_up(writer) if method == "catch_up" else getattr(writer, method)()
+        except Exception as error:
+            if name not in self._failed:
+                log_failure(f"{name} cannot be written, training continues", error)
+            self._failed.add(name)
+        else:
+            if method == "write":
+                self._failed.discard(name)
 
 
 class PeriodicCheckpointer(HookBase):
-    """Saves model_iter_0010000 every `period` iterations and model_final; < 0 saves nothing."""
+    """Saves model_iter_0010000 every `period` iterations and model_final; < 0 saves nothing.
 
-    def __init__(self, save: Callable[[str], None], period: int) -> None:
+    `lacks_final` says, for a run that is resumed when all its iterations are done, whether
+    model_final is not of them.
+    """
+
+    def __init__(
+        self,
+        save: Callable[[str], None],
+        period: int,
+        lacks_final: Callable[[], bool] = lambda: False,
+    ) -> None:
         self.save = save
         self.period = period
+        self.lacks_final = lacks_final
+
+    def after_resume(self) -> None:
+        if self.period >= 0 and self.is_last and self.lacks_final():
+            self.save("model_final")
 
     def after_step(self) -> None:
         if self.period < 0:
@@ -182,8 +241,9 @@ class EvalHook(HookBase):
     """Calls `evaluate` every `period` iterations and after the last; < 0 never.
 
     Its results {dataset or task: ...} are recorded as scalars "bbox/AP" on rank 0. A stop signal
-    breaks it off; the run then ends after this iteration's other hooks. `is_missing` says, where a
-    run goes on, whether the evaluation that was due last was not made.
+    breaks it off; the run then ends after this iteration's other hooks. A failure is logged, and
+    training continues; only that of the last evaluation ends the run. `is_missing` says, for a
+    resumed run, whether the evaluation that was due last was not made.
     """
 
     def __init__(
@@ -201,11 +261,16 @@ class EvalHook(HookBase):
             self.after_step()
 
     def after_step(self) -> None:
-        if self.period >= 0 and (self.is_last or self.is_due(self.period)):
-            try:
-                results = self.evaluate()
-            except Stopped:
-                logger.info("The evaluation is broken off.")
-                return
+        if self.period < 0 or not (self.is_last or self.is_due(self.period)):
+            return
+        try:
+            results = self.evaluate()
             if comm.is_main_process() and results:
-                self.trainer.storage.put_scalars(**flatten_results_dict(results))
+                self.trainer.storage.put_results(flatten_results_dict(results))
+        except Stopped:
+            logger.info("The evaluation is broken off.")
+        except Exception as error:
+            if self.is_last:
+                raise
+            done = self.trainer.iter + 1
+            log_failure(f"The evaluation after {done} iterations failed, training continues", error)

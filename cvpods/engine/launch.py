@@ -10,6 +10,7 @@ import os
 import signal
 import socket
 import sys
+import threading
 from collections.abc import Callable
 from contextlib import closing
 from typing import Any
@@ -24,7 +25,7 @@ from torch.multiprocessing.spawn import ProcessContext
 
 from cvpods.utils import comm
 from cvpods.utils.errors import ConfigError, PodsError
-from cvpods.utils.stop import STOP_SIGNALS, Stopped
+from cvpods.utils.stop import STOP_SIGNALS, Stopped, caught_signals
 
 # Seconds from SIGTERM to SIGKILL for the processes of a group in which one has failed.
 _FAREWELL = 2
@@ -80,6 +81,7 @@ def launch(
         return _run_alone(main_func, args)
     config = _launch_config(count, num_machines, machine_rank, dist_url, max_restarts)
     _prepare_torch()
+    _pass_stop_signals_on()
     try:
         results = elastic_launch(config, _run_worker)(main_func, args)
         return results[min(results)]
@@ -135,6 +137,25 @@ def _prepare_torch() -> None:
     for name in logging.root.manager.loggerDict:
         if name.startswith(("torch.distributed.elastic", "torch.multiprocessing")):
             logging.getLogger(name).setLevel(logging.CRITICAL)
+
+
+def _pass_stop_signals_on() -> None:
+    """Make torch's launcher pass SIGHUP and SIGUSR1 on and wait, as it does with SIGTERM.
+
+    A closed terminal sends SIGHUP more than once: only the first one counts. What is ignored at
+    the start stays ignored, as nohup wants it; torch 2.9 and later would handle SIGHUP then too.
+    """
+
+    def end(number: int, frame: Any) -> None:
+        signal.signal(number, lambda number, frame: None)
+        name = signal.Signals(number)
+        raise SignalException(f"Process {os.getpid()} got {name.name}", sigval=name)
+
+    os.environ["TORCHELASTIC_SIGNALS_TO_HANDLE"] = "SIGTERM,SIGINT,SIGQUIT"
+    if threading.current_thread() is threading.main_thread():
+        for number in caught_signals():
+            if number not in (signal.SIGTERM, signal.SIGINT):
+                signal.signal(number, end)
 
 
 _join = ProcessContext.join

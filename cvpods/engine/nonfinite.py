@@ -15,6 +15,7 @@ from torch.nn.modules.batchnorm import _NormBase
 from cvpods.checkpoint.atomic import write_atomically
 from cvpods.structures import Boxes, Instances
 from cvpods.utils import comm
+from cvpods.utils.errors import PodsError
 
 
 class NonFiniteLoss(FloatingPointError):
@@ -29,23 +30,59 @@ class NonFiniteLoss(FloatingPointError):
         )
 
 
+class TooManySkippedSteps(PodsError):  # noqa: N818 - as TooManyCorruptImages
+    """More steps were left out than TRAINER.NONFINITE.MAX_SKIPPED_SHARE allows."""
+
+
+# Steps of a run before the share of skipped ones means anything.
+_ENOUGH_STEPS = 20
+
+
 class NonFinitePolicy:
     """TRAINER.NONFINITE: what happens to a step whose losses or gradients are not finite.
 
     Args:
         policy: "stop" ends the run; "skip" leaves the step out, at most `max_skipped` in a row.
         output: folder of the dumps, nonfinite_<iteration>.pt.
+        max_share: more than this share of the steps so far (and more than one) ends the run.
     """
 
-    def __init__(self, policy: str, max_skipped: int, output: str | Path) -> None:
-        self.policy, self.max_skipped = policy, max_skipped
+    def __init__(
+        self, policy: str, max_skipped: int, output: str | Path, max_share: float = 1.0
+    ) -> None:
+        self.policy, self.max_skipped, self.max_share = policy, max_skipped, max_share
         self.output = Path(output)
         self.in_a_row = 0
         self.skipped = 0
+        self.steps = 0
 
     def finite(self) -> None:
-        """A step was finite."""
+        """Count a finite step."""
         self.in_a_row = 0
+        self.steps += 1
+
+    def state_dict(self) -> dict[str, int]:
+        return {"in_a_row": self.in_a_row, "skipped": self.skipped, "steps": self.steps}
+
+    def load_state_dict(self, state: Mapping[str, int]) -> None:
+        vars(self).update(state)
+
+    def check_share(self, is_last: bool) -> None:
+        """Raise TooManySkippedSteps where too many of the run's steps were left out.
+
+        Args:
+            is_last: whether the run ends here, so that few steps count too.
+        """
+        few = self.steps < _ENOUGH_STEPS and not is_last
+        if few or self.skipped <= max(1, self.max_share * self.steps):
+            return
+        raise TooManySkippedSteps(
+            f"{self.skipped} of {self.steps} steps were skipped because their losses or gradients "
+            "were not finite, more than TRAINER.NONFINITE.MAX_SKIPPED_SHARE "
+            f"{self.max_share:g} allows. Lower SOLVER.OPTIMIZER.BASE_LR or lengthen the warm-up, "
+            "or look at a skipped batch: pods_debug replay "
+            f"{self.output / 'nonfinite_<iteration>.pt'}"
+        )
 
     def handle(self, error: NonFiniteLoss, dump: Mapping[str, Any], own: bool) -> None:
         """Keep the batch and skip the step, or stop.
@@ -57,10 +94,9 @@ class NonFinitePolicy:
         Raises:
             NonFiniteLoss: the policy is to stop, or too many steps in a row were not finite.
         """
-        self.in_a_row += 1
-        self.skipped += 1
+        in_a_row = self.in_a_row + 1
         said = f"{error} {_CAUSES[dump['cause']]}"
-        if own and self.in_a_row == 1:
+        if own and in_a_row == 1:
             rank = f".rank{comm.get_rank()}" if comm.get_rank() else ""
             path = self.output / f"nonfinite_{error.iteration:07d}{rank}.pt"
             try:
@@ -68,10 +104,13 @@ class NonFinitePolicy:
                 said += f" The batch is in {path}; look at it with: pods_debug replay {path}"
             except OSError as problem:
                 said += f" The batch could not be written to {path}: {problem}."
-        if self.policy == "stop" or self.in_a_row > self.max_skipped:
-            row = f" {self.in_a_row} steps in a row." if self.policy == "skip" else ""
+        if self.policy == "stop" or in_a_row > self.max_skipped:
+            row = f" {in_a_row} steps in a row." if self.policy == "skip" else ""
             error.args = (said + row,)
             raise error
+        self.in_a_row = in_a_row
+        self.skipped += 1
+        self.steps += 1
         logger.warning(f"{said} Step skipped ({self.in_a_row} in a row, {self.skipped} in all).")
 
 

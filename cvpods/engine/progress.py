@@ -7,31 +7,35 @@ from typing import Any
 
 from loguru import logger
 
+from cvpods.engine.changes import apply_changes, config_of
 from cvpods.utils import comm
 from cvpods.utils.env import get_rng_state, set_rng_state
 from cvpods.utils.errors import CheckpointError
 
 
 def progress_of(runner: Any) -> dict[str, Any]:
-    """Entries of a checkpoint after iteration runner.iter; every rank must call it.
+    """Return the entries of a checkpoint after runner.done iterations; every rank must call it.
 
     They load with `weights_only`.
     """
     meta = runner.data_loader.dataset.dataset.meta
     sampler = runner.data_loader.batch_sampler
     return {
-        "iteration": runner.iter,
+        "iteration": runner.done - 1,
         "seed": runner.cfg.SEED,
         "random_states": comm.gather(get_rng_state()),
         "thing_classes": list(getattr(meta, "thing_classes", [])),
         # Where the order of images goes on, and what it is made of: see TrainingStream.
-        "position": sampler.position(runner.iter + 1),
+        "position": sampler.position(runner.done),
         "block": runner.block,
         "plan": runner.plan.describe(),
         "images_per_step": runner.plan.total,
-        "scalars": runner.storage.windows(),
+        "images": len(runner.data_loader.dataset),
+        "config": config_of(runner.cfg),
+        "scalars": runner.storage.windows(runner.done),
+        "scalar_hints": runner.storage.hints(),
         "corrupt_images": dict(runner.corrupt.files),
-        "skipped_in_a_row": runner.nonfinite.in_a_row,
+        "nonfinite": runner.nonfinite.state_dict(),
     }
 
 
@@ -58,11 +62,14 @@ def restore_progress(runner: Any, content: Mapping[str, Any]) -> None:
     expected = sampler.position(runner.start_iter)
     sampler.offset += content.get("position", expected) - expected
     runner.corrupt.files.update(content.get("corrupt_images", {}))
-    runner.nonfinite.in_a_row = content.get("skipped_in_a_row", 0)
+    older = {"in_a_row": content.get("skipped_in_a_row", 0), "steps": runner.start_iter}
+    runner.nonfinite.load_state_dict(content.get("nonfinite", older))
     runner.windows = dict(content.get("scalars", {}))
+    runner.hints = content.get("scalar_hints", {})
     states = content.get("random_states", [])
     if comm.get_rank() < len(states):
         set_rng_state(states[comm.get_rank()])
+    apply_changes(runner, content)
     _describe_changes(runner, content)
     logger.info(f"Going on at iteration {runner.start_iter} of {runner.max_iter}.")
 

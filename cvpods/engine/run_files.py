@@ -10,25 +10,36 @@ from cvpods.checkpoint import LAST_CHECKPOINT, list_checkpoints
 from cvpods.engine.memory import FOUND
 
 # What belongs to one run, beside its checkpoints.
-_OF_A_RUN = (LAST_CHECKPOINT, "metrics.json", "config.json", FOUND, "events.out.tfevents.*")
+_OF_A_RUN = (
+    LAST_CHECKPOINT,
+    "metrics.json",
+    "config.json",
+    FOUND,
+    "events.out.tfevents.*",
+    "nonfinite_*.pt",
+    "inference",
+    "inference_TTA",
+)
 
 
 def set_aside(output: Path) -> None:
-    """Move an earlier run's checkpoints and curves to OUTPUT_DIR/earlier_<n>, where there are some.
+    """Move all files of an earlier run to OUTPUT_DIR/earlier_<n>.
 
-    So a new run writes over nothing, and --resume cannot go on from the wrong one.
+    So a new run overwrites nothing, and --resume cannot continue from the wrong one.
     """
     checkpoints = list_checkpoints(output)
-    if not checkpoints and not any((output / name).exists() for name in (LAST_CHECKPOINT, FOUND)):
+    found = [*checkpoints, *(p for pattern in _OF_A_RUN for p in output.glob(pattern))]
+    if not found:
         return
     number = 1
     while (output / f"earlier_{number}").exists():
         number += 1
     folder = output / f"earlier_{number}"
     folder.mkdir()
-    for path in [*checkpoints, *(p for pattern in _OF_A_RUN for p in output.glob(pattern))]:
+    for path in found:
         path.rename(folder / path.name)
+    what = "checkpoints" if checkpoints else "files"
     logger.warning(
-        f"{output} holds the checkpoints of an earlier run: they are now in {folder.name}. Use "
+        f"{output} holds the {what} of an earlier run: they are now in {folder.name}. Use "
         "--resume to go on with a run."
     )

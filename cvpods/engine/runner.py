@@ -15,27 +15,29 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from cvpods.checkpoint import Checkpointer, DefaultCheckpointer
-from cvpods.checkpoint.atomic import remove_leftovers
+from cvpods.checkpoint.atomic import remove_leftovers, write_file
+from cvpods.checkpoint.newest import iteration_inside
 from cvpods.configs.check import check_training
 from cvpods.data.build import build_test_loader, build_train_loader, largest_training_image
 from cvpods.engine import hooks
 from cvpods.engine.defaults import check_num_classes
-from cvpods.engine.memory import first_line, is_dead_worker, is_out_of_memory
+from cvpods.engine.failures import log_failure
+from cvpods.engine.memory import first_line
 from cvpods.engine.model import maybe_convert_module, prepare_model
-from cvpods.engine.nonfinite import NonFinitePolicy
+from cvpods.engine.nonfinite import NonFiniteLoss, NonFinitePolicy
 from cvpods.engine.progress import progress_of, restore_progress
 from cvpods.engine.scaling import plan_batches, resolve_epochs
-from cvpods.engine.status import CorruptImages, StatusExchange, TooManyCorruptImages
+from cvpods.engine.status import CorruptImages, StatusExchange
 from cvpods.engine.step import TrainingStep
 from cvpods.engine.testing import evaluate_data_sets, inference_folder
 from cvpods.engine.writers import CommonMetricPrinter, JSONWriter, TensorboardXWriter
 from cvpods.evaluation import EVALUATOR, NMSRecallEvaluator, verify_results, without_nan
 from cvpods.modeling.pre_and_post_nms import PreAndPostNMS
 from cvpods.modeling.test_time_augmentation import TestTimeAugmentation
-from cvpods.solver import build_lr_scheduler, build_optimizer
+from cvpods.solver import OptimizerState, build_lr_scheduler, build_optimizer
 from cvpods.utils import comm
 from cvpods.utils.env import seed_all_rng
-from cvpods.utils.errors import ConfigError, PodsError
+from cvpods.utils.errors import ConfigError
 from cvpods.utils.events import EventStorage
 from cvpods.utils.registry import Registry
 from cvpods.utils.stop import Stopped, remembering_stop_signals
@@ -82,6 +84,7 @@ class DefaultRunner(TrainingStep):
         check_num_classes(model, self.data_loader.dataset.dataset.meta, cfg.DATASETS.TRAIN)
         self.bare_model = model
         self.optimizer = self.build_optimizer(cfg, model)
+        state = OptimizerState(self.optimizer)
         self.model = self._distribute(model)
         self.scheduler = self.build_lr_scheduler(cfg, self.optimizer)
         amp = cfg.TRAINER.AMP
@@ -92,16 +95,22 @@ class DefaultRunner(TrainingStep):
         self.checkpointer = Checkpointer(
             model,
             cfg.OUTPUT_DIR,
-            optimizer=self.optimizer,
+            optimizer=state,
             scheduler=self.scheduler,
             scaler=self.scaler if self.scaler.is_enabled() else None,
             ema=self.ema,
         )
         policy = cfg.TRAINER.NONFINITE
-        self.nonfinite = NonFinitePolicy(policy.POLICY, policy.MAX_SKIPPED, cfg.OUTPUT_DIR)
+        self.nonfinite = NonFinitePolicy(
+            policy.POLICY,
+            policy.MAX_SKIPPED,
+            cfg.OUTPUT_DIR,
+            policy.get("MAX_SKIPPED_SHARE", 1.0),  # not in configs of the old style
+        )
         share = cfg.DATALOADER.MAX_CORRUPT_SHARE
         self.corrupt = CorruptImages(len(self.data_loader.dataset), share)
-        self._saved_iter: int | None = None
+        self._final_is_new = False
+        self._saved: int | None = None  # iterations that the newest checkpoint of this run has
         self.storage = EventStorage(window_size=self.window_size)  # train() makes a new one
         seed_all_rng(cfg.SEED + comm.get_rank())  # dropout and the like differ between ranks
         self.register_hooks(self.build_hooks())
@@ -146,19 +155,19 @@ class DefaultRunner(TrainingStep):
         ]
 
     def build_hooks(self) -> list[hooks.HookBase | None]:
-        """In the order in which they run: evaluation sees the average, writers see everything."""
+        """Return the hooks: writers come after what they write."""
         cfg = self.cfg
         main = comm.is_main_process()
         return [
             hooks.IterationTimer(),
             hooks.LRScheduler(self.optimizer, self.scheduler),
             self.ema,
-            hooks.PeriodicCheckpointer(self.save, cfg.SOLVER.CHECKPOINT_PERIOD),
+            hooks.PeriodicCheckpointer(self.save, cfg.SOLVER.CHECKPOINT_PERIOD, self._lacks_final),
             hooks.EvalHook(cfg.TEST.EVAL_PERIOD, self.evaluate, self._lacks_evaluation)
             if cfg.DATASETS.TEST
             else None,
             hooks.PeriodicWriter(self.build_writers(), cfg.GLOBAL.LOG_INTERVAL) if main else None,
-            StatusExchange(self.corrupt),
+            StatusExchange(self.corrupt, self.nonfinite),
         ]
 
     # -- training ------------------------------------------------------------------------------
@@ -187,6 +196,7 @@ class DefaultRunner(TrainingStep):
             if self.ema is not None and "ema" not in content:
                 self.ema.load_state_dict(self.bare_model.state_dict())
             restore_progress(self, content)
+            self._saved = self.start_iter
             return
         if resume:
             logger.info(f"No checkpoint in {self.cfg.OUTPUT_DIR}: starting anew.")
@@ -196,13 +206,16 @@ class DefaultRunner(TrainingStep):
 
     def save(self, name: str) -> None:
         """Save everything that resuming needs; every rank must call it."""
+        self.cannot_save = True
         self.checkpointer.save(name, **progress_of(self))
-        self._saved_iter = self.iter
+        self.cannot_save = False
+        self._saved = self.done
 
     def train(self) -> Any:  # type: ignore[override] - the loop's bounds come from the config
         """Train from start_iter to MAX_ITER; returns the last evaluation's results (rank 0).
 
-        SIGTERM and SIGINT end it after the iteration under way, and save first.
+        A stop signal ends it after the iteration under way. Whatever ends it, what is done is saved
+        first, see _save_before_the_end.
 
         Raises:
             ConfigError: TEST.EXPECTED_RESULTS are missed.
@@ -211,20 +224,16 @@ class DefaultRunner(TrainingStep):
         self.results: Mapping[str, Any] = {}
         with remembering_stop_signals():
             if self.start_iter >= self.max_iter:
-                logger.info(f"All {self.max_iter} iterations are done already.")
+                logger.info(
+                    f"{self.start_iter} iterations are done already; "
+                    f"SOLVER.LR_SCHEDULER.MAX_ITER is {self.max_iter}: nothing is left to train."
+                )
             else:
                 self._start_loader(self.start_iter)
             try:
                 super().train(self.start_iter, self.max_iter)
-            except (Stopped, TooManyCorruptImages) as reason:
+            except (Exception, Stopped) as reason:
                 self._save_before_the_end(reason)
-                raise
-            except Exception as reason:
-                mine = isinstance(reason, PodsError) or is_out_of_memory(reason)
-                if (mine or is_dead_worker(reason)) and self.is_whole:
-                    self.iter -= 1  # the last step that was made
-                    if comm.get_world_size() == 1 and self.iter >= self.start_iter:
-                        self._save_before_the_end(reason)
                 raise
         return self.results
 
@@ -239,18 +248,43 @@ class DefaultRunner(TrainingStep):
         self._start_loader(start_iter)
 
     def _save_before_the_end(self, reason: BaseException) -> None:
-        """Save what is not saved yet; every rank comes here after the same iteration."""
-        wanted = self.cfg.SOLVER.CHECKPOINT_PERIOD >= 0
-        if wanted and self._saved_iter != self.iter:
-            self.save(f"model_iter_{self.iter + 1:07d}")
-        saved = "saved; pods_train --resume goes on"
-        lost = "not saved, as SOLVER.CHECKPOINT_PERIOD < 0 says"
+        """Save the state as of the last iteration whose state is whole, and say so.
+
+        Of several processes all must come here, which is known where they have agreed on the end,
+        or where losses, which they share, are the reason. An error of one alone ends the others.
+        """
+        together = self.agreed or isinstance(reason, NonFiniteLoss) or comm.get_world_size() == 1
+        if not together or self.done == 0:
+            return
         first_sentence = re.split(r"[.:]\s", first_line(reason))[0]
+        if self.done is None:
+            logger.warning(
+                f"{first_sentence}. This came while the weights, the schedule and the average were "
+                f"changing, so iteration {self.iter + 1} is not saved; pods_train --resume "
+                "continues from the last checkpoint."
+            )
+            return
+        wanted = self.cfg.SOLVER.CHECKPOINT_PERIOD >= 0
+        saved = wanted and self._is_saved()
+        state = "saved; pods_train --resume goes on" if saved else "not saved"
+        if not wanted:
+            state += ", as SOLVER.CHECKPOINT_PERIOD < 0 says"
         logger.warning(
-            f"{first_sentence}. {self.iter + 1} of {self.max_iter} iterations are "
-            f"done and {saved if wanted else lost}."
+            f"{first_sentence}. {self.done} of {self.max_iter} iterations are done and {state}."
         )
         comm.synchronize()  # no rank leaves, which ends the others, before the file is there
+
+    def _is_saved(self) -> bool:
+        """Save what is not saved yet, unless saving has just failed; return whether it is saved."""
+        if self._saved == self.done:
+            return True
+        if self.cannot_save:
+            return False
+        try:
+            self.save(f"model_iter_{self.done:07d}")
+        except Exception as error:  # the reason of the end must not get lost
+            log_failure("The run cannot be saved", error)
+        return not self.cannot_save
 
     # -- evaluation ----------------------------------------------------------------------------
 
@@ -264,14 +298,20 @@ class DefaultRunner(TrainingStep):
                 raise ConfigError("TEST.EXPECTED_RESULTS are missed; see the lines above.")
         return self.results
 
+    def _lacks_final(self) -> bool:
+        """Return whether model_final is missing, or of another iteration than this run."""
+        path = Path(self.cfg.OUTPUT_DIR) / "model_final.pth"
+        self._final_is_new = comm.all_gather(iteration_inside(path) != self.iter)[0]
+        return self._final_is_new
+
     def _lacks_evaluation(self) -> bool:
-        """Whether the newest results are older than the checkpoint that the run goes on from."""
+        """Return whether the newest results are older than the checkpoint that was resumed."""
         results = inference_folder(self.cfg) / "results.json"
-        saved = self.checkpointer.get_checkpoint_file()
+        saved = self.checkpointer.resumed
         lacks = saved is not None and (
             not results.is_file() or results.stat().st_mtime < saved.stat().st_mtime
         )
-        return comm.all_gather(lacks)[0]
+        return self._final_is_new or comm.all_gather(lacks)[0]
 
     @classmethod
     def test(cls, cfg: Any, model: nn.Module, output_folder: str | Path | None = None) -> Any:
@@ -289,8 +329,8 @@ class DefaultRunner(TrainingStep):
         folder = Path(output_folder or inference_folder(cfg))
         results = evaluate_data_sets(cfg, model, folder, cls.build_test_loader, cls.build_evaluator)
         if comm.is_main_process():
-            folder.mkdir(parents=True, exist_ok=True)
-            (folder / "results.json").write_text(json.dumps(without_nan(results), indent=1) + "\n")
+            text = json.dumps(without_nan(results), indent=1) + "\n"
+            write_file(folder / "results.json", text.encode())
         return results
 
     @classmethod

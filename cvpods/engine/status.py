@@ -7,10 +7,12 @@ from typing import Any
 
 from loguru import logger
 
+from cvpods.engine.failures import told_to_peers
 from cvpods.engine.hooks import HookBase
+from cvpods.engine.nonfinite import NonFinitePolicy
 from cvpods.utils import comm
 from cvpods.utils.errors import DataError
-from cvpods.utils.stop import raise_stopped, stop_signal
+from cvpods.utils.stop import raise_failed, raise_stopped, stop_signal
 
 
 class TooManyCorruptImages(DataError):
@@ -66,16 +68,39 @@ class CorruptImages:
 
 
 class StatusExchange(HookBase):
-    """After every step: one exchange between the processes, so that all of them stop together."""
+    """After every step: one exchange between the processes, so that all of them end together.
 
-    def __init__(self, corrupt: CorruptImages) -> None:
+    Args:
+        corrupt: counter of the damaged images.
+        nonfinite: counter of the steps that were left out.
+    """
+
+    comes_last = True
+
+    def __init__(self, corrupt: CorruptImages, nonfinite: NonFinitePolicy | None = None) -> None:
         self.corrupt = corrupt
+        self.nonfinite = nonfinite
 
     def after_resume(self) -> None:
         self.after_step()  # an evaluation may have been made up
 
     def after_step(self) -> None:
-        """Raises Stopped or TooManyCorruptImages, on every rank at once."""
-        statuses = comm.all_gather((stop_signal(), self.corrupt.take_new()))
-        self.corrupt.add([found for _, found in statuses])
-        raise_stopped(signum for signum, _ in statuses)
+        """Exchange failures, damaged images and signals.
+
+        Raises:
+            PeerFailed, TooManyCorruptImages, TooManySkippedSteps, Stopped: on every rank at once,
+                except where a hook of this rank has failed: the runner raises that error.
+        """
+        runner = self.trainer
+        own = told_to_peers(runner.failure), runner.cannot_save
+        statuses = comm.all_gather((stop_signal(), self.corrupt.take_new(), *own))
+        signals, images, failures, unsaved = zip(*statuses, strict=True)
+        runner.agreed = True
+        runner.cannot_save = any(unsaved)
+        if runner.failure is not None:
+            return
+        raise_failed(failures)
+        self.corrupt.add(images)
+        if self.nonfinite is not None:
+            self.nonfinite.check_share(self.is_last)
+        raise_stopped(signals)

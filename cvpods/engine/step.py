@@ -54,8 +54,6 @@ class TrainingStep(RunnerBase):
     nonfinite: NonFinitePolicy
     corrupt: CorruptImages
     _batches: Any
-    # False from the moment in which weights begin to change until the next step begins.
-    is_whole = True
 
     @property
     def device(self) -> torch.device:
@@ -64,26 +62,37 @@ class TrainingStep(RunnerBase):
     def run_step(self) -> None:
         """One optimiser step over all accumulation steps.
 
+        An error before the weights move leaves the state as it was after the iteration before.
+
         Raises:
             NonFiniteLoss: the losses or gradients are not finite, and TRAINER.NONFINITE says stop.
             OutOfMemory: they do not fit, and cannot be divided further.
         """
         assert self.model.training, "The model was changed to eval mode!"
-        self.is_whole = True
+        before = get_torch_rng_state(), norm_statistics(self.bare_model)
+        try:
+            self._try_step(before)
+        except Exception:
+            if self.done is not None:
+                set_torch_rng_state(before[0])
+                restore_statistics(before[1])
+            raise
+
+    def _try_step(self, before: tuple[Any, Any]) -> None:
+        """run_step(), given the random and the running state before it."""
         start = time.perf_counter()
         batches = self._next_batches()
         data_time = time.perf_counter() - start
         self.corrupt.note(batches)
-        before = get_torch_rng_state(), norm_statistics(self.bare_model)
         losses, batches = self._compute_gradients(batches, *before)
         try:
             self._write_metrics(losses, data_time)
             if not self.scaler.is_enabled() and not gradients_are_finite(self.bare_model):
                 raise NonFiniteLoss(self.iter, {name: v.item() for name, v in losses.items()})
-            self.is_whole = False
+            self.done = None
             self._step_optimizer()
         except NonFiniteLoss as error:
-            self.is_whole = True
+            self.done = self.iter
             restore_statistics(before[1])
             self._refuse(error, batches, losses, before[0])
             return

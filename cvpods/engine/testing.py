@@ -14,6 +14,7 @@ from cvpods.engine.model import autocast
 from cvpods.evaluation import inference_on_dataset, print_csv_format
 from cvpods.utils import comm
 from cvpods.utils.errors import ConfigError
+from cvpods.utils.stop import failing_together
 
 
 def inference_folder(cfg: Any) -> Path:
@@ -48,11 +49,12 @@ def evaluate_data_sets(
     if not names:
         raise ConfigError("DATASETS.TEST names no data set to evaluate on.")
     prepared = []  # all of them, before hours go into the first
-    for name in names:
-        loader = build_loader(cfg, name)
-        check_num_classes(model, loader.dataset.meta, name)
-        own = dataset_folder(cfg, folder, name)
-        prepared.append((name, loader, build_evaluator(cfg, name, loader.dataset, own)))
+    with failing_together():
+        for name in names:
+            loader = build_loader(cfg, name)
+            check_num_classes(model, loader.dataset.meta, name)
+            own = dataset_folder(cfg, folder, name)
+            prepared.append((name, loader, build_evaluator(cfg, name, loader.dataset, own)))
     results: dict[str, Any] = {}
     device = next(chain(model.parameters(), model.buffers())).device.type
     for name, loader, evaluator in prepared:

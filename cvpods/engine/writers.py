@@ -3,19 +3,31 @@
 from __future__ import annotations
 
 import datetime
+import io
+import itertools
 import json
+import os
+import socket
+import time
+from collections import defaultdict
+from collections.abc import Collection, Sequence
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 import torch
 from loguru import logger
-from torch.utils.tensorboard import SummaryWriter
+from tensorboard.compat.proto.event_pb2 import Event, SessionLog
+from tensorboard.summary.writer.record_writer import RecordWriter
+from torch.utils.tensorboard import summary
 from tqdm import tqdm
 
-from cvpods.checkpoint.atomic import write_atomically
+from cvpods.checkpoint.atomic import append_whole, write_atomically
 from cvpods.evaluation import without_nan
 from cvpods.utils.events import EventStorage, get_event_storage
 from cvpods.utils.logger import is_terminal
+
+# Scalars of every iteration that have a place of their own in a progress line.
+_BOOKKEEPING = {"time", "data_time", "lr"}
 
 
 class CommonMetricPrinter:
@@ -38,8 +50,11 @@ class CommonMetricPrinter:
             self.bar.set_postfix(loss=f"{storage.history('total_loss').median(20):.4g}")
 
     def has_written(self, iteration: int) -> bool:
-        """Whether an iteration needs no writing, in a run that goes on after it."""
+        """Return whether a resumed run has nothing to write for the iteration before it."""
         return True
+
+    def write_occasional(self) -> None:
+        """Do nothing: the next progress line shows the scalar."""
 
     def write(self) -> None:
         logger.info(self._line(get_event_storage()))
@@ -48,11 +63,10 @@ class CommonMetricPrinter:
         done = storage.iter + 1
         seconds = storage.history("time").global_avg() if "time" in storage.names() else 0.0
         eta = datetime.timedelta(seconds=int(seconds * (self.max_iter - done)))
-        losses = [n for n in storage.names() if "loss" in n and n != "total_loss"]
         parts = [f"eta: {eta}", f"iter: {done}/{self.max_iter}"]
-        for name in ["total_loss", *losses]:
-            if name in storage.names():
-                parts.append(f"{name}: {storage.history(name).median(self.window_size):.4g}")
+        shown = [n for n in storage.names() if n not in _BOOKKEEPING | storage.results]
+        for name in sorted(shown, key=lambda n: (n != "total_loss", "loss" not in n)):
+            parts.append(f"{name}: {storage.shown(name, self.window_size):.4g}")
         parts.append(f"time: {seconds:.4f}")
         if "data_time" in storage.names():
             parts.append(f"data_time: {storage.history('data_time').avg(self.window_size):.4f}")
@@ -78,58 +92,98 @@ def _max_resident_mib() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
-class JSONWriter:
-    """metrics.json: one object per line, keys sorted; losses are medians of the window.
+class _ScalarFile:
+    """Scalars that a file does not have yet: the latest value of each, at its own iteration."""
 
-    What the file has of iterations that a resumed run repeats gives way to the new lines.
-    """
+    def __init__(self) -> None:
+        self._done: dict[str, int] | None = None
 
-    def __init__(self, path: str | Path, window_size: int = 20) -> None:
-        self.path = Path(path)
-        self.window_size = window_size
-        self.file: TextIO | None = None
+    def open(self, start: int) -> dict[str, int]:
+        """Prepare the file for the iterations from `start` on.
 
-    def has_written(self, iteration: int) -> bool:
-        """Whether the file has the iteration, with all that is recorded of it."""
-        latest = get_event_storage().latest()
-        names = {name for name, (_, recorded) in latest.items() if recorded == iteration}
-        return any(r["iteration"] == iteration and names <= r.keys() for r in _records(self.path))
+        Returns:
+            {name: last iteration that the file has}; a missing name means all before `start`.
+        """
+        raise NotImplementedError
+
+    def append(self, lines: dict[int, dict[str, float]]) -> None:
+        """Add {iteration: {name: value}} to the file."""
+        raise NotImplementedError
 
     def write(self) -> None:
+        """Add the scalars that the file does not have."""
+        self._write(get_event_storage().names())
+
+    def write_occasional(self) -> None:
+        """Add those that are not recorded at every iteration, before another value follows."""
+        names = get_event_storage().occasional() - _BOOKKEEPING
+        if names:
+            self._write(names)
+
+    def _write(self, names: Collection[str]) -> None:
         storage = get_event_storage()
-        if self.file is None:
-            _drop_from(self.path, storage.iter)
-            self.file = self.path.open("a")
-        record: dict[str, float] = {"iteration": storage.iter}
+        start = min(storage.iter, storage.start_iter)
+        if self._done is None:
+            self._done = self.open(start)
+        lines: dict[int, dict[str, float]] = defaultdict(dict)
         for name, (value, iteration) in storage.latest().items():
-            if iteration < storage.iter:  # of an earlier evaluation, already written
-                continue
-            if "loss" in name:
-                value = storage.history(name).median(self.window_size)
-            record[name] = value
-        self.file.write(json.dumps(without_nan(record), sort_keys=True) + "\n")
-        self.file.flush()
+            stale = name in _BOOKKEEPING and iteration != storage.iter
+            if name in names and not stale and iteration > self._done.get(name, start - 1):
+                lines[iteration][name] = value
+        self.append(lines)
+        self._done.update({name: i for i, record in lines.items() for name in record})
 
     def step(self) -> None:
         pass
 
     def close(self) -> None:
-        if self.file is not None:
-            self.file.close()
+        pass
+
+
+class JSONWriter(_ScalarFile):
+    """Writer of metrics.json: one object a line, keys sorted; losses are medians of the window.
+
+    New lines replace those of iterations that a resumed run repeats.
+    """
+
+    def __init__(self, path: str | Path, window_size: int = 20) -> None:
+        super().__init__()
+        self.path = Path(path)
+        self.window_size = window_size
+
+    def has_written(self, iteration: int) -> bool:
+        """Return whether the file has all that is recorded of the iteration."""
+        latest = get_event_storage().latest()
+        names = {name for name, (_, recorded) in latest.items() if recorded == iteration}
+        lines = [record for record in _records(self.path) if record["iteration"] == iteration]
+        return bool(lines) and names <= {name for record in lines for name in record}
+
+    def open(self, start: int) -> dict[str, int]:
+        _drop_from(self.path, start)
+        done = dict.fromkeys(get_event_storage().names(), -1)
+        return done | {name: r["iteration"] for r in _records(self.path) for name in r}
+
+    def append(self, lines: dict[int, dict[str, float]]) -> None:
+        storage = get_event_storage()
+        text = ""
+        for iteration, record in sorted(lines.items()):
+            shown = {name: storage.shown(name, self.window_size) for name in record}
+            text += json.dumps(without_nan({"iteration": iteration, **shown}), sort_keys=True)
+            text += "\n"
+        append_whole(self.path, text.encode())
 
 
 def _drop_from(path: Path, start: int) -> None:
     """Remove the lines of iterations >= start, and those that a kill left incomplete."""
     if not path.is_file():
         return
-
     kept = [record for record in _records(path) if record["iteration"] < start]
     text = "".join(f"{json.dumps(record, sort_keys=True)}\n" for record in kept)
     write_atomically(path, lambda file: file.write(text.encode()))
 
 
 def _records(path: Path) -> list[dict[str, Any]]:
-    """The whole lines of a metrics.json."""
+    """Return the complete lines of a metrics.json."""
     records = []
     for line in path.read_text(errors="replace").splitlines() if path.is_file() else ():
         try:
@@ -141,35 +195,50 @@ def _records(path: Path) -> list[dict[str, Any]]:
     return records
 
 
-class TensorboardXWriter:
-    """events.out.tfevents.*: the same scalars, and images."""
+class TensorboardXWriter(_ScalarFile):
+    """Writer of events.out.tfevents.*: the same scalars as they were recorded, and images."""
 
     def __init__(self, log_dir: str | Path) -> None:
-        self.log_dir = str(log_dir)
-        self.writer: SummaryWriter | None = None
-        self.last = -1
+        super().__init__()
+        self.log_dir = Path(log_dir)
+        name = f"{int(time.time()):010d}.{socket.gethostname()}.{os.getpid()}"
+        self.path = self.log_dir / f"events.out.tfevents.{name}.{next(_COUNTER)}"
 
     def has_written(self, iteration: int) -> bool:
-        """Not known; a point that is written twice is drawn once."""
+        """Return False, because it is not known; a point that is written twice is drawn once."""
         return False
 
-    def write(self) -> None:
+    def open(self, start: int) -> dict[str, int]:
+        """Start a file; TensorBoard then drops the points that a resumed run repeats."""
+        self.log_dir.mkdir(parents=True, exist_ok=True)
+        version = Event(wall_time=time.time(), file_version="brain.Event:2")
+        restart = SessionLog(status=SessionLog.START)
+        _append_events(
+            self.path, [version, Event(wall_time=time.time(), step=start, session_log=restart)]
+        )
+        return {}
+
+    def append(self, lines: dict[int, dict[str, float]]) -> None:
         storage = get_event_storage()
-        if self.writer is None:  # curves of iterations that a resumed run repeats are cut off
-            self.writer = SummaryWriter(self.log_dir, purge_step=storage.iter)
-            self.last = storage.iter - 1
-        for name, (value, iteration) in storage.latest().items():
-            if iteration > self.last:
-                self.writer.add_scalar(name, value, iteration)
+        found = [
+            (iteration, summary.scalar(name, value))
+            for iteration, record in lines.items()
+            for name, value in record.items()
+        ]
         for name, image, iteration in storage.images:
             layout = "CHW" if image.shape[0] in (1, 3) else "HWC"
-            self.writer.add_image(name, image, iteration, dataformats=layout)
+            found.append((iteration, summary.image(name, image, dataformats=layout)))
+        now = time.time()
+        _append_events(self.path, [Event(wall_time=now, step=i, summary=s) for i, s in found])
         storage.images.clear()
-        self.last = storage.iter
 
-    def step(self) -> None:
-        pass
 
-    def close(self) -> None:
-        if self.writer is not None:
-            self.writer.close()
+_COUNTER = itertools.count()
+
+
+def _append_events(path: Path, events: Sequence[Event]) -> None:
+    buffer = io.BytesIO()
+    records = RecordWriter(buffer)
+    for event in events:
+        records.write(event.SerializeToString())
+    append_whole(path, buffer.getvalue())

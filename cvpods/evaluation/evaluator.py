@@ -17,7 +17,7 @@ from tqdm import tqdm
 from cvpods.utils import comm
 from cvpods.utils.errors import CheckpointError
 from cvpods.utils.logger import is_terminal
-from cvpods.utils.stop import stop_signal, stop_together
+from cvpods.utils.stop import failing_together, stop_signal, stop_together
 
 
 class DatasetEvaluator:
@@ -78,13 +78,14 @@ def inference_on_dataset(
     Raises:
         CheckpointError: a weight is infinite or NaN.
         Stopped: a signal came to one of the processes; on all of them.
+        PeerFailed: another process has failed; what it raises itself is its own error.
     """
     check_finite_weights(model)
     evaluator.reset()
     total, compute, images = len(data_loader), 0.0, 0
     start = time.perf_counter()
     bar = tqdm(data_loader, desc="inference", disable=not is_terminal(), leave=False)
-    with inference_mode(model):
+    with failing_together(), inference_mode(model):
         for done, inputs in enumerate(bar, 1):
             began = time.perf_counter()
             if autocast is None:
@@ -108,6 +109,6 @@ def inference_on_dataset(
         f"Total inference time: {elapsed:.1f} s ({elapsed / max(images, 1):.4f} s / sample per "
         f"device, on {comm.get_world_size()} devices), of it {compute:.1f} s in the model."
     )
-    results = evaluator.evaluate()
-    comm.synchronize()  # while rank 0 scores, the others wait as long as it takes
+    with failing_together():  # while rank 0 scores, the others wait as long as it takes
+        results = evaluator.evaluate()
     return results

@@ -1,6 +1,7 @@
 from cvpods.solver.lr_scheduler import (
     SCHEDULER_BUILDER,
     WarmupCosineLR,
+    WarmupLR,
     WarmupMultiStepLR,
     build_lr_scheduler,
 )
@@ -10,11 +11,14 @@ from cvpods.solver.optimizer import (
     clip_gradients,
     parameter_groups,
 )
+from cvpods.solver.resume import OptimizerState
 
 __all__ = [
     "OPTIMIZER_BUILDER",
     "SCHEDULER_BUILDER",
+    "OptimizerState",
     "WarmupCosineLR",
+    "WarmupLR",
     "WarmupMultiStepLR",
     "build_lr_scheduler",
     "build_optimizer",

@@ -31,22 +31,23 @@ def warmup_factor_at(method: str, iteration: int, warmup_iters: int, factor: flo
     raise ConfigError(f"WARMUP_METHOD must be 'constant', 'linear' or 'burnin', got {method!r}.")
 
 
-_SCHEDULE = {
-    "milestones",
-    "gamma",
-    "max_iters",
-    "base_lrs",
-    "warmup_iters",
-    "warmup_factor",
-    "warmup_method",
+# What a schedule is made of: its attributes, and the keys that set them.
+SCHEDULE_KEYS = {
+    "milestones": "SOLVER.LR_SCHEDULER.STEPS",
+    "gamma": "SOLVER.LR_SCHEDULER.GAMMA",
+    "max_iters": "SOLVER.LR_SCHEDULER.MAX_ITER",
+    "base_lrs": "SOLVER.OPTIMIZER.BASE_LR",
+    "warmup_iters": "SOLVER.LR_SCHEDULER.WARMUP_ITERS",
+    "warmup_factor": "SOLVER.LR_SCHEDULER.WARMUP_FACTOR",
+    "warmup_method": "SOLVER.LR_SCHEDULER.WARMUP_METHOD",
 }
 
 
 class WarmupLR(LRScheduler):
     """Base: lr(t) = base * warm-up(t) * decay(t).
 
-    A resumed run keeps the schedule that it was saved with, and says where that differs from the
-    config's.
+    A pure function of the iteration: a resumed run follows the schedule of its own config from the
+    iteration that it has reached, and says where that differs from the checkpoint's.
     """
 
     def __init__(
@@ -76,13 +77,21 @@ class WarmupLR(LRScheduler):
         return [base_lr * factor for base_lr in self.base_lrs]
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        for key in sorted(_SCHEDULE):
-            saved, wanted = state_dict.get(key), vars(self).get(key)
-            if saved != wanted:
-                logger.warning(
-                    f"The resumed schedule keeps {key} {saved}; the config says {wanted}."
-                )
-        super().load_state_dict(state_dict)
+        """Continue at the iteration of a saved schedule."""
+        for attribute, key in SCHEDULE_KEYS.items():
+            saved, wanted = state_dict.get(attribute), vars(self).get(attribute)
+            if attribute == "base_lrs" and set(saved or ()) == set(wanted or ()):
+                continue  # the parameters may be in other groups
+            if saved != wanted and attribute in state_dict:
+                now = wanted if attribute in vars(self) else "not used"
+                logger.warning(f"{key} ({attribute}): {saved} in the checkpoint, now {now}.")
+        self.last_epoch = state_dict["last_epoch"]
+        self._step_count = state_dict.get("_step_count", self.last_epoch + 1)
+        self._last_lr = self.get_lr()
+        for group, base, lr in zip(
+            self.optimizer.param_groups, self.base_lrs, self._last_lr, strict=True
+        ):
+            group.update(initial_lr=base, lr=lr)
 
 
 class WarmupMultiStepLR(WarmupLR):

@@ -30,10 +30,12 @@ def parameter_groups(
 
     Parameters of norm layers decay by `weight_decay_norm`, others by `weight_decay`. Biases have
     `bias_lr_factor` times the learning rate, and decay by `weight_decay_bias` unless it is None.
+    Each group lists the "names" of its parameters, so that a resumed run finds their state again
+    when the groups have changed.
     """
-    groups: dict[tuple[float, float], list[nn.Parameter]] = defaultdict(list)
+    groups: dict[tuple[float, float], dict[str, nn.Parameter]] = defaultdict(dict)
     seen: set[nn.Parameter] = set()
-    for module in model.modules():
+    for prefix, module in model.named_modules():
         for name, parameter in module.named_parameters(recurse=False):
             if not parameter.requires_grad or parameter in seen:
                 continue
@@ -43,12 +45,12 @@ def parameter_groups(
             if name == "bias":
                 lr *= bias_lr_factor
                 decay = decay if weight_decay_bias is None else weight_decay_bias
-            groups[lr, decay].append(parameter)
+            groups[lr, decay][f"{prefix}.{name}".lstrip(".")] = parameter
     if not groups:
         raise ConfigError("The model has no parameter that trains.")
     return [
-        {"params": parameters, "lr": lr, "weight_decay": decay}
-        for (lr, decay), parameters in groups.items()
+        {"params": list(named.values()), "names": list(named), "lr": lr, "weight_decay": decay}
+        for (lr, decay), named in groups.items()
     ]
 
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 import argparse
 import errno
 import sys
+import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from cvpods.checkpoint import list_checkpoints
+from cvpods.checkpoint import newest_checkpoint
 from cvpods.engine import launch
 from cvpods.engine.launch import WorkersFailed, fails_first, lost_a_peer
 from cvpods.engine.memory import (
@@ -23,12 +24,14 @@ from cvpods.engine.memory import (
 )
 from cvpods.tools.experiment import load_experiment
 from cvpods.utils import comm
-from cvpods.utils.errors import CheckpointError, PodsError
+from cvpods.utils.errors import PodsError
 from cvpods.utils.logger import setup_logger
-from cvpods.utils.stop import Stopped
+from cvpods.utils.stop import PeerFailed, Stopped
 
 _USERS_MATTER = (PodsError, FloatingPointError)
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+# Seconds until a process ends for want of another one.
+_FAREWELL = 2
 _EPILOG = """
 Overrides are KEY VALUE pairs: SOLVER.IMS_PER_BATCH 8 DATASETS.TEST "('coco_2017_val',)"
 Run inside an experiment's folder, or name it with --dir.
@@ -81,19 +84,15 @@ def open_experiment(
     return config, build_model
 
 
-def newest_checkpoint(output_dir: str | Path) -> Path:
-    """The newest checkpoint by iteration, model_final before any other.
+def chosen_weights(config: Any, opts: Sequence[Any]) -> str | Path:
+    """Return MODEL.WEIGHTS of the overrides `opts`, or else the newest checkpoint of OUTPUT_DIR.
 
     Raises:
-        CheckpointError: there is none.
+        CheckpointError: there is no checkpoint.
     """
-    found = list_checkpoints(output_dir)
-    if not found:
-        raise CheckpointError(
-            f"{output_dir} has no checkpoint. Train first, or name a file: MODEL.WEIGHTS x.pth "
-            '(in Python: weights="x.pth").'
-        )
-    return found[-1]
+    if "MODEL.WEIGHTS" in opts[::2]:
+        return config.MODEL.WEIGHTS
+    return newest_checkpoint(config.OUTPUT_DIR)
 
 
 @contextmanager
@@ -165,7 +164,8 @@ def run_tool(
                     max_restarts=max_restarts,
                 )
             except Stopped as stop:
-                print(stop, file=sys.stderr)
+                with suppress(OSError):  # the terminal may be gone
+                    print(stop, file=sys.stderr, flush=True)
                 sys.exit(stop.status)
             except WorkersFailed:
                 if not again():
@@ -175,6 +175,9 @@ def run_tool(
 def _report_in_worker(work: Callable[[argparse.Namespace], Any], args: argparse.Namespace) -> Any:
     try:
         return work(args)
+    except PeerFailed:
+        time.sleep(_FAREWELL)  # so that the launcher names the process that has failed itself
+        sys.exit(1)
     except Exception as error:
         if not fails_first():  # only for want of the process that did, and has said why
             sys.exit(1)

@@ -14,7 +14,7 @@ from cvpods.checkpoint import iteration_of, list_checkpoints
 from cvpods.engine import RUNNERS, default_setup
 from cvpods.engine.testing import inference_folder
 from cvpods.evaluation import verify_results
-from cvpods.tools.common import load_config, make_parser, newest_checkpoint, run_tool
+from cvpods.tools.common import chosen_weights, load_config, make_parser, run_tool
 from cvpods.tools.detectors import load_detector
 from cvpods.utils import comm
 from cvpods.utils.errors import CheckpointError
@@ -22,15 +22,14 @@ from cvpods.utils.errors import CheckpointError
 
 def choose_weights(args: argparse.Namespace, config: Any) -> list[str]:
     """What to evaluate: MODEL.WEIGHTS of the command line; with iteration bounds, all checkpoints
-    between them (both included); else the newest by iteration, model_final before any other.
+    between them (both included); else the newest by the iteration inside.
 
     Raises:
         CheckpointError: there is none.
     """
-    if "MODEL.WEIGHTS" in args.opts:
-        return [config.MODEL.WEIGHTS]
-    if args.start_iter is None and args.end_iter is None:
-        return [str(newest_checkpoint(config.OUTPUT_DIR))]
+    bounded = args.start_iter is not None or args.end_iter is not None
+    if "MODEL.WEIGHTS" in args.opts[::2] or not bounded:
+        return [str(chosen_weights(config, args.opts))]
     found = list_checkpoints(config.OUTPUT_DIR)
     low = args.start_iter or 0
     high = float("inf") if args.end_iter is None else args.end_iter

@@ -1,4 +1,4 @@
-"""SIGTERM and SIGINT (Ctrl-C) as requests to stop at the next good moment."""
+"""Signals as requests to stop at the next good moment, and ends that all processes share."""
 
 from __future__ import annotations
 
@@ -12,8 +12,13 @@ from multiprocessing.queues import Queue
 from types import FrameType
 
 from cvpods.utils import comm
+from cvpods.utils.errors import PodsError
 
-STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+# SIGHUP comes when a terminal closes, SIGUSR1 from SLURM; Windows has neither.
+_NAMES = ("SIGTERM", "SIGINT", "SIGHUP", "SIGUSR1")
+STOP_SIGNALS = tuple(getattr(signal, name) for name in _NAMES if hasattr(signal, name))
+# A second one of these ends a process at once. A closed terminal sends SIGHUP several times.
+_IMPATIENT = (signal.SIGTERM, signal.SIGINT)
 _received: int | None = None
 
 
@@ -36,28 +41,48 @@ class Stopped(BaseException):
         return f"Stopped by {signal.Signals(self.signum).name}"
 
 
+class PeerFailed(PodsError):  # noqa: N818 - the failure is another process'
+    """Another process of the group has failed and has told so."""
+
+
+def caught_signals() -> list[int]:
+    """Return the signals that ask for an end here.
+
+    What is ignored at the start stays ignored, as nohup wants it for SIGHUP. SIGINT is caught in
+    any case: shells ignore it for every job in the background.
+    """
+    return [
+        number
+        for number in STOP_SIGNALS
+        if number == signal.SIGINT or signal.getsignal(number) != signal.SIG_IGN
+    ]
+
+
 @contextmanager
 def remembering_stop_signals() -> Iterator[None]:
-    """Inside, the first SIGTERM or SIGINT is remembered, see stop_signal, and ends nothing.
+    """Inside, the first stop signal is remembered, see stop_signal, and ends nothing.
 
-    A second one ends the process at once, without saving, except in a group of processes: there a
-    signal may come from the terminal and from the launcher too. Outside the main thread, nothing
-    changes.
+    A second SIGTERM or SIGINT ends the process at once, without saving, except in a group of
+    processes: there a signal may come from the terminal and from the launcher too. Outside the main
+    thread, nothing changes.
     """
     global _received
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = {number: signal.getsignal(number) for number in STOP_SIGNALS}
+    before = {number: signal.getsignal(number) for number in caught_signals()}
 
     def remember(number: int, frame: FrameType | None) -> None:
         global _received
-        if _received is not None and comm.get_world_size() == 1:
-            raise SystemExit(128 + number)
-        _received = number
+        if _received in _IMPATIENT:
+            if number in _IMPATIENT and comm.get_world_size() == 1:
+                raise SystemExit(128 + number)
+            return
+        if _received is None or number in _IMPATIENT:
+            _received = number
 
     _received = None
-    for number in STOP_SIGNALS:
+    for number in before:
         signal.signal(number, remember)
     try:
         yield
@@ -84,15 +109,44 @@ def raise_stopped(signals: Iterable[int | None]) -> None:
             raise Stopped(signum)
 
 
+@contextmanager
+def failing_together() -> Iterator[None]:
+    """Run a part without which the next collective call has no meaning; every rank must use it.
+
+    Raises:
+        PeerFailed: the part has failed on another rank. A rank on which it has failed raises its
+            own error.
+    """
+    failure: Exception | None = None
+    try:
+        yield
+    except Exception as error:
+        failure = error
+    said = None if failure is None else str(failure).strip() or type(failure).__name__
+    failures = comm.all_gather(said)
+    if failure is not None:
+        raise failure
+    raise_failed(failures)
+
+
+def raise_failed(failures: Iterable[str | None]) -> None:
+    """Raise PeerFailed where one of the ranks' failures is not None."""
+    for rank, text in enumerate(failures):
+        if text is not None:
+            raise PeerFailed(f"Rank {rank} has failed: {text}")
+
+
 def shield_worker() -> None:
-    """In a loader's worker: SIGINT and SIGTERM are the training process' matter.
+    """In a loader's worker: stop signals are the training process' matter.
 
     They may be sent to all processes of a job at once, and the step that is under way needs its
     images. SIGTERM from the training process itself ends the worker, as ever. A sample that cannot
     be sent, because shared memory is full, ends it too; else the training would wait for ever.
     """
     Queue._on_queue_feeder_error = staticmethod(_die_of)  # type: ignore[method-assign]
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for number in STOP_SIGNALS:
+        if number != signal.SIGTERM:
+            signal.signal(number, signal.SIG_IGN)
     if hasattr(signal, "sigwaitinfo"):  # not on macOS and Windows
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
         threading.Thread(target=_obey_parent, daemon=True).start()

@@ -12,7 +12,7 @@ from loguru import logger
 
 from cvpods.layers import DeformConv
 from cvpods.modeling.meta_arch import DenseDetector
-from cvpods.tools.common import make_parser, newest_checkpoint, open_experiment, reporting_errors
+from cvpods.tools.common import chosen_weights, make_parser, open_experiment, reporting_errors
 from cvpods.tools.detectors import is_graph, load_detector
 from cvpods.tools.predictor import class_names
 from cvpods.utils.errors import CheckpointError, ConfigError
@@ -58,7 +58,9 @@ def run(args: argparse.Namespace) -> Path:
     if overwrite and not args.simplify:
         raise ConfigError("--overwrite-input-shape goes with --simplify.")
     config, build_model = open_experiment(args.dir or ".", args.opts, device="cpu")
-    weights = args.weights or newest_checkpoint(config.OUTPUT_DIR)
+    if args.weights and "MODEL.WEIGHTS" in args.opts[::2]:
+        raise ConfigError("Give the weights once: --weights or MODEL.WEIGHTS, not both.")
+    weights = args.weights or chosen_weights(config, args.opts)
     model, names = load(config, build_model, weights)
     for module in model.modules():
         if isinstance(module, DeformConv):
@@ -136,7 +138,10 @@ def _batch(text: str) -> int | None:
 def main(argv: Sequence[str] | None = None) -> None:
     """Entry point of pods_export."""
     parser = make_parser(_DESCRIPTION, launches=False)
-    parser.add_argument("--weights", help="path or address; default: the newest checkpoint")
+    parser.add_argument(
+        "--weights",
+        help="path or address; default: MODEL.WEIGHTS of the overrides, or the newest checkpoint",
+    )
     parser.add_argument("--output", required=True, help="the file to write")
     parser.add_argument("--format", choices=FORMATS, default="onnx")
     parser.add_argument("--opset", type=int, default=20, help="of ONNX, 18 or later (default: 20)")

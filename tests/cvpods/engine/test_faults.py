@@ -6,6 +6,8 @@ import json
 import math
 import os
 import signal
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -13,6 +15,7 @@ from torch import nn
 
 from cvpods.data.samplers import BatchPlan
 from cvpods.engine.memory import OutOfMemory, describe_batch
+from cvpods.engine.nonfinite import TooManySkippedSteps
 from cvpods.engine.run_files import set_aside
 from cvpods.engine.status import CorruptImages, TooManyCorruptImages
 from cvpods.structures import Boxes, Instances
@@ -60,6 +63,71 @@ def test_too_many_in_a_row_stop(tmp_path):
     assert runner.bare_model.w.item() == pytest.approx(1.5)
     names = sorted(path.name for path in tmp_path.glob("nonfinite_*.pt"))
     assert names == ["nonfinite_0000001.pt", "nonfinite_0000003.pt"]  # the first of each row
+
+
+def skipping(share, in_a_row=10):
+    return {
+        "TRAINER": {
+            "NONFINITE": {
+                "POLICY": "skip", "MAX_SKIPPED": in_a_row, "MAX_SKIPPED_SHARE": share,
+            }
+        }
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "steps, share, ends_after",
+    [
+        ("gNNNNN", 0.1, 6),  # five of six: at the end of the run, model_final is there
+        ("gNgNgg", 0.1, 6),  # two of six are more than 10 %
+        ("gNgggg", 0.1, None),  # one is never the end
+        ("gNgNgg", 0.4, None),  # two of six are not more than 40 %
+        ("g" * 17 + "NNN" + "g" * 20, 0.1, 20),  # three of 20
+        ("NNN" + "g" * 27, 0.1, 20),  # earlier ones count once 20 steps are done
+        ("g" * 18 + "NN" + "g" * 9 + "N" + "g" * 10, 0.1, None),  # 2 of 20, 3 of 30
+        ("g" * 18 + "NN" + "g" * 8 + "N" + "g" * 10, 0.1, 29),  # 3 of 29
+    ],
+)
+def test_a_share_of_skipped_steps_ends_the_run(steps, share, ends_after, tmp_path):
+    """Saved: the checkpoint has all steps that were made."""
+    batches = [batch for step in steps for batch in (GOOD if step == "g" else NAN)]
+    runner = runner_of(tmp_path, batches, SOLVER={"CHECKPOINT_PERIOD": 0}, **skipping(share))
+    if ends_after is None:
+        runner.train()
+        return
+    with pytest.raises(TooManySkippedSteps, match="MAX_SKIPPED_SHARE") as caught:
+        runner.train()
+    skipped = steps[:ends_after].count("N")
+    assert f"{skipped} of {ends_after} steps were skipped" in str(caught.value)
+    (path,) = tmp_path.glob("model_*.pth")
+    content = torch.load(path, weights_only=True)
+    assert content["iteration"] == ends_after - 1
+    assert content["nonfinite"]["skipped"] == skipped
+    assert path.name == ("model_final.pth" if ends_after == len(steps) else
+                         f"model_iter_{ends_after:07d}.pth")  # fmt: skip
+
+
+def test_skipped_steps_of_the_run_before_count(tmp_path):
+    """2 of 10, resumed, 1 of 9 more, and the run ends at 20 with 3 of 20."""
+    kinds = "NN" + "g" * 8 + "N" + "g" * 20
+    batches = [batch for step in kinds for batch in (GOOD if step == "g" else NAN)]
+    first = runner_of(tmp_path, batches[:20], SOLVER={"CHECKPOINT_PERIOD": 0}, **skipping(0.25))
+    first.train()
+    second = runner_of(tmp_path, batches, SOLVER={"CHECKPOINT_PERIOD": 0}, **skipping(0.1))
+    second.data_loader = Loader(batches[20:])
+    second.resume_or_load(resume=True)
+    with pytest.raises(TooManySkippedSteps, match="3 of 20 steps"):
+        second.train()
+
+
+def test_a_loss_that_stops_the_run_saves_first(tmp_path):
+    """Good, good, NaN: the two good steps are saved, and the third is made again."""
+    runner = runner_of(tmp_path, [*GOOD, *GOOD, *NAN], SOLVER={"CHECKPOINT_PERIOD": 0})
+    with pytest.raises(FloatingPointError):
+        runner.train()
+    content = torch.load(tmp_path / "model_iter_0000002.pth", weights_only=True)
+    assert content["iteration"] == 1 and content["model"]["w"].item() == pytest.approx(1.5)
+    assert all(at < 2 for _, at in content["scalars"]["total_loss"])
 
 
 class Root(nn.Module):
@@ -271,6 +339,46 @@ def test_a_signal_is_remembered():
     assert signal.getsignal(signal.SIGTERM) is before and stop_signal() is None
 
 
+@pytest.fixture
+def default_hangup():
+    """SIGHUP as a program has it that was not started by nohup."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
+
+
+@pytest.mark.parametrize("signum", [signal.SIGHUP, signal.SIGUSR1])
+def test_a_closed_terminal_may_say_so_twice(signum, default_hangup):
+    """SIGHUP from the kernel and from the shell; SIGTERM, which may follow, is a first one."""
+    with remembering_stop_signals():
+        for _ in range(3):
+            os.kill(os.getpid(), signum)
+        assert stop_signal() == signum
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert stop_signal() == signal.SIGTERM
+        with pytest.raises(SystemExit):
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
+def test_what_is_ignored_at_the_start_stays_ignored(default_hangup):
+    """As under nohup."""
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    with remembering_stop_signals():
+        os.kill(os.getpid(), signal.SIGHUP)
+        assert stop_signal() is None and signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+
+
+def test_without_these_signals():
+    """As on Windows: the module is imported where SIGHUP and SIGUSR1 do not exist."""
+    code = (
+        "import signal; del signal.SIGHUP, signal.SIGUSR1;"
+        "from cvpods.utils.stop import STOP_SIGNALS, remembering_stop_signals\n"
+        "with remembering_stop_signals(): print(len(STOP_SIGNALS))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout == "2\n", done.stderr
+
+
 def test_a_signal_saves_and_stops(tmp_path):
     class Signalled(Line):
         def forward(self, batch):
@@ -295,6 +403,24 @@ def test_an_earlier_run_is_moved_aside(tmp_path):
         "earlier_1/last_checkpoint", "earlier_1/metrics.json", "earlier_1/model_iter_0000002.pth",
         "earlier_2/model_final.pth", "notes.txt",
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "metrics.json", "config.json", "auto_batch.json", "events.out.tfevents.1.host.2",
+        "nonfinite_0000003.pt", "inference/results.json", "inference_TTA/shapes_val/results.md",
+    ],
+)  # fmt: skip
+def test_a_run_without_a_checkpoint_is_moved_aside(name, tmp_path):
+    """Whatever it has left, results too; the log goes on, and other folders stay."""
+    for path in (tmp_path / name, tmp_path / "log.txt", tmp_path / "demo/picture.png"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("first")
+    set_aside(tmp_path)
+    set_aside(tmp_path)  # nothing is left to move
+    left = sorted(str(p.relative_to(tmp_path)) for p in tmp_path.rglob("*") if p.is_file())
+    assert left == sorted(["demo/picture.png", f"earlier_1/{name}", "log.txt"])
 
 
 def test_metrics_of_repeated_iterations_give_way(tmp_path):

@@ -11,6 +11,7 @@ from cvpods.configs import BaseConfig
 from cvpods.solver import (
     OPTIMIZER_BUILDER,
     SCHEDULER_BUILDER,
+    OptimizerState,
     WarmupCosineLR,
     WarmupMultiStepLR,
     build_lr_scheduler,
@@ -355,24 +356,81 @@ def test_resuming_goes_on(name, stop, log):
         ("WarmupCosineLR", {"MAX_ITER": 16}, ["max_iters", "8", "16"]),
     ],
 )
-def test_resuming_keeps_the_saved_schedule_and_says_so(name, changed, said, log):
-    whole = rates(schedule(name=name, **FIRST), 8)
+def test_resuming_obeys_the_config_and_says_so(name, changed, said, log):
+    """From iteration 1 on, the rates are those of a run that had the new schedule throughout."""
+    new = {**FIRST, **changed}
+    whole = rates(schedule(name=name, **new), 8)
     first = schedule(name=name, **FIRST)
     rates(first, 1)
-    second = resumed(first, schedule(name=name, **{**FIRST, **changed}))
-    assert rates(second, 7) == pytest.approx(whole[1:])
+    second = resumed(first, schedule(name=name, **new))
+    assert rates(second, 7) == whole[1:]
     assert len(log) == 1
     assert all(part in log[0] for part in said)
 
 
+def test_a_cosine_run_that_is_made_longer():
+    """8 of 8 iterations done, then 16: (1 + cos(pi / 2)) / 2 at 8, not 0."""
+    keys = {"MAX_ITER": 8, "WARMUP_ITERS": 0}
+    first = schedule(name="WarmupCosineLR", **keys)
+    rates(first, 8)
+    assert first.optimizer.param_groups[0]["lr"] == 0
+    second = resumed(first, schedule(name="WarmupCosineLR", **{**keys, "MAX_ITER": 16}))
+    assert rates(second, 1) == pytest.approx([0.5])
+
+
 def test_resuming_under_another_name_says_so(log):
-    """A cosine schedule cannot keep milestones: a warning, or a refusal."""
+    """Both are functions of the iteration: the new one continues, without milestones."""
     first = schedule(name="WarmupMultiStepLR", **FIRST)
-    try:
-        resumed(first, schedule(name="WarmupCosineLR", **FIRST))
-    except PodsError as error:
-        log.append(str(error))
-    assert any("milestones" in line or "WarmupMultiStepLR" in line for line in log)
+    rates(first, 4)
+    second = resumed(first, schedule(name="WarmupCosineLR", **FIRST))
+    assert rates(second, 4) == rates(schedule(name="WarmupCosineLR", **FIRST), 8)[4:]
+    assert any("milestones" in line and "not used" in line for line in log)
+
+
+def optimizer_of(model, **keys):
+    return build_optimizer(config(**keys), model)
+
+
+def test_momentum_follows_its_parameter_into_another_group():
+    """A decay of their own takes the biases out of the one group that there was.
+
+    Each parameter keeps its momentum; decay and momentum are the new config's.
+    """
+    model = net()
+    first = optimizer_of(model, WEIGHT_DECAY=0.0, WEIGHT_DECAY_NORM=0.0)
+    sum(((i + 1) * p).sum() for i, p in enumerate(model.parameters())).backward()
+    first.step()
+    wanted = {n: first.state[p]["momentum_buffer"] for n, p in model.named_parameters()}
+    assert len({float(buffer.flatten()[0]) for buffer in wanted.values()}) == len(wanted)
+    saved = OptimizerState(first).state_dict()
+    changed = {"WEIGHT_DECAY": 0.5, "WEIGHT_DECAY_BIAS": 0.25, "MOMENTUM": 0.7}
+    second = optimizer_of(model, **changed)
+    assert len(second.param_groups) > len(first.param_groups) == 1
+    OptimizerState(second).load_state_dict(saved)
+    for name, parameter in model.named_parameters():
+        assert torch.equal(second.state[parameter]["momentum_buffer"], wanted[name]), name
+    assert {g["weight_decay"] for g in second.param_groups} == {0.5, 0.25, 0.0}
+    assert {g["momentum"] for g in second.param_groups} == {0.7}
+
+
+def test_decay_and_momentum_are_those_of_the_config():
+    model = net()
+    saved = OptimizerState(optimizer_of(model, WEIGHT_DECAY=0.1)).state_dict()
+    for group in saved["param_groups"]:
+        del group["names"]  # a checkpoint of an earlier version
+    second = optimizer_of(model, WEIGHT_DECAY=0.2, MOMENTUM=0.3)
+    OptimizerState(second).load_state_dict(saved)
+    assert {g["weight_decay"] for g in second.param_groups} == {0.2, 0.0}
+    assert {g["momentum"] for g in second.param_groups} == {0.3}
+
+
+@pytest.mark.parametrize("with_kind", [True, False])
+def test_another_kind_of_optimiser_is_refused(with_kind):
+    saved = OptimizerState(build_optimizer(config("AdamW"), net())).state_dict()
+    if not with_kind:  # a checkpoint of an earlier version
+        del saved["kind"]
+    with pytest.raises(PodsError, match="another SOLVER.OPTIMIZER.NAME.*start a new run"):
+        OptimizerState(optimizer_of(net())).load_state_dict(saved)
 
 
 def test_state_of_a_schedule_is_plain(tmp_path):

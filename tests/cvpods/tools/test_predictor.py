@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 from torch import nn
 
+from cvpods.checkpoint import Checkpointer
 from cvpods.data.datasets import paths
 from cvpods.engine import DefaultRunner
 from cvpods.modeling.test_time_augmentation import TestTimeAugmentation
@@ -359,13 +360,40 @@ def test_no_checkpoint(experiment):
         Predictor.from_experiment(experiment)
 
 
-def test_newest_checkpoint(tmp_path):
-    """By number, not by name or time; model_final is the newest."""
-    for name in ("model_iter_0000020", "model_iter_0000100", "model_iter_0000003", "best"):
-        (tmp_path / f"{name}.pth").touch()
-    assert newest_checkpoint(tmp_path).name == "model_iter_0000100.pth"
-    (tmp_path / "model_final.pth").touch()
-    assert newest_checkpoint(tmp_path).name == "model_final.pth"
+@pytest.mark.parametrize(
+    "files, newest",
+    [
+        # An interrupted extension of a run of 100 iterations.
+        ({"model_final": 99, "model_iter_0000120": 119}, "model_iter_0000120"),
+        ({"model_iter_0000100": 99, "model_final": 99}, "model_final"),
+        ({"model_iter_0000020": 19, "model_iter_0000100": 99, "best": 200}, "model_iter_0000100"),
+        # Renamed, or numbered by epochs: what is inside counts.
+        ({"model_iter_0000500": 9, "model_epoch_0002": 49}, "model_epoch_0002"),
+        # Weights alone come first only where there is nothing else.
+        ({"model_final": None, "model_iter_0000100": 99}, "model_iter_0000100"),
+        ({"model_final": None, "model_iter_0000100": None}, "model_final"),
+    ],
+)
+def test_newest_checkpoint(files, newest, tmp_path):
+    """By the iteration inside, as --resume chooses."""
+    net = torch.nn.Linear(1, 1)
+    for name, iteration in files.items():
+        extra = {} if iteration is None else {"iteration": iteration}
+        torch.save({"model": net.state_dict(), **extra}, tmp_path / f"{name}.pth")
+    assert newest_checkpoint(tmp_path).name == f"{newest}.pth"
+    content = Checkpointer(net, tmp_path).resume()
+    assert (content or {}).get("iteration") == files[newest]
+
+
+def test_newest_checkpoint_passes_over_damaged_ones(tmp_path):
+    for done in (2, 4):
+        content = {"model": {"w": torch.zeros(1)}, "iteration": done - 1}
+        torch.save(content, tmp_path / f"model_iter_{done:07d}.pth")
+    newest = tmp_path / "model_iter_0000004.pth"
+    newest.write_bytes(newest.read_bytes()[:300])
+    assert newest_checkpoint(tmp_path).name == "model_iter_0000002.pth"
+    (tmp_path / "model_iter_0000002.pth").write_bytes(b"")
+    assert newest_checkpoint(tmp_path) == newest  # reading it says what is wrong
 
 
 def test_unusable_weights(trained, tmp_path):

@@ -1,0 +1,35 @@
+"""Reports of failures in what surrounds the optimiser steps: hooks, writers, evaluations."""
+
+from __future__ import annotations
+
+from loguru import logger
+
+from cvpods.engine.memory import first_line, is_dead_worker, is_out_of_memory
+from cvpods.utils.errors import PodsError
+from cvpods.utils.stop import PeerFailed, Stopped
+
+# What a user's input or machine can cause; anything else is a defect and keeps its traceback.
+_EXPECTED = (PodsError, OSError, FloatingPointError)
+
+
+def is_expected(error: BaseException) -> bool:
+    """Return whether an error needs no traceback to be understood."""
+    return isinstance(error, _EXPECTED) or is_out_of_memory(error) or is_dead_worker(error)
+
+
+def reason(error: BaseException) -> str:
+    """Return the first line of an error, with its type where that is needed."""
+    line = first_line(error)
+    return line if is_expected(error) else f"{type(error).__name__}: {line}"
+
+
+def log_failure(what: str, error: BaseException) -> None:
+    """Log that something failed and why."""
+    text = f"{what}: {reason(error)}"
+    logger.opt(exception=None if is_expected(error) else error).error("{}", text)
+
+
+def told_to_peers(failure: BaseException | None) -> str | None:
+    """Return what the other processes hear of a failure; None where they know it already."""
+    known = failure is None or isinstance(failure, (Stopped, PeerFailed))
+    return None if known else reason(failure)

@@ -1,0 +1,85 @@
+"""Optimiser state of a checkpoint for a run whose config may have changed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from loguru import logger
+from torch.optim import Optimizer
+
+from cvpods.utils.errors import CheckpointError
+
+# Options of parameter groups that come from the config and the model, not from a checkpoint. The
+# learning rate is the schedule's matter.
+_CONFIGURED = ("names", "weight_decay", "momentum")
+# Options by which the optimisers of older checkpoints are told apart.
+_TELLING = {"momentum", "betas"}
+
+
+class OptimizerState:
+    """Entry "optimizer" of a checkpoint; make it before a schedule changes the optimiser.
+
+    A resumed run takes over what the optimiser has gathered, such as momentum, for each parameter
+    by name. Weight decay and momentum are those of the run's own config.
+    """
+
+    def __init__(self, optimizer: Optimizer) -> None:
+        self.optimizer = optimizer
+        self.configured = [
+            {key: group[key] for key in _CONFIGURED if key in group}
+            for group in optimizer.param_groups
+        ]
+
+    def state_dict(self) -> dict[str, Any]:
+        kind = type(self.optimizer).__name__
+        return {**self.optimizer.state_dict(), "kind": kind, "configured": self.configured}
+
+    def load_state_dict(self, saved: Mapping[str, Any]) -> None:
+        """Take over a saved state.
+
+        Raises:
+            CheckpointError: it is of another kind of optimiser.
+        """
+        self._check_kind(saved)
+        self.optimizer.load_state_dict(_rearranged(saved, self.optimizer.state_dict()))
+        if saved.get("configured") == self.configured:
+            return  # a schedule may have moved these values
+        for group, values in zip(self.optimizer.param_groups, self.configured, strict=True):
+            group.update(values)
+
+    def _check_kind(self, saved: Mapping[str, Any]) -> None:
+        mine, theirs = type(self.optimizer).__name__, saved.get("kind")
+        first = saved["param_groups"][0]
+        missing = (_TELLING & self.optimizer.param_groups[0].keys()) - first.keys()
+        if theirs not in (None, mine) or missing:
+            raise CheckpointError(
+                f"it is of another SOLVER.OPTIMIZER.NAME ({theirs or f'without {sorted(missing)}'})"
+                f", whose state {mine} cannot use. Either resume with the optimiser of the "
+                "checkpoint, or start a new run from its weights: another OUTPUT_DIR, "
+                "MODEL.WEIGHTS <this file>."
+            )
+
+
+def _rearranged(saved: Mapping[str, Any], own: dict[str, Any]) -> dict[str, Any]:
+    """Return a saved state in the groups of the own one, by the parameters' names."""
+    saved_names = [group.get("names") for group in saved["param_groups"]]
+    own_names = [group.get("names") for group in own["param_groups"]]
+    if saved_names == own_names or None in saved_names or None in own_names:
+        return {"state": saved["state"], "param_groups": saved["param_groups"]}
+    numbers = _numbers(saved["param_groups"])
+    own_numbers = _numbers(own["param_groups"])
+    state = saved["state"]
+    found = {n: state[numbers[n]] for n in own_numbers if numbers.get(n) in state}
+    if fresh := [name for name in own_numbers if name not in numbers]:
+        logger.warning(f"The checkpoint's run did not train {', '.join(fresh[:5])}.")
+    return {**own, "state": {own_numbers[name]: values for name, values in found.items()}}
+
+
+def _numbers(groups: Sequence[Mapping[str, Any]]) -> dict[str, int]:
+    """Return the number of each parameter of an optimiser's state by its name."""
+    return {
+        name: number
+        for group in groups
+        for name, number in zip(group["names"], group["params"], strict=True)
+    }
