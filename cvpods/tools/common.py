@@ -25,6 +25,7 @@ from cvpods.tools.experiment import load_experiment
 from cvpods.utils import comm
 from cvpods.utils.env import check_gpus
 from cvpods.utils.errors import CheckpointError, ConfigError, PodsError
+from cvpods.utils.handles import describe_handles, is_out_of_handles, scarce_handles
 from cvpods.utils.logger import setup_logger
 from cvpods.utils.stop import Stopped
 
@@ -130,30 +131,33 @@ def reporting_errors() -> Iterator[None]:
     setup_logger()
     try:
         yield
-    except _USERS_MATTER as error:
-        print(f"error: {_message(error)}", file=sys.stderr)
-        sys.exit(1)
-    except (RuntimeError, MemoryError) as error:
-        if is_dead_worker(error):
-            said = describe_death(error)
-        elif is_out_of_memory(error):
-            said = f"Out of memory: {first_line(error)}. {step_advice(1)}"
-        else:
-            raise
-        print(f"error: {said}", file=sys.stderr)
-        sys.exit(1)
-    except OSError as error:
-        if error.errno not in _NO_SPACE:
-            raise
-        print(
-            f"error: No space is left to write to ({error}). Make room; pods_train --resume goes "
-            "on from the last checkpoint.",
-            file=sys.stderr,
-        )
-        sys.exit(1)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(130)
+    except Exception as error:
+        said = _explain(error)
+        if said is None:
+            raise
+        print(f"error: {said}", file=sys.stderr)
+        sys.exit(1)
+
+
+def _explain(error: Exception) -> str | None:
+    """Return what to tell a user about an error; None for a defect of the program."""
+    if is_out_of_handles(error):
+        return describe_handles()
+    if isinstance(error, _USERS_MATTER):
+        return _message(error)
+    if is_dead_worker(error):
+        return f"{describe_death(error)}{scarce_handles()}"
+    if is_out_of_memory(error):
+        return f"Out of memory: {first_line(error)}. {step_advice(1)}"
+    if isinstance(error, OSError) and error.errno in _NO_SPACE:
+        return (
+            f"No space is left to write to ({error}). Make room; pods_train --resume goes on from "
+            "the last checkpoint."
+        )
+    return None
 
 
 def _message(error: Exception) -> str:
@@ -219,9 +223,7 @@ def _report_in_worker(work: Callable[[argparse.Namespace], Any], args: argparse.
             print(f"error: Rank {comm.get_rank()} has lost another process.", file=sys.stderr)
             sys.exit(1)
         with reporting_errors():
-            memory = is_dead_worker(error) or is_out_of_memory(error)
-            known = isinstance(error, _USERS_MATTER) or memory
-            if comm.get_world_size() == 1 or known:
+            if comm.get_world_size() == 1 or _explain(error) is not None:
                 raise
             traceback.print_exc()
             sys.exit(1)
