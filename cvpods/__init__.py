@@ -1,6 +1,11 @@
 """An engine for dense object detection behind cvpods' public names, on today's PyTorch."""
 
+import os
 from importlib import metadata
+
+# Set before torch is loaded: its C++ part writes 30 lines for each connection that closes, beside
+# the error that Python gets.
+os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
 
 __version__ = "1.0.0"
 

@@ -5,22 +5,18 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-import shutil
-import urllib.request
 from collections.abc import Iterator
 from http.client import HTTPException
-from pathlib import Path, PurePosixPath
-from urllib.parse import quote, urlparse
+from pathlib import Path, PureWindowsPath
+from urllib.parse import quote, unquote, urlsplit
 
 import torch
 from filelock import FileLock
 from loguru import logger
 
 from cvpods.checkpoint.catalog import Published, has_own_name, published
+from cvpods.checkpoint.download import Check, Wanted, download_one, file_sha256
 from cvpods.utils.errors import CheckpointError
-
-# Seconds without an answer or without further bytes.
-TIMEOUT = 30.0
 
 
 def cache_dir() -> Path:
@@ -29,13 +25,17 @@ def cache_dir() -> Path:
     return Path(named).expanduser() if named else Path(torch.hub.get_dir()) / "cvpods"
 
 
-def find_file(address: str | Path) -> Path:
+def find_file(address: str | Path, check: Check | None = None) -> Path:
     """The local file of a path or address; downloads addresses once.
 
     Addresses: http(s)://host/file.pth; the catalogue's detectron2://, catalog:// and open-mmlab://;
     torchvision://resnet50?IMAGENET1K_V2; and cvpods://NAME, a file of $CVPODS_WEIGHTS or a mirror
     (an experiment's name: its model_final.pth). With #sha256=... at the end the hash is checked.
     A file that $CVPODS_WEIGHTS holds is used before any download.
+
+    Args:
+        check: reads a downloaded file before it is kept, and raises what a broken one makes it
+            raise.
 
     Raises:
         CheckpointError: no such file, unknown address, failed download, or another hash.
@@ -46,10 +46,10 @@ def find_file(address: str | Path) -> Path:
     plain, _, fragment = text.partition("#")
     sha256 = _asked_hash(text, fragment)
     if plain.startswith("cvpods://"):
-        return _of_project(plain, sha256)
+        return _of_project(plain, sha256, check)
     if "://" in plain:
         known = published(plain)
-        return _fetch(plain, known, sha256 or known.sha256)
+        return _fetch(plain, known, sha256 or known.sha256, check)
     return _check_hash(_local(plain), sha256, text)
 
 
@@ -64,15 +64,6 @@ def _local(name: str) -> Path:
     raise CheckpointError(
         f"Weights file {path} {what}, and there is none of that name in $CVPODS_WEIGHTS ({folder})."
     )
-
-
-def file_sha256(path: Path) -> str:
-    """Hexadecimal SHA-256 of a file."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def _asked_hash(address: str, fragment: str) -> str:
@@ -113,13 +104,32 @@ def mirrors() -> list[str]:
     return [mirror.strip().rstrip("/") for mirror in listed if mirror.strip()]
 
 
-def _of_project(address: str, sha256: str) -> Path:
+def check_inside(address: str, part: str) -> None:
+    """Check that `part` of an address stays below the folder that it is put into.
+
+    Servers and mirrors may decode what is written with percent signs, so it is checked decoded.
+
+    Raises:
+        CheckpointError: it is absolute, climbs with "..", or is not the name of a file.
+    """
+    decoded = part
+    for _ in range(3):
+        decoded = unquote(decoded)
+    decoded = decoded.replace("\\", "/")
+    absolute = decoded.startswith("/") or PureWindowsPath(decoded).drive
+    if absolute or ".." in decoded.split("/") or not decoded.isprintable():
+        raise CheckpointError(
+            f"MODEL.WEIGHTS {address!r}: {part!r} does not stay below the folder of weights. Write "
+            "the address without '..' and without absolute parts."
+        )
+
+
+def _of_project(address: str, sha256: str, check: Check | None) -> Path:
     name = address.removeprefix("cvpods://")
     # "atss.res50.1x" has dots, but no ending of a file of weights.
     if not re.search(r"\.(pth|pt|pkl|safetensors)$", name):
         name = f"{name}/model_final.pth"
-    if ".." in PurePosixPath(name).parts or name.startswith("/"):
-        raise CheckpointError(f"MODEL.WEIGHTS {address}: names lie below $CVPODS_WEIGHTS.")
+    check_inside(address, name)
     if found := in_weights_folder([name]):
         return _check_hash(found, sha256, address)
     target = cache_dir() / "cvpods" / name
@@ -132,17 +142,19 @@ def _of_project(address: str, sha256: str) -> Path:
             f"({os.environ.get('CVPODS_WEIGHTS', 'not set')}), and $CVPODS_MIRRORS names no "
             "server. Name a folder that has it: export CVPODS_WEIGHTS=folder, or the file itself."
         )
-    return _download(urls, target, sha256, f"MODEL.WEIGHTS {address}")
+    return _download(urls, Wanted(target, f"MODEL.WEIGHTS {address}", sha256, check))
 
 
-def _fetch(address: str, known: Published, sha256: str) -> Path:
+def _fetch(address: str, known: Published, sha256: str, check: Check | None) -> Path:
     try:
-        url = urlparse(known.url)
+        url = urlsplit(known.url)
     except ValueError as error:
-        raise CheckpointError(f"MODEL.WEIGHTS {address} is no address: {error}.") from error
-    path = url.path.lstrip("/")
-    if not path:
+        raise CheckpointError(f"MODEL.WEIGHTS {address} is not an address: {error}.") from error
+    host, path = url.netloc.rpartition("@")[2], url.path.lstrip("/")
+    if not path or path.endswith("/"):
         raise CheckpointError(f"MODEL.WEIGHTS {address} names no file.")
+    check_inside(address, host)
+    check_inside(address, path)
     names = [address.replace("://", "/"), f"{url.netloc}/{path}", path]
     if known.expects:
         names.append("/".join(path.split("/")[-2:]))
@@ -152,16 +164,26 @@ def _fetch(address: str, known: Published, sha256: str) -> Path:
         return _check_hash(found, sha256, address)
     # What follows a question mark may be all that tells two files apart.
     query = f"?{url.query}" if url.query else ""
-    target = cache_dir() / url.netloc / f"{path}{quote(query, safe='')}"
+    # Windows takes no colon in a name.
+    folder = host.replace(":", "_") if os.name == "nt" else host
+    target = cache_dir() / folder / f"{path}{_query_in_name(query)}"
     if target.is_file():
         return _check_hash(target, sha256, address)
     urls = [f"{mirror}/{path}{query}" for mirror in mirrors()] + [known.url]
-    return _download(urls, target, sha256, f"MODEL.WEIGHTS {address}", known.equivalent)
+    return _download(
+        urls, Wanted(target, f"MODEL.WEIGHTS {address}", sha256, check), known.equivalent
+    )
 
 
-def _download(urls: list[str], target: Path, sha256: str, asked: str, equivalent: str = "") -> Path:
+def _query_in_name(query: str) -> str:
+    """Return a query as the end of a file's name; a signed link's is longer than names may be."""
+    quoted = quote(query, safe="")
+    return quoted if len(quoted) <= 100 else f"%3F{hashlib.sha256(query.encode()).hexdigest()}"
+
+
+def _download(urls: list[str], wanted: Wanted, equivalent: str = "") -> Path:
     """Try `urls` in turn; processes that want the same file wait for the one that fetches it."""
-    failures = []
+    failures, target = [], wanted.target
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(f"{target}.lock"):
@@ -169,36 +191,17 @@ def _download(urls: list[str], target: Path, sha256: str, asked: str, equivalent
                 return target
             for url in urls:
                 try:
-                    return _download_one(url, target, sha256)
+                    return download_one(url, wanted)
                 except (OSError, ValueError, HTTPException, CheckpointError) as error:
                     failures.append(f"  {url}: {error or type(error).__name__}")
     except OSError as error:
         raise CheckpointError(
-            f"{asked}: the cache {target.parent} cannot be written ({error}). Name another folder: "
-            "export CVPODS_CACHE=folder."
+            f"{wanted.asked}: the cache {target.parent} cannot be written ({error}). Name another "
+            "folder: export CVPODS_CACHE=folder."
         ) from error
     raise CheckpointError(
-        "\n".join([f"{asked} cannot be had:", *failures, *_ways(target, equivalent)])
+        "\n".join([f"{wanted.asked} cannot be had:", *failures, *_ways(target, equivalent)])
     )
-
-
-def _download_one(url: str, target: Path, sha256: str) -> Path:
-    partial = target.with_name(f"{target.name}.part")
-    try:
-        logger.info(f"Downloading {url}")
-        with urllib.request.urlopen(url, timeout=TIMEOUT) as answer, partial.open("wb") as file:
-            shutil.copyfileobj(answer, file, 1 << 20)
-            expected = answer.headers.get("Content-Length")
-        if expected is not None and partial.stat().st_size != int(expected):
-            raise CheckpointError(f"the connection ended after {partial.stat().st_size:,} bytes")
-        with partial.open("rb") as file:
-            if file.read(64).lstrip()[:1] == b"<":
-                raise CheckpointError("it answers with a web page, not with a file of weights")
-        if sha256 and not (found := file_sha256(partial)).startswith(sha256):
-            raise CheckpointError(f"its SHA-256 is {found}, not {sha256}...")
-        return partial.replace(target)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def _ways(target: Path, equivalent: str) -> Iterator[str]:

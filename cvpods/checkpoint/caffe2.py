@@ -8,10 +8,14 @@ from typing import Any
 
 from torch import Tensor
 
+from cvpods.checkpoint.download import limit
 from cvpods.checkpoint.pickle_instructions import PlainPickleError
 from cvpods.checkpoint.plain_pickle import load_plain_pickle
 from cvpods.checkpoint.plain_values import as_tensor
 from cvpods.utils.errors import CheckpointError
+
+# Largest .pkl, which is read into memory as a whole, and the variable that changes it.
+MAX_PICKLE_GB = ("CVPODS_MAX_PICKLE_GB", 4.0)
 
 
 def load_caffe2_pickle(path: Path) -> dict[str, Tensor]:
@@ -20,6 +24,7 @@ def load_caffe2_pickle(path: Path) -> dict[str, Tensor]:
     Raises:
         CheckpointError: the file is damaged, or holds anything but arrays and plain values.
     """
+    _check_size(path)
     try:
         content = load_plain_pickle(path.read_bytes())
     except PlainPickleError as error:
@@ -34,6 +39,16 @@ def load_caffe2_pickle(path: Path) -> dict[str, Tensor]:
         return _tensors(named)
     kept = {name: blob for name, blob in named.items() if not name.endswith("_momentum")}
     return _tensors({rename_caffe2(name): blob for name, blob in kept.items()})
+
+
+def _check_size(path: Path) -> None:
+    """Refuse a file that would not fit into memory, before it is read whole."""
+    size, most = path.stat().st_size, limit(*MAX_PICKLE_GB)
+    if size > most * 1e9:
+        raise CheckpointError(
+            f"{path} has {size:,} bytes; of .pkl files at most {most:g} GB are read. If it is a "
+            f"file of weights and there is memory for it: export {MAX_PICKLE_GB[0]}=N."
+        )
 
 
 def _tensors(values: dict[str, Any]) -> dict[str, Tensor]:

@@ -70,7 +70,7 @@ def load_file(address: str | Path) -> dict[str, Any]:
     text = str(address)
     if text.startswith("timm://"):
         return load_timm(text, read_file)
-    content = read_file(find_file(address))
+    content = read_file(find_weights(address))
     for read in READERS.values():
         content = read(content)
     expects = plain_dict(content.get("expects"))
@@ -97,6 +97,14 @@ def read_entries(path: Path) -> dict[str, Any]:
         return read_file(path)
     _check_archive(path)
     return plain_dict(_load_torch(path, is_archive=True, mapped=True))
+
+
+def find_weights(address: str | Path) -> Path:
+    """Return the local file of weights that a path or address names; see find_file.
+
+    A download is read once before it is kept, so that a broken one does not stay in the cache.
+    """
+    return find_file(address, check=read_file)
 
 
 def plain_dict(value: Any) -> dict[Any, Any]:

@@ -19,6 +19,7 @@ from cvpods.data.seeded_dataset import SeededDataset
 from cvpods.data.transforms import build_transform_gens
 from cvpods.utils import comm
 from cvpods.utils.errors import ConfigError, PodsError
+from cvpods.utils.handles import end_worker_without_handles, provide_handles
 from cvpods.utils.stop import shield_worker
 
 __all__ = [
@@ -45,6 +46,7 @@ def worker_init_reset_seed(worker_id: int) -> None:
     SeededDataset).
     """
     shield_worker()
+    end_worker_without_handles()
     seed = torch.initial_seed() % 2**32
     random.seed(seed)
     np.random.seed(seed)
@@ -99,6 +101,7 @@ def build_train_loader(
         name = "TrainingSampler"
     stream = SAMPLERS.get(name)(dataset.aspect_ratios, block, max(cfg.SEED, 0))
     workers = cfg.DATALOADER.NUM_WORKERS
+    provide_handles(workers, block)
     return DataLoader(
         SeededDataset(dataset),
         batch_sampler=TrainingBatchSampler(stream, plan, comm.get_rank(), start_iter),
@@ -139,6 +142,7 @@ def build_test_loader(cfg: Any, dataset_name: str) -> DataLoader:
         raise ConfigError(f"TEST.IMS_PER_DEVICE must be at least 1: {cfg.TEST.IMS_PER_DEVICE}.")
     transforms = test_transforms(cfg)
     dataset = build_dataset(cfg, [dataset_name], transforms, is_train=False)
+    provide_handles(cfg.DATALOADER.NUM_WORKERS, cfg.TEST.IMS_PER_DEVICE)
     return DataLoader(
         dataset,
         batch_size=cfg.TEST.IMS_PER_DEVICE,

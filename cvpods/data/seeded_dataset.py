@@ -11,6 +11,7 @@ from torch.utils.data import Dataset
 
 from cvpods.data.samplers import SampleKey
 from cvpods.utils.errors import DataError
+from cvpods.utils.handles import is_out_of_handles
 
 # How many other images are tried in the place of one that cannot be used.
 ATTEMPTS = 10
@@ -49,6 +50,8 @@ class SeededDataset(Dataset):
             try:
                 sample = self.dataset[index]
             except DataError as error:
+                if is_out_of_handles(error):  # not the image's fault
+                    raise
                 unusable[_file_of(self.dataset, index)] = str(error)
                 index = int(others.integers(len(self)))
                 continue

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -27,10 +28,7 @@ def default_setup(cfg: Any, args: Any) -> Any:
     """
     check_setup(cfg)
     output = Path(cfg.OUTPUT_DIR)
-    try:
-        output.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigError(f"OUTPUT_DIR {output} cannot be made: {error}.") from error
+    _check_writable(output)
     setup_logger(output, comm.get_rank())
     logger.info(f"Rank {comm.get_rank()} of {comm.get_world_size()}\n{collect_env_info()}")
     logger.info(f"Arguments: {args}")
@@ -40,6 +38,18 @@ def default_setup(cfg: Any, args: Any) -> Any:
     seed_all_rng(cfg.SEED)
     torch.backends.cudnn.benchmark = bool(cfg.CUDNN_BENCHMARK)
     return cfg
+
+
+def _check_writable(output: Path) -> None:
+    """Make the folder if needed, and check that files can be written to it."""
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=output).close()
+    except OSError as error:
+        raise ConfigError(
+            f"OUTPUT_DIR {output} cannot be written to: {error}. Name another folder, or export "
+            "CVPODS_OUTPUT=folder."
+        ) from error
 
 
 def check_setup(cfg: Any) -> None:

@@ -6,7 +6,9 @@ import dataclasses
 import datetime
 import inspect
 import logging
+import math
 import os
+import re
 import signal
 import socket
 import sys
@@ -20,10 +22,13 @@ import torch.distributed as dist
 from torch.distributed.elastic.agent.server.local_elastic_agent import LocalElasticAgent
 from torch.distributed.elastic.multiprocessing import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+from torch.distributed.elastic.rendezvous.api import RendezvousError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 from torch.multiprocessing.spawn import ProcessContext
 
+from cvpods.engine.machines import Place, meet
 from cvpods.utils import comm
+from cvpods.utils.env import check_gpus, has_gpus
 from cvpods.utils.errors import ConfigError, PodsError
 from cvpods.utils.stop import STOP_SIGNALS, Stopped, caught_signals
 
@@ -45,45 +50,49 @@ def launch(
     dist_url: str | None = None,
     args: tuple = (),
     max_restarts: int = 0,
+    num_processes: int | None = None,
+    wait_minutes: float = 10.0,
 ) -> Any:
     """Call main_func(*args) in every process, with a process group, also when there is only one.
 
     Args:
         main_func: a module-level function.
-        num_gpus_per_machine: processes on this machine; None is one per GPU, or one on the CPU.
-            Without CUDA so many CPU processes train together; 0 is one process.
+        num_gpus_per_machine: processes on this machine, one per GPU; None takes all GPUs, or one
+            process on the CPU of a machine without. 0 is one process on the CPU.
         dist_url: "tcp://host:port" of machine 0; None or "auto" picks a port of this machine.
-        max_restarts: where a process fails, start all of them anew, so many times; see
+        max_restarts: how often all processes are started again after one has failed; see
             restart_count().
+        num_processes: processes on the CPU of this machine, instead of GPUs.
+        wait_minutes: how long the machines wait for each other at the start.
 
     Returns:
         What main_func returned on this machine's first process.
 
     Raises:
         ConfigError: more processes than GPUs, or several machines without dist_url.
+        MeetingFailed: the machines did not find each other, or dist_url's port is in use.
         WorkersFailed: a process failed, and restarts are used up.
         Stopped: a signal came to this process or to those that it started; they have ended.
     """
-    gpus = torch.cuda.device_count()
-    count = num_gpus_per_machine if num_gpus_per_machine is not None else gpus
-    if gpus and count > gpus:
-        raise ConfigError(f"--num-gpus {count}: this machine has {gpus}.")
-    count = max(count, 1)
-    if num_machines > 1 and dist_url in (None, "auto"):
-        raise ConfigError(
-            "--num-machines > 1 needs --dist-url tcp://<address of machine 0>:<port>."
-        )
-    if not 0 <= machine_rank < num_machines:
-        raise ConfigError(f"--machine-rank {machine_rank} must be in [0, {num_machines}).")
-    if max_restarts < 0:
-        raise ConfigError(f"--max-restarts {max_restarts} must be at least 0.")
+    count = _count_processes(num_gpus_per_machine, num_processes)
+    _check_flags(num_machines, machine_rank, dist_url, max_restarts, wait_minutes)
+    on_cpu = num_processes is not None or num_gpus_per_machine == 0 or not has_gpus()
     if count * num_machines == 1 and max_restarts == 0:
-        return _run_alone(main_func, args)
-    config = _launch_config(count, num_machines, machine_rank, dist_url, max_restarts)
+        return _run_alone(main_func, args, on_cpu)
+    place = Place(*_endpoint(dist_url, num_machines), num_machines, wait_minutes)
+    store = meet(place, machine_rank)
+    config = _launch_config(count, place, machine_rank, max_restarts)
     _prepare_torch()
     _pass_stop_signals_on()
     try:
-        results = elastic_launch(config, _run_worker)(main_func, args)
+        return _run_group(config, main_func, args, on_cpu)
+    finally:
+        del store  # served until here: torch's launchers use its server
+
+
+def _run_group(config: LaunchConfig, main_func: Callable[..., Any], args: tuple, cpu: bool) -> Any:
+    try:
+        results = elastic_launch(config, _run_worker)(main_func, args, cpu)
         return results[min(results)]
     except SignalException as error:
         raise Stopped(int(error.sigval)) from None
@@ -94,6 +103,52 @@ def launch(
         raise WorkersFailed(
             f"Process {rank} failed first ({_how(failure.exitcode)}); see its message above."
         ) from None
+    except (RendezvousError, dist.DistError) as error:
+        raise WorkersFailed(_lost(config, error)) from None
+
+
+def _lost(config: LaunchConfig, error: Exception) -> str:
+    return (
+        f"This machine lost the others of the run at {config.rdzv_endpoint}: machine 0 ended, the "
+        f"network failed, or a restarted group was not complete in time ({type(error).__name__}). "
+        "See the messages of the other machines; --resume continues from the last checkpoint."
+    )
+
+
+def _count_processes(num_gpus: int | None, num_processes: int | None) -> int:
+    if num_processes is None:
+        if num_gpus is None:
+            num_gpus = torch.cuda.device_count()
+        check_gpus(num_gpus)
+        return max(num_gpus, 1)
+    if num_gpus:
+        raise ConfigError(
+            f"--num-processes {num_processes} is for the CPU: leave --num-gpus {num_gpus} out."
+        )
+    if num_processes < 1:
+        raise ConfigError(f"--num-processes must be at least 1; got {num_processes}.")
+    return num_processes
+
+
+def _check_flags(
+    num_machines: int,
+    machine_rank: int,
+    dist_url: str | None,
+    max_restarts: int,
+    wait_minutes: float,
+) -> None:
+    if num_machines < 1:
+        raise ConfigError(f"--num-machines must be at least 1; got {num_machines}.")
+    if num_machines > 1 and dist_url in (None, "auto"):
+        raise ConfigError(
+            "--num-machines > 1 needs --dist-url tcp://<address of machine 0>:<port>."
+        )
+    if not 0 <= machine_rank < num_machines:
+        raise ConfigError(f"--machine-rank {machine_rank} must be in [0, {num_machines}).")
+    if max_restarts < 0:
+        raise ConfigError(f"--max-restarts {max_restarts} must be at least 0.")
+    if not 0 < wait_minutes < 1e6:
+        raise ConfigError(f"--wait-minutes must be a number above 0; got {wait_minutes}.")
 
 
 def restart_count() -> int:
@@ -172,41 +227,43 @@ def _kill_workers(agent: LocalElasticAgent, *args: Any, **kwargs: Any) -> None:
     """In the place of torch's, which asks by SIGTERM and waits 30 s: where one process has failed,
     the others wait for it inside a collective call, and have nothing left to save.
     """
-    agent._shutdown(death_sig=signal.SIGKILL)
+    agent._shutdown(death_sig=getattr(signal, "SIGKILL", signal.SIGTERM))  # none on Windows
 
 
-def _launch_config(
-    count: int, num_machines: int, machine_rank: int, dist_url: str | None, max_restarts: int
-) -> LaunchConfig:
-    if num_machines == 1:
-        port = _free_port() if dist_url in (None, "auto") else _endpoint(dist_url)[1]
-        host = "localhost"
-    else:
-        host, port = _endpoint(dist_url)
+def _launch_config(count: int, place: Place, machine_rank: int, max_restarts: int) -> LaunchConfig:
     grace = {"shutdown_timeout": _GRACE}
     known = {field.name for field in dataclasses.fields(LaunchConfig)}
     return LaunchConfig(
-        min_nodes=num_machines,
-        max_nodes=num_machines,
+        min_nodes=place.machines,
+        max_nodes=place.machines,
         nproc_per_node=count,
         run_id="pods",
         max_restarts=max_restarts,
         monitor_interval=0.5,
         start_method="spawn",
         rdzv_backend="c10d",
-        rdzv_endpoint=f"{host}:{port}",
-        rdzv_configs={"is_host": machine_rank == 0},
+        rdzv_endpoint=str(place),
+        rdzv_configs={
+            "is_host": machine_rank == 0,
+            "join_timeout": max(math.ceil(60 * place.minutes), 1),
+        },
         # Machines are ranked by this name, and the others find the first one by it.
-        local_addr=host if machine_rank == 0 else f"~{machine_rank:05d}",
+        local_addr=place.host if machine_rank == 0 else f"~{machine_rank:05d}",
         **{name: value for name, value in grace.items() if name in known},  # not in torch 2.6
     )
 
 
-def _endpoint(dist_url: str | None) -> tuple[str, int]:
+def _endpoint(dist_url: str | None, num_machines: int) -> tuple[str, int]:
+    """Return host and port of machine 0; a run on one machine does not leave it."""
+    if dist_url in (None, "auto"):
+        return "localhost", _free_port()
     host, _, port = str(dist_url).removeprefix("tcp://").rpartition(":")
-    if not host or not port.isdigit():
-        raise ConfigError(f"--dist-url must look like tcp://host:port, got {dist_url!r}.")
-    return host, int(port)
+    if not host or "/" in host or not re.fullmatch("[0-9]{1,5}", port):
+        raise ConfigError(f"--dist-url must look like tcp://host:port; got {dist_url!r}.")
+    if not 0 < int(port) < 65536:
+        raise ConfigError(f"--dist-url: the port must be in [1, 65535]; got {port}.")
+    host = host.removeprefix("[").removesuffix("]")  # IPv6
+    return (host if num_machines > 1 else "localhost"), int(port)
 
 
 def _free_port() -> int:
@@ -215,11 +272,11 @@ def _free_port() -> int:
         return probe.getsockname()[1]
 
 
-def _run_alone(main_func: Callable[..., Any], args: tuple) -> Any:
+def _run_alone(main_func: Callable[..., Any], args: tuple, on_cpu: bool) -> Any:
     """A process group of one, so that collective calls in user code work."""
-    backend = "nccl" if torch.cuda.is_available() else "gloo"
     started = not dist.is_initialized()
     if started:
+        backend = "gloo" if on_cpu else "nccl"
         dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
     try:
         return main_func(*args)
@@ -228,13 +285,13 @@ def _run_alone(main_func: Callable[..., Any], args: tuple) -> Any:
             dist.destroy_process_group()
 
 
-def _run_worker(main_func: Callable[..., Any], args: tuple) -> Any:
+def _run_worker(main_func: Callable[..., Any], args: tuple, on_cpu: bool) -> Any:
     """What each process of a launched group runs; the launcher has set RANK, WORLD_SIZE, ..."""
-    if torch.cuda.is_available():
-        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-    else:
+    if on_cpu:
         torch.set_num_threads(max((os.cpu_count() or 1) // int(os.environ["LOCAL_WORLD_SIZE"]), 1))
-    dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+    else:
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+    dist.init_process_group("gloo" if on_cpu else "nccl")
     try:
         result = main_func(*args)
     except Stopped as stop:

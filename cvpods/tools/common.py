@@ -24,7 +24,9 @@ from cvpods.engine.memory import (
 )
 from cvpods.tools.experiment import load_experiment
 from cvpods.utils import comm
-from cvpods.utils.errors import PodsError
+from cvpods.utils.env import check_gpus
+from cvpods.utils.errors import ConfigError, PodsError
+from cvpods.utils.handles import describe_handles, is_out_of_handles, scarce_handles
 from cvpods.utils.logger import setup_logger
 from cvpods.utils.stop import PeerFailed, Stopped
 
@@ -49,25 +51,49 @@ def make_parser(description: str, launches: bool = True) -> argparse.ArgumentPar
     if launches:
         parser.add_argument(
             "--num-gpus",
+            type=_gpus,
+            metavar="N",
+            help="GPUs of this machine, one process each (default: all, or the CPU where there is "
+            "none); 0 is the CPU",
+        )
+        parser.add_argument(
+            "--num-processes",
             type=int,
             metavar="N",
-            help="processes on this machine (default: one per GPU, or one on the CPU); 0 is the "
-            "CPU",
+            help="processes on the CPU of this machine, instead of GPUs",
         )
         parser.add_argument("--num-machines", type=int, default=1, metavar="M")
         parser.add_argument("--machine-rank", type=int, default=0, metavar="R", help="0 .. M - 1")
         parser.add_argument(
             "--dist-url", metavar="tcp://HOST:PORT", help="address of machine 0; needed for M > 1"
         )
+        parser.add_argument(
+            "--wait-minutes",
+            type=float,
+            default=10.0,
+            metavar="MIN",
+            help="how long the machines wait for each other at the start (10)",
+        )
     else:
-        parser.add_argument("--num-gpus", type=int, choices=(0, 1), help="0 is the CPU")
+        parser.add_argument("--num-gpus", type=_gpus, choices=(0, 1), help="0 is the CPU")
     parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="config overrides")
     return parser
 
 
+def _gpus(text: str) -> int:
+    """Read the value of --num-gpus; a number that this machine does not have is a usage error."""
+    count = int(text)
+    try:
+        check_gpus(count)
+    except ConfigError as error:
+        raise argparse.ArgumentTypeError(str(error).removeprefix("--num-gpus ")) from None
+    return count
+
+
 def load_config(args: argparse.Namespace) -> tuple[Any, Callable[[Any], Any]]:
     """The experiment's (config, build_model), with the command line's overrides."""
-    device = "cpu" if args.num_gpus == 0 else None
+    on_cpu = args.num_gpus == 0 or getattr(args, "num_processes", None) is not None
+    device = "cpu" if on_cpu else None
     return open_experiment(args.dir or ".", args.opts, device)
 
 
@@ -104,30 +130,33 @@ def reporting_errors() -> Iterator[None]:
     setup_logger()
     try:
         yield
-    except _USERS_MATTER as error:
-        print(f"error: {_message(error)}", file=sys.stderr)
-        sys.exit(1)
-    except (RuntimeError, MemoryError) as error:
-        if is_dead_worker(error):
-            said = describe_death(error)
-        elif is_out_of_memory(error):
-            said = f"Out of memory: {first_line(error)}. {step_advice(1)}"
-        else:
-            raise
-        print(f"error: {said}", file=sys.stderr)
-        sys.exit(1)
-    except OSError as error:
-        if error.errno not in _NO_SPACE:
-            raise
-        print(
-            f"error: No space is left to write to ({error}). Make room; pods_train --resume goes "
-            "on from the last checkpoint.",
-            file=sys.stderr,
-        )
-        sys.exit(1)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(130)
+    except Exception as error:
+        said = _explain(error)
+        if said is None:
+            raise
+        print(f"error: {said}", file=sys.stderr)
+        sys.exit(1)
+
+
+def _explain(error: Exception) -> str | None:
+    """Return what to tell a user about an error; None for a defect of the program."""
+    if is_out_of_handles(error):
+        return describe_handles()
+    if isinstance(error, _USERS_MATTER):
+        return _message(error)
+    if is_dead_worker(error):
+        return f"{describe_death(error)}{scarce_handles()}"
+    if is_out_of_memory(error):
+        return f"Out of memory: {first_line(error)}. {step_advice(1)}"
+    if isinstance(error, OSError) and error.errno in _NO_SPACE:
+        return (
+            f"No space is left to write to ({error}). Make room; pods_train --resume goes on from "
+            "the last checkpoint."
+        )
+    return None
 
 
 def _message(error: Exception) -> str:
@@ -151,7 +180,9 @@ def run_tool(
         again: asked where the processes have failed: whether to launch them once more.
     """
     with reporting_errors():
-        load_config(args)
+        config, _ = load_config(args)
+        if config.MODEL.DEVICE == "cpu":
+            _stay_on_cpu(args)
         while True:
             try:
                 return launch(
@@ -162,6 +193,8 @@ def run_tool(
                     dist_url=args.dist_url,
                     args=(work, args),
                     max_restarts=max_restarts,
+                    num_processes=args.num_processes,
+                    wait_minutes=args.wait_minutes,
                 )
             except Stopped as stop:
                 with suppress(OSError):  # the terminal may be gone
@@ -170,6 +203,14 @@ def run_tool(
             except WorkersFailed:
                 if not again():
                     raise
+
+
+def _stay_on_cpu(args: argparse.Namespace) -> None:
+    if args.num_gpus:
+        raise ConfigError(
+            f"MODEL.DEVICE is 'cpu', and --num-gpus {args.num_gpus} asks for GPUs: leave one out."
+        )
+    args.num_gpus = 0
 
 
 def _report_in_worker(work: Callable[[argparse.Namespace], Any], args: argparse.Namespace) -> Any:
@@ -185,9 +226,7 @@ def _report_in_worker(work: Callable[[argparse.Namespace], Any], args: argparse.
             print(f"error: Rank {comm.get_rank()} has lost another process.", file=sys.stderr)
             sys.exit(1)
         with reporting_errors():
-            memory = is_dead_worker(error) or is_out_of_memory(error)
-            known = isinstance(error, _USERS_MATTER) or memory
-            if comm.get_world_size() == 1 or known:
+            if comm.get_world_size() == 1 or _explain(error) is not None:
                 raise
             traceback.print_exc()
             sys.exit(1)

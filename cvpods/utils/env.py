@@ -94,19 +94,46 @@ def processor(device: str = "cpu") -> str:
     return f"{name}, {os.cpu_count()} cores"
 
 
-def select_device(wanted: str = "cuda") -> str:
-    """Return `wanted`, or "cpu" with one clear line where CUDA is wanted and there is none.
+def has_gpus() -> bool:
+    """Return whether torch can use a CUDA GPU of this machine."""
+    return torch.cuda.is_available() and torch.cuda.device_count() > 0
+
+
+def check_gpus(count: int) -> None:
+    """Check that this machine has `count` CUDA GPUs; 0 stands for the CPU.
 
     Raises:
-        ConfigError: torch knows no such device.
+        ConfigError: it has fewer, or the number is negative.
+    """
+    found = torch.cuda.device_count() if has_gpus() else 0
+    if count < 0:
+        raise ConfigError(f"--num-gpus must be 0 or more; got {count}.")
+    if count > found == 0:
+        raise ConfigError(
+            f"--num-gpus {count} needs a CUDA GPU, and this machine has none that torch "
+            f"{torch.__version__} can use. For the CPU, write --num-gpus 0 or leave it out."
+        )
+    if count > found:
+        raise ConfigError(
+            f"--num-gpus {count}: this machine has {found}. Write --num-gpus {found} or less."
+        )
+
+
+def select_device(wanted: str = "cuda") -> str:
+    """Return `wanted`, or "cpu" with a line in the log when CUDA is wanted but not available.
+
+    Raises:
+        ConfigError: torch does not know the device, or this machine does not have it.
     """
     try:
-        torch.device(wanted)
-    except RuntimeError:
+        device = torch.device(wanted)
+        if device.type == "cuda" and not torch.cuda.is_available():
+            logger.info(f"MODEL.DEVICE {wanted}: CUDA is not available here; running on the CPU.")
+            return "cpu"
+        torch.empty(1, device=device).item()
+    except (RuntimeError, AssertionError, ImportError) as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0].split(". ")[0]
         raise ConfigError(
-            f"MODEL.DEVICE {wanted!r} is no device; use 'cuda', 'cuda:1' or 'cpu'."
+            f"MODEL.DEVICE {wanted!r} cannot be used: {reason}. Use 'cuda', 'cuda:1' or 'cpu'."
         ) from None
-    if wanted.startswith("cuda") and not torch.cuda.is_available():
-        logger.info("No CUDA device is available: running on the CPU.")
-        return "cpu"
     return wanted

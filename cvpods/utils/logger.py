@@ -11,6 +11,7 @@ from pathlib import Path
 from loguru import logger
 
 from cvpods.utils import comm
+from cvpods.utils.errors import ConfigError
 
 _FORMAT = (
     "<green>{time:YYYY-MM-DD HH:mm:ss}</green> | <level>{level: <7}</level> | "
@@ -27,13 +28,29 @@ def _write_above_the_bar(message: str) -> None:
 
 
 def setup_logger(output: str | Path | None = None, distributed_rank: int = 0) -> None:
-    """Send log lines to stderr (rank 0) and to `output`/log.txt (log.txt.rankN elsewhere)."""
+    """Send log lines to stderr (rank 0) and to `output`/log.txt (log.txt.rankN elsewhere).
+
+    Raises:
+        ConfigError: the file cannot be written.
+    """
     logger.remove()
     if distributed_rank == 0:
         logger.add(_write_above_the_bar, format=_FORMAT, colorize=sys.stderr.isatty())
     if output is not None:
         name = "log.txt" if distributed_rank == 0 else f"log.txt.rank{distributed_rank}"
-        logger.add(Path(output) / name, format=_FORMAT, colorize=False)
+        _log_to(Path(output) / name)
+
+
+def _log_to(path: Path) -> None:
+    # The library fills in what stands in braces; doubled, they are the file's own.
+    name = str(path).replace("{", "{{").replace("}", "}}")
+    try:
+        logger.add(name, format=_FORMAT, colorize=False, encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(
+            f"The log {path} cannot be written: {error}. Remove what is in its place, or name "
+            "another folder: OUTPUT_DIR."
+        ) from error
 
 
 def log_first_n(lvl: str | int, msg: str, n: int = 1, *, key: str | tuple = "caller") -> None:

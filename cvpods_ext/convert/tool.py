@@ -13,10 +13,10 @@ from torch import Tensor
 
 import cvpods
 from cvpods.checkpoint import read_file, write_weights
-from cvpods.checkpoint.addresses import file_sha256, find_file
 from cvpods.checkpoint.catalog import expects_of
+from cvpods.checkpoint.download import file_sha256
 from cvpods.checkpoint.expectations import check_expectations, differences
-from cvpods.checkpoint.files import check_writable, plain_dict
+from cvpods.checkpoint.files import check_writable, find_weights, plain_dict
 from cvpods.configs.config_dict import flatten
 from cvpods.tools.common import open_experiment, reporting_errors
 from cvpods.utils.errors import CheckpointError
@@ -48,7 +48,7 @@ def run(args: argparse.Namespace) -> Path:
             --allow-partial is not given.
         ConfigError: the experiment of --dir gives them something else than they expect.
     """
-    source = find_file(args.input)
+    source = find_weights(args.input)
     target = _target(args, source)
     if args.to == "mmdet" and args.method is None:
         raise CheckpointError(f"--to mmdet needs --method, one of {', '.join(METHODS)}.")

@@ -85,7 +85,7 @@ def test_lost_processes(experiment, shapes_root):
     """One of two is killed after iteration 6: both go on from iteration 4. One is killed once more:
     no restart is left, the other ends within seconds, and the launcher says which one it was.
     """
-    words = ["pods_train", "--num-gpus", "2", "--max-restarts", "1", *SHORT]
+    words = ["pods_train", "--num-processes", "2", "--max-restarts", "1", *SHORT]
     process = start(words, experiment, shapes_root)
     read_until(process, "iter: 6/12")
     os.kill(ranks(process)[-1], signal.SIGKILL)
@@ -127,7 +127,7 @@ def test_the_message_of_the_failing_rank_comes_first(experiment, shapes_root):
     """One traceback, that of rank 1; rank 0 does not add what it suffers from it."""
     wrap_net(experiment, _FAILS)
     begun = time.perf_counter()
-    process = start(["pods_train", "--num-gpus", "2", *SHORT], experiment, shapes_root)
+    process = start(["pods_train", "--num-processes", "2", *SHORT], experiment, shapes_root)
     read_until(process, "Starting training")
     began_training = time.perf_counter()
     text = process.stderr.read()
@@ -143,7 +143,7 @@ def test_a_signal_to_all_processes_and_another_number_of_them(experiment, shapes
     """As Ctrl-C in a terminal: launcher, 2 ranks and loaders' workers get it; they save and stop.
     One process goes on with the same images in the same order; the log says what changes.
     """
-    words = ["pods_train", "--num-gpus", "2", *SHORT, "DATALOADER.NUM_WORKERS", "1"]
+    words = ["pods_train", "--num-processes", "2", *SHORT, "DATALOADER.NUM_WORKERS", "1"]
     process = start(words, experiment, shapes_root)
     read_until(process, "iter: 2/12")
     os.killpg(process.pid, signal.SIGINT)

@@ -1,5 +1,6 @@
 """Where weights come from: a server of this test, a cache, a folder, mirrors, hashes."""
 
+import contextlib
 import hashlib
 import socket
 import subprocess
@@ -12,7 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from cvpods.checkpoint import addresses, catalog, load_file
+from cvpods.checkpoint import addresses, catalog, download, load_file
 from cvpods.checkpoint.addresses import cache_dir, find_file
 from cvpods.checkpoint.catalog import CATALOG, Published
 from cvpods.utils.errors import CheckpointError
@@ -128,7 +129,7 @@ def test_broken_downloads_leave_nothing(server, cache, path):
 
 
 def test_a_server_that_says_no_more(server, cache, monkeypatch):
-    monkeypatch.setattr(addresses, "TIMEOUT", 0.5)
+    monkeypatch.setattr(download, "TIMEOUT", 0.5)
     start = time.perf_counter()
     with pytest.raises(CheckpointError, match="timed out"):
         find_file(f"{server.url}/slow/x.pth")
@@ -236,9 +237,11 @@ def test_project_weights_that_are_nowhere():
     assert "atss.res50.1x/model_final.pth" in str(raised.value)
 
 
-@pytest.mark.parametrize("name", ["../x.pth", "a/../../x.pth", "/etc/x.pth"])
+@pytest.mark.parametrize(
+    "name", ["../x.pth", "a/../../x.pth", "/etc/x.pth", "a\\..\\x.pth", "C:\\x.pth"]
+)
 def test_project_weights_stay_in_their_folder(name):
-    with pytest.raises(CheckpointError, match="lie below"):
+    with pytest.raises(CheckpointError, match="does not stay below the folder of weights"):
         find_file(f"cvpods://{name}")
 
 
@@ -376,3 +379,165 @@ def test_a_cache_that_cannot_be_made(tmp_path, monkeypatch, server):
     monkeypatch.setenv("CVPODS_CACHE", str(tmp_path / "file" / "cache"))
     with pytest.raises(CheckpointError, match="export CVPODS_CACHE=folder"):
         find_file(f"{server.url}/x.pth")
+
+
+# -- names that climb ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "end",
+    [
+        "a/../x.pth",
+        "../../outside/x.pth",
+        "%2e%2e/%2E%2e/x.pth",
+        "%252e%252e/x.pth",
+        "a/%2e%2e%2fx.pth",
+        "..\\..\\x.pth",
+        "a/..%5cx.pth",
+        "C:/x.pth",
+        "C:%5cx.pth",
+        "%2fetc/x.pth",
+        "a/x%00.pth",
+        "a/x%0a.pth",
+    ],
+)
+@pytest.mark.parametrize("kind", ["http", "detectron2", "mirror"])
+def test_addresses_that_climb_are_refused_first(server, tmp_path, cache, monkeypatch, end, kind):
+    """Nothing is asked of the server, and nothing is written, not even the cache's folder."""
+    start = {"http": f"{server.url}/", "detectron2": "detectron2://", "mirror": "cvpods://"}[kind]
+    monkeypatch.setattr(catalog, "DETECTRON2", f"{server.url}/")
+    monkeypatch.setenv("CVPODS_MIRRORS", server.url)
+    with pytest.raises(CheckpointError, match="does not stay below the folder of weights"):
+        find_file(start + end)
+    assert server.asked == [] and list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "address", ["http://../x.pth", "http://%2e%2e/x.pth", "http://..\\a/x.pth"]
+)
+def test_hosts_that_climb(tmp_path, address):
+    with pytest.raises(CheckpointError, match="does not stay below"):
+        find_file(address)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "query", ["?../../x", "?a=/etc/x", "?a=..%2f..%2fx", f"?a={'x' * 900}", ";/../y"]
+)
+def test_queries_stay_in_the_name(server, cache, query):
+    """A signed link's query is longer than a name may be."""
+    address = f"{server.url}/a/x.pth{query}"
+    if ".." in query.partition("?")[0]:
+        with pytest.raises(CheckpointError, match="does not stay below"):
+            find_file(address)
+        return
+    path = find_file(address)
+    assert path.parent == cache / server.url.removeprefix("http://") / "a"
+    assert path.name.startswith("x.pth%3F") and files_in(cache) == [path]
+
+
+def test_the_users_password_is_not_in_the_name(server, cache):
+    """Of http://user:word@host/x the folder is the host."""
+    address = server.url.replace("http://", "http://user:word@")
+    with pytest.raises(CheckpointError) as raised:
+        find_file(f"{address}/x.pth")
+    host = server.url.removeprefix("http://")
+    assert f"put the file at {cache / host / 'x.pth'}" in str(raised.value)
+
+
+# -- limits ----------------------------------------------------------------------------------------
+
+
+def weights_file(tmp_path) -> bytes:
+    path = tmp_path / "good.pth"
+    torch.save({"model": {"a": torch.zeros(500)}}, path)
+    content = path.read_bytes()
+    path.unlink()
+    return content
+
+
+HEADERS = b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n"
+
+
+def test_a_body_without_length_is_read_before_it_is_kept(cache, tmp_path):
+    """Whole, it is kept; cut anywhere, it is not."""
+    content = weights_file(tmp_path)
+    assert set(load_file(answering(HEADERS + content))["model"]) == {"a"}
+    kept = files_in(cache)
+    for end in (0, 1, 100, len(content) // 2, len(content) - 1):
+        with pytest.raises(CheckpointError, match="(?s)what was downloaded is not kept.*Ways on"):
+            load_file(answering(HEADERS + content[:end]))
+    assert files_in(cache) == kept
+
+
+def test_a_body_without_length_of_unknown_content(cache):
+    """Nothing says that it is whole, unless a hash does."""
+    with pytest.raises(CheckpointError, match="does not say how long the file is.*#sha256="):
+        find_file(answering(HEADERS + CONTENT))
+    assert files_in(cache) == []
+    path = find_file(f"{answering(HEADERS + CONTENT)}#sha256={SHA256}")
+    assert path.read_bytes() == CONTENT
+
+
+@pytest.mark.parametrize("headers", [HEADERS, b"HTTP/1.1 200 OK\r\nContent-Length: 8000\r\n\r\n"])
+def test_files_that_are_too_large(cache, monkeypatch, headers):
+    """By what the server says, or by what it sends: 8,000 bytes, where 5,000 may come."""
+    monkeypatch.setenv("CVPODS_MAX_DOWNLOAD_GB", "5e-6")
+    with pytest.raises(CheckpointError, match="more than 5e-06 GB.*CVPODS_MAX_DOWNLOAD_GB=N"):
+        load_file(answering(headers + CONTENT))
+    assert files_in(cache) == []
+
+
+def test_a_server_that_is_too_slow(cache, monkeypatch):
+    """A byte at a time, each in time: the limit of the whole ends it."""
+    monkeypatch.setenv("CVPODS_MAX_DOWNLOAD_MINUTES", "0.01")
+    listener = socket.create_server(("127.0.0.1", 0))
+
+    def drip():
+        connection, _ = listener.accept()
+        with connection, contextlib.suppress(OSError):
+            connection.recv(4096)
+            connection.sendall(HEADERS)
+            for _ in range(200):
+                connection.sendall(b"x")
+                time.sleep(0.05)
+
+    threading.Thread(target=drip, daemon=True).start()
+    start = time.perf_counter()
+    with listener, pytest.raises(CheckpointError, match="not whole after 0.01 minutes"):
+        load_file(f"http://127.0.0.1:{listener.getsockname()[1]}/x.pth")
+    assert time.perf_counter() - start < 4 and files_in(cache) == []
+
+
+@pytest.mark.parametrize("value", ["many", "0", "-1", "nan"])
+@pytest.mark.parametrize("name", ["CVPODS_MAX_DOWNLOAD_GB", "CVPODS_MAX_DOWNLOAD_MINUTES"])
+def test_limits_that_are_not_numbers(server, monkeypatch, name, value):
+    monkeypatch.setenv(name, value)
+    with pytest.raises(CheckpointError, match=f"{name} must be a number above 0; got '{value}'"):
+        find_file(f"{server.url}/x.pth")
+
+
+def test_progress_is_logged(server, monkeypatch):
+    """Where there is no terminal: lines, with how much of how much."""
+    said = []
+    monkeypatch.setattr(download.logger, "info", said.append)
+    monkeypatch.setattr(download, "LOG_INTERVAL", -1.0)
+    find_file(f"{server.url}/x.pth")
+    assert said[0] == f"Downloading {server.url}/x.pth"
+    assert said[1].startswith("Downloading x.pth: 0 of 0 MB")
+
+
+def test_progress_on_a_terminal(server, monkeypatch, capsys):
+    monkeypatch.setattr(download, "is_terminal", lambda: True)
+    find_file(f"{server.url}/x.pth")
+    assert "x.pth: 100%" in capsys.readouterr().err
+
+
+def test_a_large_pickle_is_not_read(tmp_path, monkeypatch):
+    """10,000 bytes, where 5,000 may be read: refused by its size, before a byte is."""
+    path = tmp_path / "x.pkl"
+    path.write_bytes(b"\x80\x02" + bytes(9_998))
+    monkeypatch.setenv("CVPODS_MAX_PICKLE_GB", "5e-6")
+    monkeypatch.setattr(Path, "read_bytes", lambda self: pytest.fail("read"))
+    with pytest.raises(CheckpointError, match="10,000 bytes; of .pkl files at most 5e-06 GB"):
+        load_file(path)

@@ -36,14 +36,14 @@ def test_one_process_has_a_group():
 @pytest.mark.slow
 def test_two_processes_talk():
     """Rank 0 returns: both ranks' numbers, both ranks' strings, 1 + 1."""
-    ranks, strings, total = launch(gather_ranks, 2)
+    ranks, strings, total = launch(gather_ranks, num_processes=2)
     assert ranks == [0, 1] and strings == ["x", "x"] and total == 2
 
 
 @pytest.mark.slow
 def test_a_failing_process_ends_the_others():
     with pytest.raises(WorkersFailed, match="Process 1 failed first"):
-        launch(fail_on_rank_1, 2)
+        launch(fail_on_rank_1, num_processes=2)
 
 
 @pytest.mark.parametrize(
@@ -52,11 +52,60 @@ def test_a_failing_process_ends_the_others():
         ({"num_machines": 2}, "--dist-url"),
         ({"num_machines": 2, "machine_rank": 2, "dist_url": "tcp://a:1"}, "--machine-rank 2"),
         ({"num_machines": 2, "dist_url": "nonsense"}, "tcp://host:port"),
+        ({"num_machines": 2, "dist_url": "tcp://a:1/b"}, "tcp://host:port"),
+        ({"num_machines": 2, "dist_url": "tcp://a:65536"}, r"\[1, 65535\]; got 65536"),
+        ({"max_restarts": 1, "dist_url": "tcp://a:0"}, r"\[1, 65535\]; got 0"),
+        ({"num_machines": 0}, "--num-machines must be at least 1"),
+        ({"max_restarts": -1}, "--max-restarts -1"),
+        ({"wait_minutes": 0.0}, "--wait-minutes must be a number above 0"),
+        ({"wait_minutes": float("nan")}, "--wait-minutes must be a number above 0"),
+        ({"num_processes": 0}, "--num-processes must be at least 1"),
     ],
 )
 def test_bad_arguments(arguments, message):
     with pytest.raises(ConfigError, match=message):
-        launch(report, 1, **arguments)
+        launch(report, 0, **arguments)
+
+
+@pytest.fixture
+def gpus(monkeypatch):
+    """Pretend that torch finds so many GPUs."""
+
+    def pretend(count: int) -> None:
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: count > 0)
+        monkeypatch.setattr(torch.cuda, "device_count", lambda: count)
+
+    return pretend
+
+
+@pytest.mark.parametrize(
+    "found, asked, message",
+    [
+        (0, {"num_gpus_per_machine": 1}, "needs a CUDA GPU.* --num-gpus 0 or leave it out"),
+        (0, {"num_gpus_per_machine": 8}, "--num-gpus 8 needs a CUDA GPU"),
+        (2, {"num_gpus_per_machine": 3}, "--num-gpus 3: this machine has 2"),
+        (2, {"num_gpus_per_machine": -1}, "must be 0 or more; got -1"),
+        (2, {"num_gpus_per_machine": 1, "num_processes": 2}, "leave --num-gpus 1 out"),
+    ],
+)
+def test_gpus_that_are_not_there(gpus, found, asked, message):
+    gpus(found)
+    with pytest.raises(ConfigError, match=message):
+        launch(report, **asked)
+
+
+@pytest.mark.parametrize(
+    "found, asked",
+    [(0, {}), (0, {"num_gpus_per_machine": 0}), (2, {"num_gpus_per_machine": 0})],
+)
+def test_one_process_on_the_cpu(gpus, found, asked):
+    """Also where GPUs are: gloo, which no GPU is needed for, and no GPU is touched."""
+    gpus(found)
+    assert launch(backend, **asked) == "gloo"
+
+
+def backend() -> str:
+    return dist.get_backend()
 
 
 def config(**solver):

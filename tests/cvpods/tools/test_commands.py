@@ -83,7 +83,7 @@ def test_two_processes_train_like_one(experiment, run_command):
     options = [*EXACT, "MODEL.RESNETS.NORM", "FrozenBN", "TEST.EVAL_PERIOD", "-1"]
     run_command(["pods_train", *options, "OUTPUT_DIR", "one"], experiment)
     result = run_command(
-        ["pods_train", "--num-gpus", "2", *options, "OUTPUT_DIR", "two"], experiment
+        ["pods_train", "--num-processes", "2", *options, "OUTPUT_DIR", "two"], experiment
     )
     assert "2 process(es)" in result.stderr
     assert (experiment / "two/log.txt.rank1").is_file()
@@ -97,13 +97,13 @@ def test_two_processes_train_like_one(experiment, run_command):
 def test_two_processes_evaluate_every_image_once(experiment, run_command):
     run_command(["pods_train", "SOLVER.LR_SCHEDULER.MAX_ITER", "1"], experiment)
     results = {}
-    for count in ("0", "2"):
+    for count in ("1", "2"):
         options = ["MODEL.ATSS.SCORE_THRESH_TEST", "0.0"]
-        run_command(["pods_test", "--num-gpus", count, *options], experiment)
+        run_command(["pods_test", "--num-processes", count, *options], experiment)
         path = experiment / "output/inference/coco_instances_results.json"
         results[count] = json.loads(path.read_text())
-    assert len(results["0"]) > 0
-    assert results["0"] == results["2"]
+    assert len(results["1"]) > 0
+    assert results["1"] == results["2"]
 
 
 @pytest.mark.slow
@@ -174,8 +174,8 @@ def test_a_missing_image_is_named(experiment, run_command, shapes_root, tmp_path
 @pytest.mark.slow
 def test_a_crash_exits_non_zero(experiment, run_command):
     (experiment / "net.py").write_text("def build_model(cfg):\n    raise RuntimeError('boom')\n")
-    for count in ("0", "2"):
-        result = run_command(["pods_train", "--num-gpus", count], experiment, status=1)
+    for count in ("1", "2"):
+        result = run_command(["pods_train", "--num-processes", count], experiment, status=1)
         assert "boom" in result.stderr
 
 

@@ -418,7 +418,7 @@ def test_unusable_weights(trained, tmp_path):
     [
         ("", {}, "is not an experiment: it has no config.py"),
         ("atss.tiny", {"opts": ["MODEL.WEIGTHS", "x.pth"]}, "Did you mean MODEL.WEIGHTS?"),
-        ("atss.tiny", {"device": "gpu"}, "MODEL.DEVICE 'gpu' is no device"),
+        ("atss.tiny", {"device": "gpu"}, "MODEL.DEVICE 'gpu' cannot be used"),
         ("atss.tiny", {"opts": ["SEED"]}, "KEY VALUE"),
         ("atss.tiny", {"opts": ["TEST.ON_FILES", "True"]}, "Not supported: TEST.ON_FILES"),
     ],

@@ -1,0 +1,115 @@
+"""The log of a run: where it is, whatever OUTPUT_DIR is called, and what stands in its place."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+import pytest
+from loguru import logger
+
+from cvpods.engine.defaults import default_setup
+from cvpods.tools.experiment import load_experiment
+from cvpods.utils.errors import ConfigError
+from cvpods.utils.logger import setup_logger
+
+
+@pytest.fixture(autouse=True)
+def plain_log():
+    yield
+    setup_logger()
+
+
+NAMES = [
+    "runs/{exp}",
+    "{time}",
+    "{",
+    "}",
+    "{}",
+    "{0}",
+    "{{a}}",
+    "{time:YYYY}",
+    "%s",
+    "a b",
+    "[x]*é",
+]
+if sys.platform == "win32":
+    NAMES = NAMES[:7]
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("rank, file", [(0, "log.txt"), (1, "log.txt.rank1")])
+def test_names_are_taken_as_they_are(tmp_path, name, rank, file):
+    setup_logger(tmp_path / name, rank)
+    logger.info("a line with {braces}")
+    setup_logger()
+    found = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert found == [tmp_path / name / file]
+    assert "a line with {braces}" in found[0].read_text(encoding="utf-8")
+
+
+def set_up(experiment, output):
+    config, _ = load_experiment(experiment)
+    config.OUTPUT_DIR = str(output)
+    config.MODEL.DEVICE = "cpu"
+    default_setup(config, None)
+
+
+def test_a_folder_in_the_place_of_the_log(experiment, tmp_path):
+    (tmp_path / "o/log.txt").mkdir(parents=True)
+    with pytest.raises(ConfigError, match=r"The log .*log\.txt cannot be written: .*OUTPUT_DIR"):
+        set_up(experiment, tmp_path / "o")
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may write")
+@pytest.mark.parametrize("what", ["o", "o/log.txt"])
+def test_without_permission(experiment, tmp_path, what):
+    (tmp_path / "o").mkdir()
+    (tmp_path / "o/log.txt").touch()
+    (tmp_path / what).chmod(0o500)
+    with pytest.raises(ConfigError, match="cannot be written"):
+        set_up(experiment, tmp_path / "o")
+
+
+@pytest.mark.parametrize("where", ["mkdir", "file", "log"])
+def test_permission_is_denied(experiment, tmp_path, monkeypatch, where):
+    """As without root's rights: at the folder, at a file in it, at the log."""
+
+    def deny(*args, **kwargs):
+        raise PermissionError(13, "Permission denied")
+
+    name = {"mkdir": "pathlib.Path.mkdir", "file": "tempfile.TemporaryFile"}.get(where)
+    if name:
+        monkeypatch.setattr(name, deny)
+    else:
+        monkeypatch.setattr(logger, "add", lambda sink, **kw: deny() if type(sink) is str else 1)
+    with pytest.raises(ConfigError, match="cannot be written.*Permission denied.*OUTPUT"):
+        set_up(experiment, tmp_path / "o")
+
+
+@pytest.mark.parametrize("output", ["file", "file/below"])
+def test_a_file_in_the_place_of_the_folder(experiment, tmp_path, output):
+    (tmp_path / "file").touch()
+    with pytest.raises(ConfigError, match=r"OUTPUT_DIR .*file.* cannot be written to"):
+        set_up(experiment, tmp_path / output)
+
+
+@pytest.mark.slow
+def test_a_training_with_braces_in_its_name(experiment, run_command):
+    """Everything of the run is in that folder, and nothing beside it; so is pods_test's."""
+    words = ["SOLVER.LR_SCHEDULER.MAX_ITER", "1", "OUTPUT_DIR", "runs/{exp}"]
+    run_command(["pods_train", *words], experiment)
+    run_command(["pods_test", *words], experiment)
+    output = experiment / "runs/{exp}"
+    assert [path.name for path in (experiment / "runs").iterdir()] == ["{exp}"]
+    for name in ("log.txt", "config.json", "model_final.pth", "inference/results.json"):
+        assert (output / name).is_file(), name
+    assert list(output.glob("events.out.tfevents.*"))
+
+
+@pytest.mark.slow
+def test_a_training_whose_log_is_a_folder(experiment, run_command):
+    (experiment / "output/log.txt").mkdir(parents=True)
+    result = run_command(["pods_train", "--num-processes", "2"], experiment, status=1)
+    assert "Traceback" not in result.stderr
+    assert result.stderr.count("error: The log") == 1
