@@ -152,9 +152,12 @@ _config_dict = {
         # Accepted for old experiments; keypoints are not evaluated.
         "KEYPOINT_OKS_SIGMAS": [],
         "DETECTIONS_PER_IMAGE": 100,
-        # Images that one process tests at once. Several are padded to one size, which changes
-        # results slightly, except with test-time augmentation.
+        # Images that one process tests at once. Only images of one size share a batch, so that
+        # results do not depend on this number.
         "IMS_PER_DEVICE": 1,
+        # Weights that know their class names are mapped to the classes of the data set by name, and
+        # refused where the names differ. True: class i is class i, whatever the names are.
+        "CLASSES_BY_POSITION": False,
         # Of a graph that MODEL.WEIGHTS names (x.onnx, x.pt2), see docs/deployment.md.
         "GRAPH": {
             # onnxruntime's "cpu", "cuda" or "tensorrt"; "openvino"; "auto": "cuda" on a GPU where

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import json
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -16,9 +15,16 @@ from torch.nn.parallel import DistributedDataParallel
 
 from cvpods.checkpoint import Checkpointer, DefaultCheckpointer
 from cvpods.checkpoint.atomic import remove_leftovers
+from cvpods.checkpoint.origin import Origin, set_origin
 from cvpods.configs.check import check_training
 from cvpods.data.build import build_test_loader, build_train_loader, largest_training_image
 from cvpods.engine import hooks
+from cvpods.engine.class_names import (
+    check_resumed_classes,
+    check_test_classes,
+    names_of,
+    warn_of_other_classes,
+)
 from cvpods.engine.defaults import check_num_classes
 from cvpods.engine.memory import first_line, is_dead_worker, is_out_of_memory
 from cvpods.engine.model import maybe_convert_module, prepare_model
@@ -29,7 +35,7 @@ from cvpods.engine.status import CorruptImages, StatusExchange, TooManyCorruptIm
 from cvpods.engine.step import TrainingStep
 from cvpods.engine.testing import evaluate_data_sets, inference_folder
 from cvpods.engine.writers import CommonMetricPrinter, JSONWriter, TensorboardXWriter
-from cvpods.evaluation import EVALUATOR, NMSRecallEvaluator, verify_results, without_nan
+from cvpods.evaluation import EVALUATOR, NMSRecallEvaluator, verify_results
 from cvpods.modeling.pre_and_post_nms import PreAndPostNMS
 from cvpods.modeling.test_time_augmentation import TestTimeAugmentation
 from cvpods.solver import build_lr_scheduler, build_optimizer
@@ -79,7 +85,10 @@ class DefaultRunner(TrainingStep):
         model = prepare_model(cfg, build_model)
         if (size := largest_training_image(cfg)) and hasattr(model, "check_training_size"):
             model.check_training_size(*size)
-        check_num_classes(model, self.data_loader.dataset.dataset.meta, cfg.DATASETS.TRAIN)
+        meta = self.data_loader.dataset.dataset.meta
+        check_num_classes(model, meta, cfg.DATASETS.TRAIN)
+        self.class_names = names_of(meta)
+        check_test_classes(cfg, self.class_names)
         self.bare_model = model
         self.optimizer = self.build_optimizer(cfg, model)
         self.model = self._distribute(model)
@@ -184,13 +193,15 @@ class DefaultRunner(TrainingStep):
             remove_leftovers(Path(self.cfg.OUTPUT_DIR))
         content = self.checkpointer.resume() if resume else None
         if content is not None:
+            check_resumed_classes(self.cfg, content.get("thing_classes"), self.class_names)
             if self.ema is not None and "ema" not in content:
                 self.ema.load_state_dict(self.bare_model.state_dict())
             restore_progress(self, content)
             return
         if resume:
             logger.info(f"No checkpoint in {self.cfg.OUTPUT_DIR}: starting anew.")
-        self.checkpointer.load(self.cfg.MODEL.WEIGHTS, config=self.cfg)
+        content = self.checkpointer.load(self.cfg.MODEL.WEIGHTS, config=self.cfg)
+        warn_of_other_classes(content.get("thing_classes"), self.class_names)
         if self.ema is not None:
             self.ema.load_state_dict(self.bare_model.state_dict())
 
@@ -257,12 +268,20 @@ class DefaultRunner(TrainingStep):
     def evaluate(self) -> Mapping[str, Any]:
         """Evaluate the present weights, averaged ones where TRAINER.EMA is on."""
         model = self.ema.module if self.ema is not None else self.bare_model
+        set_origin(model, self._origin())
         self.results = self.test(self.cfg, model)
         if comm.is_main_process() and self.cfg.TEST.EXPECTED_RESULTS:
             last = self.iter + 1 >= self.max_iter
             if last and not verify_results(self.cfg.TEST.EXPECTED_RESULTS, self.results):
                 raise ConfigError("TEST.EXPECTED_RESULTS are missed; see the lines above.")
         return self.results
+
+    def _origin(self) -> Origin:
+        """Where the present weights come from: the checkpoint, where they have been saved."""
+        saved = self.checkpointer.get_checkpoint_file() if self._saved_iter == self.iter else None
+        if saved is None or not comm.is_main_process():
+            return Origin(iteration=self.iter + 1, class_names=tuple(self.class_names))
+        return Origin.of_file(saved, {"iteration": self.iter}, self.class_names)
 
     def _lacks_evaluation(self) -> bool:
         """Whether the newest results are older than the checkpoint that the run goes on from."""
@@ -287,11 +306,7 @@ class DefaultRunner(TrainingStep):
         if cfg.TEST.AUG.ENABLED:
             model = TestTimeAugmentation.from_config(cfg, model)
         folder = Path(output_folder or inference_folder(cfg))
-        results = evaluate_data_sets(cfg, model, folder, cls.build_test_loader, cls.build_evaluator)
-        if comm.is_main_process():
-            folder.mkdir(parents=True, exist_ok=True)
-            (folder / "results.json").write_text(json.dumps(without_nan(results), indent=1) + "\n")
-        return results
+        return evaluate_data_sets(cfg, model, folder, cls.build_test_loader, cls.build_evaluator)
 
     @classmethod
     def test_nms_recall(
@@ -306,5 +321,5 @@ class DefaultRunner(TrainingStep):
 
         folder = Path(output_folder or inference_folder(cfg))
         return evaluate_data_sets(
-            cfg, PreAndPostNMS(model), folder, cls.build_test_loader, build_evaluator
+            cfg, PreAndPostNMS(model), folder, cls.build_test_loader, build_evaluator, record=False
         )

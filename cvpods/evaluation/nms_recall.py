@@ -16,6 +16,7 @@ from torch import Tensor
 from torchvision.ops import box_convert, box_iou
 
 from cvpods.evaluation.evaluator import DatasetEvaluator
+from cvpods.evaluation.provenance import ENTRY, report_lines
 from cvpods.utils import comm
 from cvpods.utils.errors import DataError
 
@@ -115,13 +116,16 @@ class NMSRecallEvaluator(DatasetEvaluator):
             "mean": mean,
             "found_before": before,
             "found_after": after,
+            ENTRY: self.provenance,
         }
         (self.output_dir / "nms_recall.json").write_text(json.dumps(content, indent=1) + "\n")
         rows = list(zip(THRESHOLDS, before, after, [r * 100 for r in ratios], strict=True))
         headers = ["IoU >", "objects before NMS", "after NMS", "NR (%)"]
         detail = tabulate(rows, headers, "pipe", floatfmt=(".2f", "d", "d", ".1f"))
         title = f"NMS recall on {self.dataset_name}"
-        (self.output_dir / "nms_recall.md").write_text(f"# {title}\n\n{table}\n\n{detail}\n")
+        origin = report_lines(self.provenance, self.dataset_name)
+        report = f"# {title}\n\n{table}\n\n{detail}\n{origin}"
+        (self.output_dir / "nms_recall.md").write_text(report)
         _plot(ratios, mean, title).savefig(self.output_dir / "nms_recall.png", dpi=120)
         logger.info(f"Wrote nms_recall.json, .md and .png to {self.output_dir}")
 

@@ -82,7 +82,9 @@ def test_one_score_for_all(text, expected):
 
 @pytest.mark.parametrize("text", ["nan", "inf", "-0.1", "1.01", "half", "", "per_class"])
 def test_bad_scores(text):
-    with pytest.raises(ConfigError, match=f"--score is in 0 ... 1, or per-class; got {text!r}"):
+    with pytest.raises(
+        ConfigError, match=f"--score must be in 0 ... 1, or per-class; got {text!r}"
+    ):
         score_thresholds(arguments(score=text), None)
 
 
@@ -697,7 +699,7 @@ def test_progress_bars(pods_demo, clip, tmp_path, monkeypatch):
         (["--input", "a.jpg", "--max-frames=-1"], "--max-frames must be at least 1, got -1"),
         (["--input", "a.jpg", "--output", "a.jpg"], "--output a.jpg cannot be made"),
         (["--input", "a.jpg", "--output", "a.jpg/sub"], "--output a.jpg/sub cannot be made"),
-        (["--input", "a.jpg", "--score", "2"], "--score is in 0 ... 1, or per-class; got '2'"),
+        (["--input", "a.jpg", "--score", "2"], "--score must be in 0 ... 1, or per-class; got '2'"),
         (["--input", "a.jpg", "--score", "per-class"], "Run pods_test first"),
         (["--input", "a.jpg", "MODEL.WEIGTHS", "x"], "Did you mean MODEL.WEIGHTS?"),
         (["--input", "a.jpg", "SEED"], "Overrides are KEY VALUE pairs; got 'SEED'"),
