@@ -12,6 +12,7 @@ from loguru import logger
 from torch import nn
 
 from cvpods.checkpoint.origin import Origin, origin_of
+from cvpods.data.samplers import SizeBatchSampler
 from cvpods.engine.class_names import map_classes
 from cvpods.engine.defaults import check_num_classes
 from cvpods.engine.model import autocast
@@ -86,6 +87,9 @@ def evaluate_data_sets(
     prepared = []  # all of them, before hours go into the first
     for name in names:
         loader = build_loader(cfg, name)
+        sampler = getattr(loader, "batch_sampler", None)
+        if isinstance(sampler, SizeBatchSampler):
+            sampler.one_size = getattr(model, "one_size", False)
         meta = loader.dataset.meta
         check_num_classes(model, meta, name)
         by_position = cfg.TEST.CLASSES_BY_POSITION
