@@ -162,9 +162,12 @@ _config_dict = {
         # Objects marked "ignore": 1 neither need a detection nor make one wrong. False: they are
         # objects like others, as in pycocotools. VOC's difficult objects are always left out.
         "LEAVE_OUT_IGNORED": False,
-        # Images that one process tests at once. Several are padded to one size, which changes
-        # results slightly, except with test-time augmentation.
+        # Images that one process tests at once. Only images of one size share a batch, so that
+        # results do not depend on this number.
         "IMS_PER_DEVICE": 1,
+        # Weights that know their class names are mapped to the classes of the data set by name, and
+        # refused where the names differ. True: class i is class i, whatever the names are.
+        "CLASSES_BY_POSITION": False,
         # Of a graph that MODEL.WEIGHTS names (x.onnx, x.pt2), see docs/deployment.md.
         "GRAPH": {
             # onnxruntime's "cpu", "cuda" or "tensorrt"; "openvino"; "auto": "cuda" on a GPU where

@@ -14,9 +14,15 @@ from torch.utils.data import DataLoader
 from cvpods.data.datasets.base_dataset import BaseDataset
 from cvpods.data.datasets.paths import dataset_class
 from cvpods.data.registry import DATASETS, SAMPLERS
-from cvpods.data.samplers import BatchPlan, InferenceSampler, TrainingBatchSampler
+from cvpods.data.samplers import (
+    BatchPlan,
+    InferenceSampler,
+    SizeBatchSampler,
+    TrainingBatchSampler,
+)
 from cvpods.data.seeded_dataset import SeededDataset
 from cvpods.data.transforms import build_transform_gens
+from cvpods.data.transforms.transform import output_size
 from cvpods.utils import comm
 from cvpods.utils.errors import ConfigError, PodsError
 from cvpods.utils.handles import end_worker_without_handles, provide_handles
@@ -137,19 +143,39 @@ def test_transforms(cfg: Any) -> list:
 
 
 def build_test_loader(cfg: Any, dataset_name: str) -> DataLoader:
-    """A loader of this process's share of one test data set, TEST.IMS_PER_DEVICE images at once."""
+    """Return a loader of this process's share of one test data set.
+
+    TEST.IMS_PER_DEVICE images of one size, at most, come at once.
+    """
     if cfg.TEST.IMS_PER_DEVICE < 1:
         raise ConfigError(f"TEST.IMS_PER_DEVICE must be at least 1: {cfg.TEST.IMS_PER_DEVICE}.")
     transforms = test_transforms(cfg)
     dataset = build_dataset(cfg, [dataset_name], transforms, is_train=False)
     provide_handles(cfg.DATALOADER.NUM_WORKERS, cfg.TEST.IMS_PER_DEVICE)
+    shard = InferenceSampler(len(dataset), comm.get_rank(), comm.get_world_size())
+    sizes = _sizes_after(transforms, dataset)
     return DataLoader(
         dataset,
-        batch_size=cfg.TEST.IMS_PER_DEVICE,
-        sampler=InferenceSampler(len(dataset), comm.get_rank(), comm.get_world_size()),
+        batch_sampler=SizeBatchSampler(shard, sizes, cfg.TEST.IMS_PER_DEVICE),
         num_workers=cfg.DATALOADER.NUM_WORKERS,
         collate_fn=trivial_batch_collator,
         worker_init_fn=worker_init_reset_seed,
         pin_memory=cfg.MODEL.DEVICE.startswith("cuda"),
         generator=torch.Generator(),
     )
+
+
+def _sizes_after(transforms: list, dataset: Any) -> list[tuple[int, int] | None]:
+    """Return the size that each image has after the transforms; None where that is not known.
+
+    A size comes from the annotations; reading the image checks it.
+    """
+    parts = getattr(dataset, "datasets", [dataset])
+    records = [record for part in parts for record in getattr(part, "dataset_dicts", [])]
+    if len(records) != len(dataset):
+        return [None] * len(dataset)
+    return [_size_after(transforms, r.get("height"), r.get("width")) for r in records]
+
+
+def _size_after(transforms: list, height: Any, width: Any) -> tuple[int, int] | None:
+    return output_size(transforms, height, width) if height and width else None

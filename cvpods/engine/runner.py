@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import json
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -15,11 +14,18 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from cvpods.checkpoint import Checkpointer, DefaultCheckpointer
-from cvpods.checkpoint.atomic import remove_leftovers, write_file
+from cvpods.checkpoint.atomic import remove_leftovers
 from cvpods.checkpoint.newest import iteration_inside
+from cvpods.checkpoint.origin import Origin, set_origin
 from cvpods.configs.check import check_training
 from cvpods.data.build import build_test_loader, build_train_loader, largest_training_image
 from cvpods.engine import hooks
+from cvpods.engine.class_names import (
+    check_resumed_classes,
+    check_test_classes,
+    names_of,
+    warn_of_other_classes,
+)
 from cvpods.engine.defaults import check_num_classes
 from cvpods.engine.failures import log_failure
 from cvpods.engine.memory import first_line
@@ -31,7 +37,7 @@ from cvpods.engine.status import CorruptImages, StatusExchange
 from cvpods.engine.step import TrainingStep
 from cvpods.engine.testing import evaluate_data_sets, inference_folder
 from cvpods.engine.writers import CommonMetricPrinter, JSONWriter, TensorboardXWriter
-from cvpods.evaluation import EVALUATOR, NMSRecallEvaluator, verify_results, without_nan
+from cvpods.evaluation import EVALUATOR, NMSRecallEvaluator, verify_results
 from cvpods.modeling.pre_and_post_nms import PreAndPostNMS
 from cvpods.modeling.test_time_augmentation import TestTimeAugmentation
 from cvpods.solver import OptimizerState, build_lr_scheduler, build_optimizer
@@ -81,7 +87,10 @@ class DefaultRunner(TrainingStep):
         model = prepare_model(cfg, build_model)
         if (size := largest_training_image(cfg)) and hasattr(model, "check_training_size"):
             model.check_training_size(*size)
-        check_num_classes(model, self.data_loader.dataset.dataset.meta, cfg.DATASETS.TRAIN)
+        meta = self.data_loader.dataset.dataset.meta
+        check_num_classes(model, meta, cfg.DATASETS.TRAIN)
+        self.class_names = names_of(meta)
+        check_test_classes(cfg, self.class_names)
         self.bare_model = model
         self.optimizer = self.build_optimizer(cfg, model)
         state = OptimizerState(self.optimizer)
@@ -193,6 +202,7 @@ class DefaultRunner(TrainingStep):
             remove_leftovers(Path(self.cfg.OUTPUT_DIR))
         content = self.checkpointer.resume() if resume else None
         if content is not None:
+            check_resumed_classes(self.cfg, content.get("thing_classes"), self.class_names)
             if self.ema is not None and "ema" not in content:
                 self.ema.load_state_dict(self.bare_model.state_dict())
             restore_progress(self, content)
@@ -200,7 +210,8 @@ class DefaultRunner(TrainingStep):
             return
         if resume:
             logger.info(f"No checkpoint in {self.cfg.OUTPUT_DIR}: starting anew.")
-        self.checkpointer.load(self.cfg.MODEL.WEIGHTS, config=self.cfg)
+        content = self.checkpointer.load(self.cfg.MODEL.WEIGHTS, config=self.cfg)
+        warn_of_other_classes(content.get("thing_classes"), self.class_names)
         if self.ema is not None:
             self.ema.load_state_dict(self.bare_model.state_dict())
 
@@ -291,6 +302,7 @@ class DefaultRunner(TrainingStep):
     def evaluate(self) -> Mapping[str, Any]:
         """Evaluate the present weights, averaged ones where TRAINER.EMA is on."""
         model = self.ema.module if self.ema is not None else self.bare_model
+        set_origin(model, self._origin())
         self.results = self.test(self.cfg, model)
         if comm.is_main_process() and self.cfg.TEST.EXPECTED_RESULTS:
             last = self.iter + 1 >= self.max_iter
@@ -303,6 +315,14 @@ class DefaultRunner(TrainingStep):
         path = Path(self.cfg.OUTPUT_DIR) / "model_final.pth"
         self._final_is_new = comm.all_gather(iteration_inside(path) != self.iter)[0]
         return self._final_is_new
+
+    def _origin(self) -> Origin:
+        """Where the present weights come from: the checkpoint, where they have been saved."""
+        is_saved = self._saved == self.iter + 1
+        saved = self.checkpointer.get_checkpoint_file() if is_saved else None
+        if saved is None or not comm.is_main_process():
+            return Origin(iteration=self.iter + 1, class_names=tuple(self.class_names))
+        return Origin.of_file(saved, {"iteration": self.iter}, self.class_names)
 
     def _lacks_evaluation(self) -> bool:
         """Return whether the newest results are older than the checkpoint that was resumed."""
@@ -327,11 +347,7 @@ class DefaultRunner(TrainingStep):
         if cfg.TEST.AUG.ENABLED:
             model = TestTimeAugmentation.from_config(cfg, model)
         folder = Path(output_folder or inference_folder(cfg))
-        results = evaluate_data_sets(cfg, model, folder, cls.build_test_loader, cls.build_evaluator)
-        if comm.is_main_process():
-            text = json.dumps(without_nan(results), indent=1) + "\n"
-            write_file(folder / "results.json", text.encode())
-        return results
+        return evaluate_data_sets(cfg, model, folder, cls.build_test_loader, cls.build_evaluator)
 
     @classmethod
     def test_nms_recall(
@@ -346,5 +362,5 @@ class DefaultRunner(TrainingStep):
 
         folder = Path(output_folder or inference_folder(cfg))
         return evaluate_data_sets(
-            cfg, PreAndPostNMS(model), folder, cls.build_test_loader, build_evaluator
+            cfg, PreAndPostNMS(model), folder, cls.build_test_loader, build_evaluator, record=False
         )

@@ -2,28 +2,60 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
+from loguru import logger
 from torch import nn
 
+from cvpods.checkpoint.origin import Origin, origin_of
+from cvpods.data.samplers import SizeBatchSampler
+from cvpods.engine.class_names import map_classes
 from cvpods.engine.defaults import check_num_classes
 from cvpods.engine.model import autocast
 from cvpods.evaluation import inference_on_dataset, print_csv_format
+from cvpods.evaluation.provenance import (
+    RESULTS,
+    describe_weights,
+    provenance,
+    read_provenance,
+    write_results,
+)
 from cvpods.utils import comm
 from cvpods.utils.errors import ConfigError
 from cvpods.utils.stop import failing_together
 
 
 def inference_folder(cfg: Any) -> Path:
-    """Where results go: those of test-time augmentation beside the plain ones."""
+    """Return the folder for results of the experiment's own newest weights.
+
+    Results with test-time augmentation go beside the plain ones.
+    """
     return Path(cfg.OUTPUT_DIR) / ("inference_TTA" if cfg.TEST.AUG.ENABLED else "inference")
 
 
+def results_folder(cfg: Any, origin: Origin, newest: Path | None) -> Path:
+    """Return the folder for results of given weights: the rule of pods_test.
+
+    1. The experiment's own newest checkpoint: OUTPUT_DIR/inference, or inference_TTA with TEST.AUG.
+    2. Any other weights and any graph: of_<stem>_<first 8 digits of the file's sha256> in it.
+    3. With several data sets, each has a folder of its own name in that: dataset_folder().
+
+    Args:
+        newest: the experiment's own newest checkpoint, None where it has none.
+    """
+    folder = inference_folder(cfg)
+    if newest is not None and origin.file is not None and newest.resolve() == origin.file.resolve():
+        return folder
+    stem = origin.file.stem if origin.file is not None else re.sub(r"\W+", "_", origin.weights)
+    return folder / "_".join(filter(None, ("of", stem, origin.sha256)))
+
+
 def dataset_folder(cfg: Any, folder: Path, name: str) -> Path:
-    """Where results on one test data set go: `folder`; one of its own in it beside others."""
+    """Return the folder for results on one test data set: `folder`, or one in it of several."""
     return folder if len(cfg.DATASETS.TEST) == 1 else folder / name
 
 
@@ -33,13 +65,17 @@ def evaluate_data_sets(
     folder: Path,
     build_loader: Callable[[Any, str], Any],
     build_evaluator: Callable[..., Any],
+    record: bool = True,
 ) -> Any:
     """Evaluate `model` on each data set of cfg.DATASETS.TEST.
+
+    Classes are mapped to those of the data set by name, see cvpods.engine.class_names.
 
     Args:
         folder: results go there, see dataset_folder.
         build_loader: (cfg, name) -> loader.
         build_evaluator: (cfg, name, dataset, folder) -> evaluator.
+        record: write results.json.
 
     Returns:
         On rank 0 {task: {metric: value}} for one data set, {name: {task: ...}} for several; {}
@@ -48,19 +84,43 @@ def evaluate_data_sets(
     names = cfg.DATASETS.TEST
     if not names:
         raise ConfigError("DATASETS.TEST names no data set to evaluate on.")
+    origin = origin_of(model)
     prepared = []  # all of them, before hours go into the first
     with failing_together():
         for name in names:
             loader = build_loader(cfg, name)
-            check_num_classes(model, loader.dataset.meta, name)
+            sampler = getattr(loader, "batch_sampler", None)
+            if isinstance(sampler, SizeBatchSampler):
+                sampler.one_size = getattr(model, "one_size", False)
+            meta = loader.dataset.meta
+            check_num_classes(model, meta, name)
+            by_position = cfg.TEST.CLASSES_BY_POSITION
+            mapped = map_classes(model, origin.class_names, meta, name, by_position)
             own = dataset_folder(cfg, folder, name)
-            prepared.append((name, loader, build_evaluator(cfg, name, loader.dataset, own)))
+            evaluator = build_evaluator(cfg, name, loader.dataset, own)
+            prepared.append((name, mapped, loader, evaluator))
+    entry = provenance(origin, {name: loader.dataset for name, _, loader, _ in prepared})
+    if record:
+        _announce_replacement(folder)
     results: dict[str, Any] = {}
     device = next(chain(model.parameters(), model.buffers())).device.type
-    for name, loader, evaluator in prepared:
-        results[name] = inference_on_dataset(model, loader, evaluator, autocast(cfg, device))
+    for name, mapped, loader, evaluator in prepared:
+        evaluator.provenance = entry
+        results[name] = inference_on_dataset(mapped, loader, evaluator, autocast(cfg, device))
         if comm.is_main_process():
             print_csv_format(name, results[name])
     if not comm.is_main_process():
         return {}
-    return results[names[0]] if len(names) == 1 else results
+    found = results[names[0]] if len(names) == 1 else results
+    if record:
+        write_results(folder, found, entry)
+    return found
+
+
+def _announce_replacement(folder: Path) -> None:
+    before = read_provenance(folder)
+    if before:
+        logger.info(
+            f"{folder / RESULTS} holds results of {describe_weights(before)}, {before['date']}; "
+            "they will be replaced."
+        )

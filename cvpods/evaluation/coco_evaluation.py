@@ -16,6 +16,7 @@ from tabulate import tabulate
 
 from cvpods.checkpoint.atomic import write_file
 from cvpods.evaluation.evaluator import DatasetEvaluator
+from cvpods.evaluation.provenance import report_lines
 from cvpods.evaluation.registry import EVALUATOR
 from cvpods.structures import BoxMode
 from cvpods.utils import comm
@@ -281,7 +282,8 @@ class COCOEvaluator(DatasetEvaluator):
         tables = f"{_metric_table(metrics)}\n\n{_class_table(per_class)}"
         logger.info(f"Evaluation on {self.dataset_name}:\n{summary}\n\n{tables}")
         if self.output_dir is not None:
-            report = f"# {self.dataset_name}\n\n```\n{summary}\n```\n\n{tables}\n"
+            origin = report_lines(self.provenance, self.dataset_name)
+            report = f"# {self.dataset_name}\n\n```\n{summary}\n```\n\n{tables}\n{origin}"
             write_file(self.output_dir / "results.md", report.encode())
         named = {f"AP-{name}": value for name, value in per_class.items()}
         return {"bbox": {**metrics, **named}}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import contextmanager
 from itertools import chain
 from typing import Any
@@ -21,7 +21,13 @@ from cvpods.utils.stop import failing_together, stop_signal, stop_together
 
 
 class DatasetEvaluator:
-    """reset, process each batch, evaluate at the end."""
+    """reset, process each batch, evaluate at the end.
+
+    Attributes:
+        provenance: where the numbers come from, see cvpods.evaluation.provenance; reports show it.
+    """
+
+    provenance: Mapping[str, Any] = {}
 
     def reset(self) -> None:
         """Forget everything processed."""

@@ -18,6 +18,7 @@ from torchvision.ops import box_convert, box_iou
 
 from cvpods.checkpoint.atomic import write_file
 from cvpods.evaluation.evaluator import DatasetEvaluator
+from cvpods.evaluation.provenance import ENTRY, report_lines
 from cvpods.utils import comm
 from cvpods.utils.errors import DataError
 
@@ -116,6 +117,7 @@ class NMSRecallEvaluator(DatasetEvaluator):
             "mean": mean,
             "found_before": before,
             "found_after": after,
+            ENTRY: self.provenance,
         }
         text = json.dumps(content, indent=1) + "\n"
         write_file(self.output_dir / "nms_recall.json", text.encode())
@@ -123,7 +125,8 @@ class NMSRecallEvaluator(DatasetEvaluator):
         headers = ["IoU >", "objects before NMS", "after NMS", "NR (%)"]
         detail = tabulate(rows, headers, "pipe", floatfmt=(".2f", "d", "d", ".1f"))
         title = f"NMS recall on {self.dataset_name}"
-        text = f"# {title}\n\n{table}\n\n{detail}\n"
+        origin = report_lines(self.provenance, self.dataset_name)
+        text = f"# {title}\n\n{table}\n\n{detail}\n{origin}"
         write_file(self.output_dir / "nms_recall.md", text.encode())
         picture = io.BytesIO()
         _plot(ratios, mean, title).savefig(picture, dpi=120, format="png")

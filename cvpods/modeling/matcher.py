@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import torch
 from torch import Tensor
 
 from cvpods.utils.errors import ConfigError
+from cvpods.utils.slices import slices
 
 
 class Matcher:
@@ -46,20 +47,84 @@ class Matcher:
         Returns:
             matches (R,) int64 index of the best ground truth; labels (R,) int8.
         """
-        num_gt, num_predictions = match_quality_matrix.shape
-        if num_gt == 0:
-            matches = match_quality_matrix.new_zeros(num_predictions, dtype=torch.int64)
+        whole = slice(0, len(match_quality_matrix))
+        return self._match([(whole, match_quality_matrix)], *match_quality_matrix.shape)
+
+    def by_rows(
+        self,
+        quality_of: Callable[[slice], Tensor],
+        num_gt: int,
+        num_predictions: int,
+        device: torch.device,
+    ) -> tuple[Tensor, Tensor]:
+        """Match a quality matrix (M, R) that is made in slices of rows, each used once.
+
+        Args:
+            quality_of: rows of the matrix.
+
+        Returns:
+            As __call__() of the whole matrix, bit for bit.
+        """
+        parts = ((part, quality_of(part)) for part in slices(num_gt, num_predictions, device))
+        return self._match(parts, num_gt, num_predictions, device)
+
+    def _match(
+        self,
+        parts: Iterable[tuple[slice, Tensor]],
+        num_gt: int,
+        num_predictions: int,
+        device: torch.device | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        best: _Best | None = None
+        for part, table in parts:
+            best = best or _Best(table)
+            best.add(part, table)
+            if self.allow_low_quality_matches and num_predictions:
+                best.add_best_of_each(part, table, self.reassign)
+        if best is None or num_gt == 0:
+            at = device if best is None else best.matches.device
+            matches = torch.zeros(num_predictions, dtype=torch.int64, device=at)
             return matches, torch.full_like(matches, self.labels[0], dtype=torch.int8)
-        quality, matches = match_quality_matrix.max(dim=0)
-        bounds = quality.new_tensor(self.thresholds)
-        intervals = torch.bucketize(quality, bounds, right=True)
-        labels = torch.tensor(self.labels, dtype=torch.int8, device=quality.device)[intervals]
-        if self.allow_low_quality_matches and num_predictions:
-            best_of_gt = match_quality_matrix.amax(dim=1, keepdim=True)
-            is_best = (match_quality_matrix == best_of_gt) & (best_of_gt > 0)
-            labels[is_best.any(dim=0)] = 1
-            if self.reassign:
-                order = torch.arange(1, num_gt + 1, device=quality.device)[:, None]
-                last = (is_best * order).amax(dim=0) - 1
-                matches = torch.where(last >= 0, last, matches)
+        bounds = best.quality.new_tensor(self.thresholds)
+        intervals = torch.bucketize(best.quality, bounds, right=True)
+        labels = torch.tensor(self.labels, dtype=torch.int8, device=intervals.device)[intervals]
+        labels[best.is_best] = 1
+        matches = torch.where(best.reassigned >= 0, best.reassigned, best.matches)
         return matches, labels
+
+
+class _Best:
+    """What has been seen of a quality matrix (M, R), slice of rows by slice of rows.
+
+    quality, matches: (R,) the highest value of each column, and its row; the first of equals.
+    is_best: (R,) whether a column holds the highest value of some row, above 0.
+    reassigned: (R,) the last such row, -1 without one; only where asked for.
+    """
+
+    def __init__(self, table: Tensor) -> None:
+        count = table.shape[1]
+        self.quality = table.new_full((count,), -torch.inf)
+        self.matches = torch.zeros(count, dtype=torch.int64, device=table.device)
+        self.is_best = torch.zeros(count, dtype=torch.bool, device=table.device)
+        self.reassigned = torch.full_like(self.matches, -1)
+
+    def add(self, part: slice, table: Tensor) -> None:
+        """Take the rows `part` of the matrix, (m, R)."""
+        if len(table) == 0:
+            return
+        quality, row = table.max(dim=0)
+        better = ~(quality <= self.quality)  # NaN counts as the highest, as in max()
+        self.quality = torch.where(better, quality, self.quality)
+        self.matches = torch.where(better, row + part.start, self.matches)
+
+    def add_best_of_each(self, part: slice, table: Tensor, reassign: bool) -> None:
+        """Note the columns of the highest value of each row."""
+        if len(table) == 0:
+            return
+        highest = table.amax(dim=1, keepdim=True)
+        is_best = (table == highest) & (highest > 0)
+        self.is_best |= is_best.any(dim=0)
+        if reassign:
+            order = torch.arange(part.start + 1, part.stop + 1, device=table.device)[:, None]
+            last = (is_best * order).amax(dim=0) - 1
+            self.reassigned = torch.maximum(self.reassigned, last)

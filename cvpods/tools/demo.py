@@ -17,15 +17,17 @@ from loguru import logger
 from PIL import Image
 from tqdm import tqdm
 
+from cvpods.checkpoint.origin import UNKNOWN, Origin, origin_of
 from cvpods.configs import BaseConfig
 from cvpods.data import build_dataset
 from cvpods.data.detection_utils import read_image
-from cvpods.engine.testing import dataset_folder, inference_folder
+from cvpods.engine.class_names import class_order, names_of
 from cvpods.evaluation.score_thresholds import ScoreThreshold, best_score_thresholds
 from cvpods.structures import Instances
 from cvpods.tools.common import load_config, make_parser, reporting_errors
 from cvpods.tools.demo_files import OutputNames, find_sources
 from cvpods.tools.predictor import Predictor
+from cvpods.tools.results import choose_results
 from cvpods.utils.errors import ConfigError, DataError
 from cvpods.utils.logger import is_terminal
 from cvpods.utils.video import VideoReader, VideoWriter, is_camera, is_video
@@ -35,22 +37,22 @@ PER_CLASS = "per-class"
 DEFAULT_SCORE = 0.5
 
 
-def score_thresholds(args: argparse.Namespace, config: Any) -> dict[str, float] | float:
-    """The least score that is drawn: one for all, or one per class name.
+def score_thresholds(
+    args: argparse.Namespace, config: Any, origin: Origin = UNKNOWN
+) -> dict[str, float] | float:
+    """Return the least score that is drawn: one for all, or one per class name of the model.
+
+    Args:
+        origin: of the weights; their own results are preferred to others'.
 
     Raises:
+        ClassMismatch: the weights' classes have other names than the data set's.
         ConfigError: --score is neither a number nor "per-class".
         DataError: the results that per-class thresholds come from are missing or unusable.
     """
     if args.score != PER_CLASS:
-        try:
-            score = float(args.score)
-        except ValueError:
-            score = -1.0
-        if not 0 <= score <= 1:
-            raise ConfigError(f"--score is in 0 ... 1, or {PER_CLASS}; got {args.score!r}.")
-        return score
-    results = _results_file(args, config)
+        return parse_score(args.score)
+    results = _results_file(args, config, origin.sha256)
     dataset = build_dataset(config, config.DATASETS.TEST[:1], is_train=False).datasets[0]
     best = _best_scores(results, dataset)
     for name, found in best.items():
@@ -61,20 +63,47 @@ def score_thresholds(args: argparse.Namespace, config: Any) -> dict[str, float] 
     others = len(dataset.meta["thing_classes"]) - len(best)
     if others:
         logger.info(f"{others} classes without a detection that finds one: {DEFAULT_SCORE}")
+    names = names_of(dataset.meta)
+    by_position = config.TEST.CLASSES_BY_POSITION
+    class_order(origin.class_names, names, dataset.name, by_position)  # refuses other names
+    if by_position and len(origin.class_names) == len(names):
+        of_model = dict(zip(names, origin.class_names, strict=True))
+        return {of_model[name]: found.score for name, found in best.items()}
     return {name: found.score for name, found in best.items()}
 
 
-def _results_file(args: argparse.Namespace, config: Any) -> Path:
-    """--results, or where pods_test leaves those of the first test data set."""
+def parse_score(text: str) -> float:
+    """Return the least score that --score gives for all classes.
+
+    Raises:
+        ConfigError: it is not a number in 0 ... 1.
+    """
+    try:
+        score = float(text)
+    except ValueError:
+        score = -1.0
+    if not 0 <= score <= 1:
+        raise ConfigError(f"--score must be in 0 ... 1, or {PER_CLASS}; got {text!r}.")
+    return score
+
+
+def _results_file(args: argparse.Namespace, config: Any, sha256: str) -> Path:
+    """Return --results, or what pods_test has left for the first test data set.
+
+    Raises:
+        DataError: see choose_results().
+    """
     first = next(iter(config.DATASETS.TEST), "")
-    folder = dataset_folder(config, inference_folder(config), first)
-    path = Path(args.results or folder / "coco_instances_results.json")
-    if not path.is_file():
+    try:
+        chosen = choose_results(config, first, args.results, sha256)
+    except DataError as error:
         raise DataError(
-            f"--score {PER_CLASS} needs results on the test data set: {path} does not exist. Run "
-            "pods_test first, or name a file with --results."
-        )
-    return path
+            f"--score {PER_CLASS} needs results on the test data set. {error}"
+        ) from None
+    made_of = chosen.provenance.get("weights", {}).get("sha256", "")
+    if sha256 and made_of and made_of != sha256:
+        logger.warning(f"The scores per class come from results of other weights: {chosen}.")
+    return chosen.path
 
 
 def _best_scores(path: Path, dataset: Any) -> dict[str, ScoreThreshold]:
@@ -215,15 +244,17 @@ def demo(args: argparse.Namespace) -> list[str]:
     split_overrides(args)
     if args.max_frames is not None and args.max_frames < 1:
         raise ConfigError(f"--max-frames must be at least 1, got {args.max_frames}.")
+    if args.score != PER_CLASS:
+        parse_score(args.score)  # before weights are loaded
     config, build_model = load_config(args)
     sources, bad = find_sources(args.input)
     for text in bad:
         logger.error(f"Skipped: {text} is no file, no folder with images, and no pattern of files.")
     if not sources:
         return bad
-    thresholds = score_thresholds(args, config)
     weights = config.MODEL.WEIGHTS if "MODEL.WEIGHTS" in args.opts else None
     predictor = Predictor.from_config(config, build_model, weights)
+    thresholds = score_thresholds(args, config, origin_of(getattr(predictor, "model", None)))
     folder = Path(args.output or Path(config.OUTPUT_DIR) / "demo")
     try:
         folder.mkdir(parents=True, exist_ok=True)

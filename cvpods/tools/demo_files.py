@@ -5,11 +5,30 @@ from __future__ import annotations
 import glob
 import itertools
 from collections.abc import Iterable, Sequence
+from functools import cache
 from pathlib import Path
+
+from loguru import logger
+from PIL import Image
 
 from cvpods.utils.video import is_camera, is_video
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".ppm", ".pgm")
+# Pillow's formats of photographs and drawings; it opens MPO by its reader for JPEG. HEIF and JXL
+# come with packages that add them to Pillow.
+_FORMATS = (
+    *("AVIF", "BMP", "DIB", "GIF", "HEIF", "JPEG", "JPEG2000", "JXL", "MPO", "PCX", "PNG", "PPM"),
+    *("QOI", "SGI", "SUN", "TGA", "TIFF", "WEBP"),
+)
+# Names that the log shows of what a folder holds beside images and videos.
+_SHOWN = 10
+
+
+@cache
+def image_suffixes() -> frozenset[str]:
+    """Return the endings of the image files that Pillow can read here, in lower case."""
+    known = Image.registered_extensions().items()
+    opens = {*Image.OPEN, "MPO"}
+    return frozenset(end.lower() for end, name in known if name in opens and name in _FORMATS)
 
 
 def find_sources(inputs: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -38,13 +57,28 @@ def _files(text: str) -> list[str]:
     if path.is_file():
         return [str(path)]
     if path.is_dir():
-        return sorted(str(p) for p in path.iterdir() if _is_medium(p))
+        inside = sorted(p for p in path.iterdir() if not p.name.startswith("."))
+        found = [p for p in inside if _is_medium(p)]
+        _name_others(path, [p for p in inside if p not in found])
+        return [str(p) for p in found]
     return sorted(p for p in glob.glob(str(path), recursive=True) if Path(p).is_file())
 
 
 def _is_medium(path: Path) -> bool:
     suffix = path.suffix.lower()
-    return path.is_file() and (suffix in IMAGE_SUFFIXES or is_video(str(path)))
+    return path.is_file() and (suffix in image_suffixes() or is_video(str(path)))
+
+
+def _name_others(folder: Path, others: Sequence[Path]) -> None:
+    """Say what of a folder is not used: files that are neither image nor video, and folders."""
+    if not others:
+        return
+    names = [p.name + ("/" if p.is_dir() else "") for p in others[:_SHOWN]]
+    more = f" and {len(others) - _SHOWN} more" if len(others) > _SHOWN else ""
+    logger.warning(
+        f"Passed over in {folder}, as neither image nor video by their names: {', '.join(names)}"
+        f"{more}. A file that is named by itself is read whatever its name."
+    )
 
 
 class OutputNames:

@@ -9,6 +9,7 @@ from typing import Any
 from torch import nn
 
 from cvpods.checkpoint import Checkpointer
+from cvpods.checkpoint.origin import Origin, set_origin
 from cvpods.engine.model import prepare_model
 
 # Files that hold a detector's computation, not only its weights, by their ending: {".onnx":
@@ -24,7 +25,8 @@ def is_graph(weights: str | Path) -> bool:
 def load_detector(
     cfg: Any, build_model: Callable[[Any], nn.Module], weights: str | Path
 ) -> tuple[nn.Module, list[str]]:
-    """The experiment's detector with weights (averaged ones where there are any), or a graph.
+    """Return the experiment's detector with weights (averaged ones where the file has them), or a
+    graph. origin_of(model) says where they come from.
 
     Call it before data loaders are made: a graph may want images of one size.
 
@@ -35,8 +37,11 @@ def load_detector(
         PodsError: the file cannot be used, or does not fit the config.
     """
     if is_graph(weights):
-        return GRAPH_FILES[Path(weights).suffix.lower()](cfg, build_model, weights)
-    model = prepare_model(cfg, build_model)
-    content = Checkpointer(model).load(weights, strict=True, use_ema=True, config=cfg)
-    names = content.get("thing_classes")
-    return model, list(names) if isinstance(names, (list, tuple)) else []
+        model, names = GRAPH_FILES[Path(weights).suffix.lower()](cfg, build_model, weights)
+        origin = Origin.of_file(weights, class_names=names)
+    else:
+        model = prepare_model(cfg, build_model)
+        content = Checkpointer(model).load(weights, strict=True, use_ema=True, config=cfg)
+        origin = Origin.of_file(weights, content, content.get("thing_classes") or ())
+    set_origin(model, origin)
+    return model, list(origin.class_names)

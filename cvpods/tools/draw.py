@@ -17,22 +17,21 @@ from cvpods.data import build_dataset
 from cvpods.data.detection_utils import read_image
 from cvpods.structures import BoxMode
 from cvpods.tools.common import load_config, make_parser, reporting_errors
+from cvpods.tools.results import choose_results
 from cvpods.utils.errors import DataError
-from cvpods.utils.visualize import draw_boxes, tile
+from cvpods.utils.visualize import add_caption, draw_boxes, tile
 
 
 def draw(args: argparse.Namespace) -> Path:
-    """Write the picture: pairs of (ground truth, detections), two pairs to a row."""
+    """Write the picture: pairs of (ground truth, detections), two pairs to a row.
+
+    Below it stands where the detections come from.
+    """
     config, _ = load_config(args)
     dataset = build_dataset(config, config.DATASETS.TEST[:1], is_train=False)
-    results = Path(config.OUTPUT_DIR) / "inference" / "coco_instances_results.json"
-    if not results.is_file():
-        raise DataError(f"{results} does not exist; run pods_test first.")
-    found: dict[Any, list[dict]] = defaultdict(list)
-    # The best last, so that its label lies on top.
-    for detection in sorted(json.loads(results.read_text()), key=lambda d: d["score"]):
-        if detection["score"] >= args.score:
-            found[detection["image_id"]].append(detection)
+    name = config.DATASETS.TEST[0]
+    results = choose_results(config, name, args.results)
+    found = _by_image(results.path, args.score)
     samples = dataset.datasets[0].dataset_dicts
     step = max(len(samples) // args.count, 1)
     pairs = [
@@ -40,11 +39,30 @@ def draw(args: argparse.Namespace) -> Path:
         for sample in samples[::step][: args.count]
     ]
     rows = [sum(pairs[i : i + 2], []) for i in range(0, len(pairs), 2)]
-    output = Path(args.output or results.with_name("detections.png"))
+    output = Path(args.output or results.path.with_name("detections.png"))
     output.parent.mkdir(parents=True, exist_ok=True)
-    tile(rows).save(output)
-    logger.info(f"Left: ground truth; right: detections of score >= {args.score}. Wrote {output}")
+    shown = f"Left: ground truth; right: detections of score >= {args.score}."
+    add_caption(tile(rows), [shown, *results.caption(name)]).save(output)
+    logger.info(f"{shown} Wrote {output}")
     return output
+
+
+def _by_image(path: Path, least_score: float) -> dict[Any, list[dict]]:
+    """Return the detections of each image; the best come last, so that their labels lie on top.
+
+    Raises:
+        DataError: the file holds no detections.
+    """
+    found: dict[Any, list[dict]] = defaultdict(list)
+    try:
+        for detection in sorted(json.loads(path.read_text()), key=lambda d: d["score"]):
+            if detection["score"] >= least_score:
+                found[detection["image_id"]].append(detection)
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        raise DataError(
+            f"{path} cannot be read as detections in COCO's result format: {error!r}."
+        ) from error
+    return found
 
 
 def _pair(sample: dict[str, Any], detections: list[dict], meta: Any) -> list[Tensor]:
@@ -68,7 +86,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = make_parser(
         "Draw the last evaluation's detections beside the ground truth.", launches=False
     )
-    parser.add_argument("--output", help="picture (OUTPUT_DIR/inference/detections.png)")
+    parser.add_argument("--output", help="picture (detections.png beside the results)")
+    parser.add_argument(
+        "--results", help="coco_instances_results.json to draw (the last evaluation's)"
+    )
     parser.add_argument("--count", type=int, default=8, help="images (%(default)s)")
     parser.add_argument("--score", type=float, default=0.4, help="least score (%(default)s)")
     args = parser.parse_intermixed_args(argv)

@@ -19,7 +19,6 @@ from cvpods.data.datasets.paths import dataset_class
 from cvpods.data.detection_utils import image_to_array, read_image
 from cvpods.engine.defaults import refuse_unsupported
 from cvpods.engine.model import autocast
-from cvpods.evaluation.evaluator import inference_mode
 from cvpods.modeling.test_time_augmentation import TestTimeAugmentation, groups_of_one_size
 from cvpods.structures import Instances
 from cvpods.tools.common import newest_checkpoint, open_experiment
@@ -31,7 +30,10 @@ AnyImage: TypeAlias = "str | Path | Image.Image | np.ndarray | Tensor"
 
 
 class Predictor:
-    """Detects objects in images: paths, PIL images, numpy arrays, tensors; alone or in a list.
+    """Detector for paths, PIL images, numpy arrays and tensors; alone or in a list.
+
+    The model is in evaluation mode from the start, and a call changes nothing outside itself:
+    several threads may call one predictor at the same time.
 
         predictor = Predictor.from_experiment("playground/atss.res50.1x", weights="x.pth")
         found = predictor("street.jpg")
@@ -57,7 +59,7 @@ class Predictor:
         batch_size: int = 8,
         one_size: bool = False,
     ) -> None:
-        self.model = model
+        self.model = model.eval()
         self.class_names = list(class_names)
         self.transforms = list(transforms)
         self.image_format = image_format
@@ -141,7 +143,7 @@ class Predictor:
             return self([images])[0]
         inputs = [self.prepare(image) for image in images]
         outputs: dict[int, dict[str, Instances]] = {}
-        with inference_mode(self.model):
+        with torch.inference_mode():
             for group in self._groups([i["image"] for i in inputs]):
                 for start in range(0, len(group), self.batch_size):
                     members = group[start : start + self.batch_size]

@@ -5,14 +5,14 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from loguru import logger
 
-from cvpods.checkpoint import iteration_of, list_checkpoints
+from cvpods.checkpoint import iteration_of, list_checkpoints, newest_checkpoint
+from cvpods.checkpoint.origin import origin_of
 from cvpods.engine import RUNNERS, default_setup
-from cvpods.engine.testing import inference_folder
+from cvpods.engine.testing import results_folder
 from cvpods.evaluation import verify_results
 from cvpods.tools.common import chosen_weights, load_config, make_parser, run_tool
 from cvpods.tools.detectors import load_detector
@@ -47,14 +47,15 @@ def test(args: argparse.Namespace) -> bool:
     """Evaluate in this process, one of those that were launched; False where results are missed."""
     config, build_model = load_config(args)
     weights = choose_weights(args, config)
+    own = list_checkpoints(config.OUTPUT_DIR)
+    newest = newest_checkpoint(config.OUTPUT_DIR) if own else None
     config = default_setup(config, args)
     runner = RUNNERS.get(config.TRAINER.NAME)
     passed = True
     for path in weights:
         logger.info(f"Evaluating {path}")
         model, _ = load_detector(config, build_model, path)
-        folder = inference_folder(config)
-        folder = folder / Path(path).stem if len(weights) > 1 else folder
+        folder = results_folder(config, origin_of(model), newest)
         if args.nms_recall:
             runner.test_nms_recall(config, model, folder)
             continue

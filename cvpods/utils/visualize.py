@@ -96,3 +96,27 @@ def tile(rows: Sequence[Sequence[Tensor]], gap: int = 8) -> Image.Image:
             x += image.shape[2] + gap
         y += max(image.shape[1] for image in row) + gap
     return Image.fromarray(canvas.permute(1, 2, 0).numpy())
+
+
+def add_caption(picture: Image.Image, lines: Sequence[str], size: int = 14) -> Image.Image:
+    """Return the picture with lines of text below it, broken where they are too wide."""
+    font = ImageFont.load_default(size)
+    room = picture.width - 2 * size
+    text = [part for line in lines for part in _broken(line, font, room)]
+    height = round(1.4 * size)
+    canvas = Image.new("RGB", (picture.width, picture.height + height * len(text) + size), "white")
+    canvas.paste(picture)
+    draw = ImageDraw.Draw(canvas)
+    for i, line in enumerate(text):
+        draw.text((size, picture.height + i * height), line, fill="black", font=font)
+    return canvas
+
+
+def _broken(line: str, font: Any, room: float) -> list[str]:
+    """Break a line into parts of at most `room` pixels, anywhere."""
+    parts = [""]
+    for letter in line:
+        if font.getlength(parts[-1] + letter) > room and parts[-1]:
+            parts.append("")
+        parts[-1] += letter
+    return parts

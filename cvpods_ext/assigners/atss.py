@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from cvpods.utils.slices import slices
 from cvpods_ext.assigners.assignment import (
     Assignment,
     best_gt,
@@ -71,13 +72,22 @@ def atss_assign(
 def _nearest_per_level(
     anchors: Tensor, level_sizes: Sequence[int], gt_boxes: Tensor, topk: int
 ) -> Tensor:
-    """Indices (M, C) of the anchors nearest to each box, level by level."""
+    """Return the indices (M, C) of the anchors nearest to each box, level by level."""
+    counts = [min(topk, size) for size in level_sizes]
+    # Made at once: a list of small results would keep the slices' memory from being used again.
+    nearest = torch.empty(len(gt_boxes), sum(counts), dtype=torch.int64, device=anchors.device)
+    for part in slices(len(gt_boxes), len(anchors), anchors.device):
+        distances, start = _squared_distances(anchors, gt_boxes[part]), 0
+        found = []
+        for level, k in zip(distances.split(list(level_sizes), dim=1), counts, strict=True):
+            found.append(level.topk(k, dim=1, largest=False, sorted=False).indices + start)
+            start += level.shape[1]
+        nearest[part] = torch.cat(found, dim=1)
+    return nearest
+
+
+def _squared_distances(anchors: Tensor, gt_boxes: Tensor) -> Tensor:
+    """Return the squared distances (M, R) of the centres."""
     gt_x, gt_y = centers(gt_boxes)[:, None].unbind(-1)
     anchor_x, anchor_y = centers(anchors).unbind(-1)
-    distances = (gt_x - anchor_x).square_().add_((gt_y - anchor_y).square_())  # squared, (M, R)
-    nearest, start = [], 0
-    for level in distances.split(list(level_sizes), dim=1):
-        k = min(topk, level.shape[1])
-        nearest.append(level.topk(k, dim=1, largest=False, sorted=False).indices + start)
-        start += level.shape[1]
-    return torch.cat(nearest, dim=1)
+    return (gt_x - anchor_x).square_().add_((gt_y - anchor_y).square_())

@@ -13,9 +13,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from cvpods.utils.slices import slices
 from cvpods_ext.assigners.assignment import centers
 from cvpods_ext.assigners.segments import segment_min_max
-from cvpods_ext.assigners.slices import as_columns, as_rows, slice_iou, slices
+from cvpods_ext.assigners.slices import as_columns, as_rows, slice_iou
 
 # Pairs worked on at once (unless one box has more), so that their number bounds the memory.
 PAIRS_AT_ONCE = 2**19

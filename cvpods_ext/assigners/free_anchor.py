@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from cvpods_ext.assigners.slices import as_columns, as_rows, slice_iou, slices
+from cvpods.utils.slices import slices
+from cvpods_ext.assigners.slices import as_columns, as_rows, slice_iou
 
 # Whole rows of anchors that are sorted together; slices of fewer do not use all cores.
 BAGS_AT_ONCE = 16

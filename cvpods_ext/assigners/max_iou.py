@@ -54,10 +54,15 @@ def max_iou_assign(
     anchors, gt_boxes = anchors.float(), gt_boxes.float()
     if len(gt_boxes) == 0 or len(anchors) == 0:
         return nobody(anchors)
-    iou = overlap(gt_boxes[:, None], anchors)  # (M, R)
-    match, label = matcher(iou)
+    match, label = matcher.by_rows(
+        lambda part: overlap(gt_boxes[part, None], anchors),
+        len(gt_boxes),
+        len(anchors),
+        anchors.device,
+    )
     is_inside = center_inside(gt_boxes[match], anchors, inside)
     is_positive = (label == 1) & is_inside
     ignored = (label == -1) | ((label == 1) & ~is_inside)
     gt_index = torch.where(is_positive, match, torch.where(ignored, IGNORE, BACKGROUND))
-    return Assignment(gt_index, torch.where(is_positive, iou.amax(dim=0), 0.0))
+    iou = overlap(gt_boxes[match], anchors)  # (R,)
+    return Assignment(gt_index, torch.where(is_positive, iou, 0.0))

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from cvpods.utils.slices import slices
 from cvpods_ext.assigners.assignment import (
     BACKGROUND,
     Assignment,
@@ -55,16 +56,30 @@ def scale_range_assign(
     anchors, gt_boxes = anchors.float(), gt_boxes.float()
     if len(gt_boxes) == 0 or len(anchors) == 0:
         return nobody(anchors)
+    counts = torch.tensor(level_sizes, device=anchors.device)
+    bounds = anchors.new_tensor(size_ranges)
+    bounds = bounds.repeat_interleave(counts, dim=0, output_size=len(anchors))
+    smallest = anchors.new_full((len(anchors),), torch.inf)
+    gt_index = torch.full((len(anchors),), BACKGROUND, device=anchors.device)
+    for part in slices(len(gt_boxes), len(anchors), anchors.device):
+        area, row = _areas_that_fit(anchors, gt_boxes[part], bounds, inside).min(dim=0)
+        smaller = area < smallest  # the first of equals stays
+        smallest = torch.where(smaller, area, smallest)
+        gt_index = torch.where(smaller, row + part.start, gt_index)
+    iou = overlap(gt_boxes[gt_index.clamp(min=0)], anchors)
+    return Assignment(gt_index, torch.where(gt_index >= 0, iou, 0.0))
+
+
+def _areas_that_fit(anchors: Tensor, gt_boxes: Tensor, bounds: Tensor, inside: float) -> Tensor:
+    """Return the area (M, R) of each box where both constraints hold, else infinity.
+
+    Args:
+        bounds: (R, 2) the size range of each location's level.
+    """
     x, y = centers(anchors).unbind(-1)
     left, top, right, bottom = gt_boxes[:, :, None].unbind(1)  # (M, 1) each
     nearest = torch.minimum(x - left, right - x).minimum(y - top).minimum(bottom - y)  # (M, R)
     farthest = torch.maximum(x - left, right - x).maximum(y - top).maximum(bottom - y)
-    counts = torch.tensor(level_sizes, device=x.device)
-    bounds = x.new_tensor(size_ranges).repeat_interleave(counts, dim=0, output_size=len(x))
     low, high = bounds.unbind(1)
     fits = (nearest > inside) & (farthest >= low) & (farthest <= high)
-    areas = ((right - left) * (bottom - top)).expand_as(nearest)
-    smallest, gt_index = torch.where(fits, areas, torch.inf).min(dim=0)
-    positive = smallest < torch.inf
-    quality = torch.where(positive, overlap(gt_boxes[gt_index], anchors), 0.0)
-    return Assignment(torch.where(positive, gt_index, BACKGROUND), quality)
+    return torch.where(fits, (right - left) * (bottom - top), torch.inf)

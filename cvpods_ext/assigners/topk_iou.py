@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from cvpods.utils.slices import slices
 from cvpods_ext.assigners.assignment import (
     Assignment,
     best_gt,
@@ -56,13 +57,23 @@ def topk_iou_assign(
     anchors, gt_boxes = anchors.float(), gt_boxes.float()
     if len(gt_boxes) == 0 or len(anchors) == 0:
         return nobody(anchors)
-    gt_centers, anchor_centers = centers(gt_boxes), centers(anchors)
-    # Exact distances; cdist's faster way by matrix products loses digits.
-    exact = "donot_use_mm_for_euclid_dist"
-    distances = torch.cdist(gt_centers, anchor_centers, compute_mode=exact)  # (M, R)
-    preference = overlap(gt_boxes[:, None], anchors)
-    preference -= distances / (1000 * distances.amax().clamp(min=1e-6))
-    candidates = preference.topk(min(topk, len(anchors)), dim=1).indices  # (M, k)
+    parts = list(slices(len(gt_boxes), len(anchors), anchors.device))
+    largest = torch.stack([_distances(anchors, gt_boxes[part]).amax() for part in parts]).amax()
+    candidates = torch.cat([_best(anchors, gt_boxes[part], largest, topk) for part in parts])
     boxes, chosen = gt_boxes[:, None], anchors[candidates]  # (M, 1, 4), (M, k, 4)
     iou, is_inside = overlap(boxes, chosen), center_inside(boxes, chosen, inside)  # (M, k) both
     return best_gt(len(anchors), candidates, torch.where(is_inside, iou, -1.0))
+
+
+def _distances(anchors: Tensor, gt_boxes: Tensor) -> Tensor:
+    """Return the distances (M, R) of the centres."""
+    # Exact ones; cdist's faster way by matrix products loses digits.
+    exact = "donot_use_mm_for_euclid_dist"
+    return torch.cdist(centers(gt_boxes), centers(anchors), compute_mode=exact)
+
+
+def _best(anchors: Tensor, gt_boxes: Tensor, largest: Tensor, topk: int) -> Tensor:
+    """Return the candidates (M, k) of each box, by IoU - distance / (1000 * largest)."""
+    preference = overlap(gt_boxes[:, None], anchors)
+    preference -= _distances(anchors, gt_boxes) / (1000 * largest.clamp(min=1e-6))
+    return preference.topk(min(topk, len(anchors)), dim=1).indices

@@ -15,6 +15,7 @@ from loguru import logger
 from cvpods.data import register_coco_instances
 from cvpods.engine import RUNNERS, default_setup
 from cvpods.evaluation import without_nan
+from cvpods.evaluation.provenance import ENTRY, read_provenance
 from cvpods.tools.common import load_config, make_parser, reporting_errors
 from cvpods.tools.detectors import is_graph, load_detector
 from cvpods.utils.env import select_device
@@ -89,8 +90,10 @@ def accuracy(args: argparse.Namespace) -> bool:
     if args.batch:
         config.TEST.IMS_PER_DEVICE = args.batch
     runner = RUNNERS.get(config.TRAINER.NAME)
-    results = runner.test(config, model, Path(config.OUTPUT_DIR) / f"infer_{Path(args.model).stem}")
-    _write_results(args, {"model": str(args.model), **without_nan(results)})
+    target = Path(config.OUTPUT_DIR) / f"infer_{Path(args.model).stem}"
+    results = runner.test(config, model, target)
+    origin = {ENTRY: read_provenance(target)}
+    _write_results(args, {"model": str(args.model), **without_nan(results), **origin})
     return _meets("AP", results["bbox"]["AP"], args.target_ap)
 
 

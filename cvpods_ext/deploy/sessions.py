@@ -153,7 +153,9 @@ class OpenVinoSession(Session):
         self.device = f"OpenVINO {release}, {processor()}"
 
     def __call__(self, feeds: Feeds) -> dict[str, Tensor]:
-        found = self.compiled({name: value.numpy() for name, value in feeds.items()})
+        # CompiledModel's own call shares one request between all threads.
+        request = self.compiled.create_infer_request()
+        found = request.infer({name: value.numpy() for name, value in feeds.items()})
         return {name: torch.from_numpy(found[name].copy()) for name in self.info.outputs}
 
     def bind(self, feeds: Feeds) -> Callable[[], Any]:

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cvpods_ext.assigners.slices import slices
+from cvpods.utils.slices import slices
 
 # (image, slice of its locations) -> A (r, K), or None for an image without boxes.
 Found = Callable[[int, slice], Tensor | None]

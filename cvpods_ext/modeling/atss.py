@@ -15,6 +15,7 @@ from cvpods.modeling.backbone import Backbone
 from cvpods.modeling.box_regression import Box2BoxTransform, Shift2BoxTransform
 from cvpods.modeling.meta_arch import DenseDetector, DenseHead, input_shapes, shared_arguments
 from cvpods.modeling.meta_arch.scores import Scores, check_score_type, combine_scores
+from cvpods.modeling.meta_arch.unassigned import assigned_boxes
 from cvpods.structures import Instances
 from cvpods.utils import comm
 from cvpods.utils.errors import ConfigError
@@ -197,6 +198,8 @@ class ATSS(DenseDetector):
         for target in targets:
             boxes = target.gt_boxes.tensor
             gt_index = self.assigner(anchors, level_sizes, boxes).gt_index
+            assigned = assigned_boxes(gt_index, len(boxes))
+            self.unassigned.add(boxes, assigned, self.anchor_generator.strides[0])
             if self.plus_one:
                 boxes = inset(boxes, HALF_PIXEL)
             per_image.append(

@@ -96,6 +96,21 @@ class AutoAssign(DenseDetector):
             return cap
         return torch.sym_min(cap, locations)
 
+    @torch.no_grad()
+    def has_location(self, priors: Sequence[Tensor], boxes: Tensor) -> Tensor:
+        """Return (M,) whether a location lies strictly inside each box (M, 4), on any level.
+
+        Locations are a grid, so that counting its rows and columns inside a box is enough.
+        """
+        found = torch.zeros(len(boxes), dtype=torch.bool, device=boxes.device)
+        for points, stride in zip(priors, self.point_generator.strides, strict=True):
+            first, last = points[0], points[-1]  # (x, y) each
+            low = ((boxes[:, :2] - first) / stride).floor() + 1
+            high = ((boxes[:, 2:] - first) / stride).ceil() - 1
+            inside = torch.minimum(high, (last - first) / stride) >= low.clamp(min=0)
+            found |= inside.all(dim=1)
+        return found
+
     def losses(
         self, predictions: dict[str, Tensor], priors: list[Tensor], targets: list[Instances]
     ) -> dict[str, Tensor]:
@@ -109,6 +124,11 @@ class AutoAssign(DenseDetector):
     ) -> dict[str, Any]:
         """Arguments of the loss, but for the prior."""
         strides = self.strides(priors)
+        for target in targets:
+            boxes = target.gt_boxes.tensor
+            self.unassigned.add(
+                boxes, self.has_location(priors, boxes), self.point_generator.strides[0]
+            )
         return {
             "cls_logits": predictions["cls_logits"],
             "obj_logits": predictions["obj_score"],

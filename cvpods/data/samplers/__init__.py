@@ -2,8 +2,16 @@ from cvpods.data.samplers.batch_plan import BatchPlan
 from cvpods.data.samplers.samplers import (
     InferenceSampler,
     SampleKey,
+    SizeBatchSampler,
     TrainingBatchSampler,
     TrainingStream,
 )
 
-__all__ = ["BatchPlan", "InferenceSampler", "SampleKey", "TrainingBatchSampler", "TrainingStream"]
+__all__ = [
+    "BatchPlan",
+    "InferenceSampler",
+    "SampleKey",
+    "SizeBatchSampler",
+    "TrainingBatchSampler",
+    "TrainingStream",
+]

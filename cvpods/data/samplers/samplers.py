@@ -115,3 +115,39 @@ class InferenceSampler(Sampler):
 
     def __len__(self) -> int:
         return len(self._indices)
+
+
+class SizeBatchSampler(Sampler):
+    """Batches of a sampler's images; only images of one size share a batch.
+
+    Padding an image to the size of another one would change what is found in it.
+
+    Args:
+        sampler: the images, each once.
+        sizes: of all images of the data set, (height, width) as the model gets them; an image of
+            size None stays alone.
+        batch_size: images of a batch, at most.
+
+    Attributes:
+        one_size: the model itself makes images of all sizes one, so that any may share a batch.
+    """
+
+    def __init__(
+        self, sampler: Sampler, sizes: Sequence[tuple[int, int] | None], batch_size: int
+    ) -> None:
+        self.sampler, self.sizes, self.batch_size = sampler, list(sizes), batch_size
+        self.one_size = False
+
+    def __iter__(self) -> Iterator[list[int]]:
+        waiting: dict[tuple[int, int], list[int]] = {}
+        for index in self.sampler:
+            size = (0, 0) if self.one_size else self.sizes[index]
+            batch = [index] if size is None else [*waiting.pop(size, []), index]
+            if size is None or len(batch) == self.batch_size:
+                yield batch
+            else:
+                waiting[size] = batch
+        yield from waiting.values()
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)

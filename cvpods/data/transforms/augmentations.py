@@ -32,6 +32,11 @@ def _draw_size(sizes: tuple[int, ...], style: str) -> int:
     return int(np.random.choice(sizes))
 
 
+def _only(sizes: tuple[int, ...]) -> int | None:
+    """Return the size that is drawn every time; None where there are several."""
+    return sizes[0] if len(set(sizes)) == 1 else None
+
+
 def _check_sizes(name: str, sizes: int | Sequence[int], style: str) -> tuple[int, ...]:
     sizes = (sizes,) if isinstance(sizes, int) else tuple(sizes)
     if style not in ("range", "choice"):
@@ -41,6 +46,13 @@ def _check_sizes(name: str, sizes: int | Sequence[int], style: str) -> tuple[int
     if not sizes or (style == "range" and (len(sizes) != 2 or sizes[0] > sizes[1])):
         raise ConfigError(f"{name}: '{style}' cannot draw from {sizes}; a range is (min, max).")
     return sizes
+
+
+class _KeepsSize(TransformGen):
+    """Base of transforms that leave an image its size."""
+
+    def output_size(self, height: int, width: int) -> tuple[int, int]:
+        return height, width
 
 
 @TRANSFORMS.register()
@@ -71,8 +83,14 @@ class ResizeShortestEdge(TransformGen):
         size = _draw_size(self.short_edge_length, self.sample_style)
         if size == 0:
             return NoOpTransform()
-        new_size = shortest_edge_size(h, w, size, self.max_size)
-        return ResizeTransform(h, w, *new_size, plus_one=self.plus_one)
+        return ResizeTransform(h, w, *self._size(h, w, size), plus_one=self.plus_one)
+
+    def output_size(self, height: int, width: int) -> tuple[int, int] | None:
+        size = _only(self.short_edge_length)
+        return (height, width) if size == 0 else size and self._size(height, width, size)
+
+    def _size(self, height: int, width: int, short_edge: int) -> tuple[int, int]:
+        return shortest_edge_size(height, width, short_edge, self.max_size)
 
 
 @TRANSFORMS.register()
@@ -95,8 +113,14 @@ class ResizeLongestEdge(TransformGen):
         size = _draw_size(self.long_edge_length, self.sample_style)
         if size == 0:
             return NoOpTransform()
-        new_size = scaled_size(h, w, size / max(h, w))
-        return ResizeTransform(h, w, *new_size, plus_one=self.plus_one)
+        return ResizeTransform(h, w, *self._size(h, w, size), plus_one=self.plus_one)
+
+    def output_size(self, height: int, width: int) -> tuple[int, int] | None:
+        size = _only(self.long_edge_length)
+        return (height, width) if size == 0 else size and self._size(height, width, size)
+
+    def _size(self, height: int, width: int, long_edge: int) -> tuple[int, int]:
+        return scaled_size(height, width, long_edge / max(height, width))
 
 
 @TRANSFORMS.register()
@@ -110,21 +134,25 @@ class Resize(TransformGen):
         self.shape = (shape, shape) if isinstance(shape, int) else tuple(shape)
 
     def get_transform(self, img: np.ndarray, annotations: Annotations | None = None) -> Transform:
-        return ResizeTransform(*img.shape[:2], *self.shape, plus_one=self.plus_one)
+        return ResizeTransform(
+            *img.shape[:2], *self.output_size(*img.shape[:2]), plus_one=self.plus_one
+        )
+
+    def output_size(self, height: int, width: int) -> tuple[int, int]:
+        return self.shape[0], self.shape[1]
 
 
 @TRANSFORMS.register()
 class ResizeToFit(Resize):
     """Scale to the largest size inside (height, width) that keeps the ratio of the sides."""
 
-    def get_transform(self, img: np.ndarray, annotations: Annotations | None = None) -> Transform:
-        h, w = img.shape[:2]
-        scale = min(self.shape[0] / h, self.shape[1] / w)
-        return ResizeTransform(h, w, *scaled_size(h, w, scale), plus_one=self.plus_one)
+    def output_size(self, height: int, width: int) -> tuple[int, int]:
+        scale = min(self.shape[0] / height, self.shape[1] / width)
+        return scaled_size(height, width, scale)
 
 
 @TRANSFORMS.register()
-class RandomFlip(TransformGen):
+class RandomFlip(_KeepsSize):
     """Mirror with probability `prob`, horizontally or vertically."""
 
     def __init__(self, prob: float = 0.5, horizontal: bool = True, vertical: bool = False) -> None:
@@ -191,11 +219,13 @@ class Pad(TransformGen):
         self.size, self.value = tuple(size), value
 
     def get_transform(self, img: np.ndarray, annotations: Annotations | None = None) -> Transform:
-        h, w = (max(have, want) for have, want in zip(img.shape[:2], self.size, strict=True))
-        return PadTransform(0, 0, h, w, self.value)
+        return PadTransform(0, 0, *self.output_size(*img.shape[:2]), self.value)
+
+    def output_size(self, height: int, width: int) -> tuple[int, int]:
+        return max(height, self.size[0]), max(width, self.size[1])
 
 
-class _RandomBlend(TransformGen):
+class _RandomBlend(_KeepsSize):
     """Base of colour changes: image * w + source * (1 - w), w uniform in [min, max]."""
 
     def __init__(
@@ -245,7 +275,7 @@ class RandomSaturation(_RandomBlend):
 
 
 @TRANSFORMS.register()
-class RandomLighting(TransformGen):
+class RandomLighting(_KeepsSize):
     """AlexNet's colour shift along the principal components of ImageNet's RGB values."""
 
     _EIGENVECTORS = np.array(
@@ -271,7 +301,7 @@ class _PermuteChannels(Transform):
 
 
 @TRANSFORMS.register()
-class RandomSwapChannels(TransformGen):
+class RandomSwapChannels(_KeepsSize):
     """Shuffle the colour channels with probability `prob`."""
 
     def __init__(self, prob: float = 0.5) -> None:
@@ -295,6 +325,9 @@ class OrderList(ComposeTransform):
 class ShuffleList(OrderList):
     """All of `transforms`, in random order."""
 
+    def output_size(self, height: int, width: int) -> None:
+        """Return None: the order is random."""
+
     def __call__(self, img: np.ndarray, annotations: Annotations | None = None, **kwargs: Any):
         order = np.random.permutation(len(self.transforms))
         return ComposeTransform([self.transforms[i] for i in order])(img, annotations, **kwargs)
@@ -311,6 +344,9 @@ class RandomList(OrderList):
                 f"RandomList: cannot draw num_layers {num_layers} of {len(self.transforms)}."
             )
         self.num_layers = num_layers
+
+    def output_size(self, height: int, width: int) -> None:
+        """Return None: the order is random."""
 
     def __call__(self, img: np.ndarray, annotations: Annotations | None = None, **kwargs: Any):
         chosen = np.random.choice(len(self.transforms), self.num_layers, replace=False)

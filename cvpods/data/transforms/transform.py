@@ -164,6 +164,17 @@ class BlendTransform(Transform):
         return (blended + 0.5).clip(0, 255).astype(np.uint8)
 
 
+def output_size(
+    transforms: Sequence[Callable[..., Transformed]], height: int, width: int
+) -> tuple[int, int] | None:
+    """Return the size after all `transforms`, without an image; None where that is not known."""
+    size: tuple[int, int] | None = (height, width)
+    for transform in transforms:
+        known = getattr(transform, "output_size", None)
+        size = known(*size) if known is not None and size is not None else None
+    return size
+
+
 class ComposeTransform(Transform):
     """Apply transforms or transform generators one after the other."""
 
@@ -177,12 +188,22 @@ class ComposeTransform(Transform):
             img, annotations = transform(img, annotations, **kwargs)
         return img, annotations
 
+    def output_size(self, height: int, width: int) -> tuple[int, int] | None:
+        """Return the size after all transforms, see TransformGen.output_size()."""
+        return output_size(self.transforms, height, width)
+
 
 class TransformGen:
     """Draws a Transform for an image; random numbers come from np.random."""
 
     def get_transform(self, img: np.ndarray, annotations: Annotations | None = None) -> Transform:
         raise NotImplementedError
+
+    def output_size(self, height: int, width: int) -> tuple[int, int] | None:
+        """Return the (height, width) that an image gets; None where only the image itself, or a
+        random number, tells.
+        """
+        return None
 
     def __call__(
         self, img: np.ndarray, annotations: Annotations | None = None, **kwargs: Any

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from cvpods.layers.nms import NMS_TYPES, generalized_batched_nms
 from cvpods.modeling.backbone import Backbone
 from cvpods.modeling.meta_arch.scores import Scores
+from cvpods.modeling.meta_arch.unassigned import UnassignedObjects
 from cvpods.modeling.postprocessing import clip_plus_one, detector_postprocess
 from cvpods.structures import Boxes, ImageList, Instances
 from cvpods.utils.errors import ConfigError, DataError
@@ -79,6 +80,7 @@ class DenseDetector(nn.Module):
         mean, std = (torch.tensor(v, dtype=torch.float32) for v in (pixel_mean, pixel_std))
         self.register_buffer("pixel_mean", mean.view(-1, 1, 1), persistent=False)
         self.register_buffer("pixel_std", std.view(-1, 1, 1), persistent=False)
+        self.unassigned = UnassignedObjects()
 
     # -- what a detector adds ------------------------------------------------------------------
 
@@ -129,7 +131,9 @@ class DenseDetector(nn.Module):
         predictions, priors = self.network(images)
         if self.training:
             with torch.autocast(self.device.type, enabled=False):
-                return self.losses(predictions, priors, self.targets(batched_inputs))
+                losses = self.losses(predictions, priors, self.targets(batched_inputs))
+            self.unassigned.end_pass()
+            return losses
         results = self.inference(predictions, priors, images.image_sizes)
         return [
             {"instances": self.postprocess(result, inputs)}

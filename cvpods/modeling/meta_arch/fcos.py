@@ -19,9 +19,11 @@ from cvpods.modeling.meta_arch.arguments import input_shapes, shared_arguments
 from cvpods.modeling.meta_arch.dense_detector import DenseDetector, permute_to_N_HWA_K
 from cvpods.modeling.meta_arch.dense_head import DenseHead, Scale
 from cvpods.modeling.meta_arch.scores import Scores, check_score_type, combine_scores
-from cvpods.structures import Instances
+from cvpods.modeling.meta_arch.unassigned import assigned_boxes
+from cvpods.structures import Boxes, Instances
 from cvpods.utils import comm
 from cvpods.utils.errors import ConfigError
+from cvpods.utils.slices import slices
 
 __all__ = [
     "FCOS",
@@ -209,14 +211,26 @@ class FCOSDetector(DenseDetector):
         ranges = boxes.new_tensor(self.size_ranges).repeat_interleave(
             torch.tensor(counts, device=boxes.device), dim=0, output_size=sum(counts)
         )
-        deltas = self.shift2box_transform.get_deltas(all_points, boxes[:, None])  # (M, R, 4)
-        inside = self._inside(points, boxes, deltas)
+        smallest = boxes.new_full((len(all_points),), torch.inf)
+        index = torch.zeros(len(all_points), dtype=torch.int64, device=boxes.device)
+        for part in slices(len(boxes), 4 * len(all_points), boxes.device):
+            area, row = self._areas_that_fit(points, boxes[part], ranges).min(dim=0)
+            smaller = area < smallest  # the first of equals stays
+            smallest = torch.where(smaller, area, smallest)
+            index = torch.where(smaller, row + part.start, index)
+        positive = smallest < torch.inf
+        assigned = assigned_boxes(torch.where(positive, index, -1), len(boxes))
+        self.unassigned.add(boxes, assigned, self.shift_generator.strides[0])
+        classes = torch.where(positive, target.gt_classes[index], self.num_classes)
+        return classes, self.shift2box_transform.get_deltas(all_points, boxes[index])
+
+    def _areas_that_fit(self, points: list[Tensor], boxes: Tensor, ranges: Tensor) -> Tensor:
+        """Return the area (M, R) of each box where the point may be assigned to it, else inf."""
+        deltas = self.shift2box_transform.get_deltas(torch.cat(points), boxes[:, None])  # (M, R, 4)
         largest = deltas.amax(-1)
+        inside = self._inside(points, boxes, deltas)
         fits = inside & (largest >= ranges[:, 0]) & (largest <= ranges[:, 1])
-        areas = target.gt_boxes.area()[:, None].expand_as(largest)
-        smallest, index = torch.where(fits, areas, torch.inf).min(dim=0)
-        classes = torch.where(smallest < torch.inf, target.gt_classes[index], self.num_classes)
-        return classes, deltas[index, torch.arange(len(index), device=index.device)]
+        return torch.where(fits, Boxes(boxes).area()[:, None], torch.inf)
 
     def _inside(self, points: list[Tensor], boxes: Tensor, deltas: Tensor) -> Tensor:
         """(M, R): inside the box, or inside its centre region clipped to the box."""

@@ -17,6 +17,7 @@ from cvpods.modeling.matcher import Matcher
 from cvpods.modeling.meta_arch.arguments import input_shapes, shared_arguments
 from cvpods.modeling.meta_arch.dense_detector import DenseDetector, permute_to_N_HWA_K
 from cvpods.modeling.meta_arch.dense_head import DenseHead
+from cvpods.modeling.meta_arch.unassigned import assigned_boxes
 from cvpods.structures import Boxes, Instances, pairwise_iou
 from cvpods.utils import comm
 from cvpods.utils.errors import ConfigError
@@ -153,9 +154,17 @@ class RetinaNetDetector(DenseDetector):
     def assign(self, anchors: Tensor, target: Instances) -> tuple[Tensor, Tensor]:
         """Classes (R,) (K background, -1 ignored) and deltas (R, 4) of all anchors of an image."""
         boxes = target.gt_boxes
-        matches, labels = self.matcher(pairwise_iou(boxes, Boxes(anchors)))
+        matches, labels = self.matcher.by_rows(
+            lambda part: pairwise_iou(boxes[part], Boxes(anchors)),
+            len(boxes),
+            len(anchors),
+            anchors.device,
+        )
         if len(boxes) == 0:
             return torch.full_like(matches, self.num_classes), torch.zeros_like(anchors)
+        gt_index = torch.where(labels == 1, matches, -1)
+        assigned = assigned_boxes(gt_index, len(boxes))
+        self.unassigned.add(boxes.tensor, assigned, self.anchor_generator.strides[0])
         classes = target.gt_classes[matches]
         classes = torch.where(labels == 0, self.num_classes, classes)
         classes = torch.where(labels == -1, -1, classes)

@@ -220,6 +220,37 @@ def test_every_test_image_comes_once(cfg, workers):
     assert all(min(batch[0]["image"].shape[1:]) == 12 for batch in batches)
 
 
+def test_only_images_of_one_size_share_a_batch(cfg):
+    """Images 0, 2, 4, 6 are 20 x 16, the others 16 x 20; at most three at once."""
+    cfg.TEST.IMS_PER_DEVICE = 3
+    loader = build_test_loader(cfg, "noise")
+    ids = [[s["image_id"] for s in batch] for batch in loader]
+    assert ids == [[0, 2, 4], [1, 3, 5], [6]] and len(loader) == 3
+    loader.batch_sampler.one_size = True
+    assert [[s["image_id"] for s in batch] for batch in loader] == [[0, 1, 2], [3, 4, 5], [6]]
+
+
+def test_images_of_unknown_size_stay_alone(cfg):
+    cfg.TEST.IMS_PER_DEVICE = 3
+    sizes = {"short_edge_length": (12, 24), "sample_style": "range"}
+    cfg.INPUT.AUG.TEST_PIPELINES = [("ResizeShortestEdge", sizes)]
+    assert [len(batch) for batch in build_test_loader(cfg, "noise")] == [1] * SIZE
+
+
+@pytest.mark.parametrize("images", [1, 2, 5])
+def test_processes_share_batches_of_one_size(cfg, monkeypatch, images):
+    """Every image once, over three processes."""
+    cfg.TEST.IMS_PER_DEVICE = images
+    monkeypatch.setattr("cvpods.utils.comm.get_world_size", lambda: 3)
+    seen = []
+    for rank in range(3):
+        monkeypatch.setattr("cvpods.utils.comm.get_rank", lambda rank=rank: rank)
+        for batch in build_test_loader(cfg, "noise"):
+            assert len({s["image"].shape for s in batch}) == 1
+            seen += [s["image_id"] for s in batch]
+    assert sorted(seen) == list(range(SIZE))
+
+
 def test_processes_share_the_test_images(cfg, monkeypatch):
     monkeypatch.setattr("cvpods.utils.comm.get_world_size", lambda: 3)
     seen = []

@@ -38,6 +38,7 @@ from cvpods.data.transforms import (
     VFlipTransform,
     build_transform_gens,
 )
+from cvpods.data.transforms.transform import output_size
 from cvpods.structures import BoxMode
 from cvpods.utils.errors import PodsError
 
@@ -710,3 +711,56 @@ def test_steps_that_cannot_be_built(step, said):
         build_transform_gens([FLIP, step])
     for part in said:
         assert part in str(raised.value)
+
+
+# -- sizes without an image ------------------------------------------------------------------------
+
+CROP = ("RandomCrop", {"crop_type": "absolute", "crop_size": (9, 9)})
+
+
+@pytest.mark.parametrize(
+    ("steps", "expected"),
+    [
+        ([], (40, 60)),
+        # 24 / 40 = 0.6: 60 x 0.6 = 36. With at most 30: 30 / 60 = 0.5.
+        ([("ResizeShortestEdge", {"short_edge_length": 24})], (24, 36)),
+        ([("ResizeShortestEdge", {"short_edge_length": (24, 24), "max_size": 30})], (20, 30)),
+        ([("ResizeShortestEdge", {"short_edge_length": 0})], (40, 60)),
+        ([("ResizeLongestEdge", {"long_edge_length": 30})], (20, 30)),
+        ([("Resize", {"shape": (8, 9)})], (8, 9)),
+        ([("ResizeToFit", {"shape": (10, 30)})], (10, 15)),
+        ([("Pad", {"size": (50, 50)}), ("RandomFlip", {})], (50, 60)),
+        ([("RandomBrightness", {"intensity_min": 0.5, "intensity_max": 1.5})], (40, 60)),
+        ([("ResizeShortestEdge", {"short_edge_length": (24, 32)})], None),
+        ([CROP], None),
+        ([CROP, ("Pad", {"size": (9, 9)})], None),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_output_size_is_that_of_the_image(steps, expected):
+    transforms = build_transform_gens(steps, "BGR")
+    assert output_size(transforms, 40, 60) == expected
+    if expected is not None:
+        image = np.zeros((40, 60, 3), np.uint8)
+        for transform in transforms:
+            image, _ = transform(image, None)
+        assert image.shape[:2] == expected
+
+
+def test_output_size_of_lists():
+    """Those of random order may end in several sizes."""
+    resize, pad = Resize((8, 8)), Pad((10, 10))
+    assert output_size([OrderList([resize, pad])], 40, 60) == (10, 10)
+    assert output_size([ShuffleList([resize, pad])], 40, 60) is None
+    assert output_size([RandomList([resize, pad])], 40, 60) is None
+    assert output_size([lambda image, annotations: (image, annotations)], 40, 60) is None
+
+
+def test_one_size_draws_no_random_number():
+    """Predictors resize in several threads; nothing that they share may change."""
+    np.random.seed(7)
+    before = np.random.get_state()[1:3]
+    for style in ("choice", "range"):
+        ResizeShortestEdge(24, sample_style=style)(np.zeros((40, 60, 3), np.uint8))
+    after = np.random.get_state()[1:3]
+    assert np.array_equal(before[0], after[0]) and before[1] == after[1]

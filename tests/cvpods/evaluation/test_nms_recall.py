@@ -401,6 +401,7 @@ def test_json(folder):
         "mean": pytest.approx(5 / 9),
         "found_before": FOUND_BEFORE,
         "found_after": FOUND_AFTER,
+        "provenance": {},  # evaluate_data_sets() sets it
     }
 
 

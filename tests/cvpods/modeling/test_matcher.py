@@ -109,3 +109,50 @@ def test_reassigning_needs_some_overlap():
 def test_nothing_to_reassign(shape):
     matches, labels = Matcher([0.4, 0.5], [0, -1, 1], True, True)(torch.zeros(shape))
     assert matches.shape == labels.shape == (shape[1],)
+
+
+# -- in slices -------------------------------------------------------------------------------------
+
+
+def whole(matcher, quality):
+    """Faster R-CNN's rule on the whole matrix, written out: the matcher before it had slices."""
+    best, matches = quality.max(dim=0)
+    intervals = torch.bucketize(best, torch.tensor(matcher.thresholds), right=True)
+    labels = torch.tensor(matcher.labels, dtype=torch.int8)[intervals]
+    if matcher.allow_low_quality_matches:
+        best_of_gt = quality.amax(dim=1, keepdim=True)
+        is_best = (quality == best_of_gt) & (best_of_gt > 0)
+        labels[is_best.any(dim=0)] = 1
+        if matcher.reassign:
+            order = torch.arange(1, len(quality) + 1)[:, None]
+            last = (is_best * order).amax(dim=0) - 1
+            matches = torch.where(last >= 0, last, matches)
+    return matches, labels
+
+
+@pytest.mark.parametrize("bound", [1, 60, 10_000])
+@pytest.mark.parametrize("ties", [False, True])
+@pytest.mark.parametrize(("low_quality", "reassign"), [(False, False), (True, False), (True, True)])
+def test_slices_change_nothing(monkeypatch, bound, ties, low_quality, reassign):
+    """One row at a time, two, and all at once; with ties in columns, in rows, and across slices."""
+    monkeypatch.setattr("cvpods.utils.slices.SLICE_ON_CPU", bound)
+    matcher = Matcher(THRESHOLDS, LABELS, low_quality, reassign)
+    for seed in range(20):
+        torch.manual_seed(seed)
+        quality = torch.rand(13, 30) * torch.rand(13, 1)
+        quality = (quality * 5).round() / 5 if ties else quality
+        quality[seed % 13] = 0.0  # a box that overlaps nothing
+        matches, labels = matcher.by_rows(lambda part, q=quality: q[part], 13, 30, quality.device)
+        expected, wanted = whole(matcher, quality)
+        assert torch.equal(matches, expected) and torch.equal(labels, wanted)
+        one, other = matcher(quality)
+        assert torch.equal(one, expected) and torch.equal(other, wanted)
+
+
+@pytest.mark.parametrize(("boxes", "anchors"), [(0, 5), (3, 0), (0, 0)])
+def test_empty_slices(boxes, anchors):
+    matcher = Matcher(THRESHOLDS, LABELS, True, True)
+    table = torch.zeros(boxes, anchors)
+    matches, labels = matcher.by_rows(lambda part: table[part], boxes, anchors, table.device)
+    assert matches.tolist() == [0] * anchors and matches.dtype == torch.int64
+    assert labels.tolist() == [0] * anchors and labels.dtype == torch.int8

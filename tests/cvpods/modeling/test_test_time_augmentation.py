@@ -1095,12 +1095,12 @@ def test_what_the_loader_gives(photos, enabled, from_original):
 
 @pytest.mark.parametrize("enabled", [False, True])
 def test_several_images_at_once(photos, enabled):
-    """Three of four, then the last one; in the order of the data set."""
+    """The last two have one size and share a batch; the others stay alone."""
     photos.TEST.IMS_PER_DEVICE = 3
     photos.TEST.AUG.update(ENABLED=enabled, FROM_ORIGINAL=enabled)
     batches = list(build_test_loader(photos, "photos"))
     ids = [[sample["image_id"] for sample in batch] for batch in batches]
-    assert ids == [[10, 11, 12], [13]]
+    assert ids == [[10], [11], [12, 13]]
 
 
 @pytest.mark.parametrize("count", [0, -1])
@@ -1160,7 +1160,7 @@ def test_truth_through_all_passes_of_atss(photos):
     for number, sizes in enumerate(expected):
         passes = [(size, mirrored) for n, size, mirrored in detector.passes if n == number]
         assert passes == [(size, mirrored) for size in sizes for mirrored in (False, True)]
-    assert detector.batches == [1, 1, 1, 1, 2, 2] * 13
+    assert detector.batches == [1] * 52 + [2] * 26  # images 2 and 3 have one size
 
 
 def test_wrong_sizes_would_be_seen(photos):

@@ -128,7 +128,8 @@ def test_pods_test_chooses_weights(experiment, run_command):
         assert len({detection["image_id"] for detection in found}) <= images
         assert f"# {name}" in (folder / "results.md").read_text()
     results = json.loads((experiment / "output/inference/results.json").read_text())
-    assert set(results) == {"shapes_val", "shapes_train"}
+    assert set(results) == {"shapes_val", "shapes_train", "provenance"}
+    assert set(results["provenance"]["datasets"]) == {"shapes_val", "shapes_train"}
 
 
 @pytest.mark.slow

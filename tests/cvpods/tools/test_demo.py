@@ -11,13 +11,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from loguru import logger
 from PIL import Image
 
+from cvpods.data.detection_utils import read_image
 from cvpods.structures import Boxes, Instances
 from cvpods.tools import demo as module
 from cvpods.tools.common import open_experiment
 from cvpods.tools.demo import Demo, main, score_thresholds, split_overrides
-from cvpods.tools.demo_files import OutputNames, find_sources
+from cvpods.tools.demo_files import OutputNames, find_sources, image_suffixes
 from cvpods.utils.errors import ConfigError, DataError
 from cvpods.utils.video import VideoReader, VideoWriter
 from cvpods.utils.visualize import class_color
@@ -82,7 +84,9 @@ def test_one_score_for_all(text, expected):
 
 @pytest.mark.parametrize("text", ["nan", "inf", "-0.1", "1.01", "half", "", "per_class"])
 def test_bad_scores(text):
-    with pytest.raises(ConfigError, match=f"--score is in 0 ... 1, or per-class; got {text!r}"):
+    with pytest.raises(
+        ConfigError, match=f"--score must be in 0 ... 1, or per-class; got {text!r}"
+    ):
         score_thresholds(arguments(score=text), None)
 
 
@@ -525,6 +529,35 @@ def test_pictures_of_an_earlier_run_are_replaced(tmp_path, monkeypatch):
     assert outputs("out", "a.jpg") == outputs("out", "a.jpg") == ["a.jpg"]
 
 
+@pytest.mark.parametrize(
+    "suffix", [".jfif", ".jpe", ".avif", ".jp2", ".mpo", ".webp", ".tif", ".TIFF", ".pnm", ".tga"]
+)
+def test_images_of_a_folder(tmp_path, suffix):
+    """Every format of photographs that Pillow reads; the content is what the name says."""
+    if suffix.lower() not in image_suffixes():
+        pytest.skip(f"this Pillow does not read {suffix}")
+    path = tmp_path / f"a{suffix}"
+    Image.fromarray(np.full((64, 64, 3), 200, np.uint8)).save(path)
+    assert find_sources([str(tmp_path)]) == ([str(path)], [])
+    assert abs(int(read_image(path)[32, 32, 0]) - 200) <= 3
+
+
+def test_what_a_folder_holds_beside_images_is_named(tmp_path):
+    """Hidden files are not; neither are more than ten."""
+    lines = []
+    handler = logger.add(lambda message: lines.append(message.record["message"]), level="WARNING")
+    picture(tmp_path / "a.png")
+    find_sources([str(tmp_path)])
+    assert lines == []
+    for name in ("notes.txt", "font.ttf", ".hidden", "scan.pdf"):
+        (tmp_path / name).touch()
+    (tmp_path / "more").mkdir()
+    find_sources([str(tmp_path)])
+    logger.remove(handler)
+    (line,) = lines
+    assert "font.ttf, more/, notes.txt, scan.pdf." in line and ".hidden" not in line
+
+
 def test_folder_by_another_name(tmp_path):
     """The output folder is a link to the source's."""
     picture(tmp_path / "a.jpg")
@@ -697,7 +730,7 @@ def test_progress_bars(pods_demo, clip, tmp_path, monkeypatch):
         (["--input", "a.jpg", "--max-frames=-1"], "--max-frames must be at least 1, got -1"),
         (["--input", "a.jpg", "--output", "a.jpg"], "--output a.jpg cannot be made"),
         (["--input", "a.jpg", "--output", "a.jpg/sub"], "--output a.jpg/sub cannot be made"),
-        (["--input", "a.jpg", "--score", "2"], "--score is in 0 ... 1, or per-class; got '2'"),
+        (["--input", "a.jpg", "--score", "2"], "--score must be in 0 ... 1, or per-class; got '2'"),
         (["--input", "a.jpg", "--score", "per-class"], "Run pods_test first"),
         (["--input", "a.jpg", "MODEL.WEIGTHS", "x"], "Did you mean MODEL.WEIGHTS?"),
         (["--input", "a.jpg", "SEED"], "Overrides are KEY VALUE pairs; got 'SEED'"),

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import random
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -304,11 +306,34 @@ def test_transforms_and_the_size_before_them():
     assert predictor.model.batches == [[(3, 4, 6)]]
 
 
-def test_mode_of_the_model_returns():
+def test_model_is_in_evaluation_mode_for_good():
     predictor = reading()
-    predictor.model.train()
+    assert not predictor.model.training
     predictor(flat(4, 6, 1, 2, 3))
-    assert predictor.model.training
+    assert not predictor.model.training and not torch.is_inference_mode_enabled()
+
+
+def test_calls_from_eight_threads(trained, tmp_path):
+    """Each of 64 calls finds what it finds alone, whatever kind and size its images have; the
+    states that threads share do not change.
+    """
+    predictor = Predictor.from_experiment(trained, device="cpu")
+    for i in range(4):
+        Image.fromarray(noise(64, 96, i)).save(tmp_path / f"{i}.png")
+    given = [noise(64, 96), [noise(96, 64, 1), noise(64, 64, 2)], noise(64, 64, 3)]
+    given = [*given, *[tmp_path / f"{i}.png" for i in range(4)], [noise(64, 96, 5)] * 3]
+    expected = [predictor(images) for images in given]
+    states = [torch.get_rng_state().tolist(), str(np.random.get_state()), random.getstate()]
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(predictor, given * 8))
+    assert states == [torch.get_rng_state().tolist(), str(np.random.get_state()), random.getstate()]
+    assert not any(module.training for module in predictor.model.modules())
+    for one, other in zip(found, expected * 8, strict=True):
+        pairs = zip(one, other, strict=True) if isinstance(one, list) else [(one, other)]
+        for a, b in pairs:
+            assert len(a) == len(b) > 0
+            assert torch.equal(a.pred_boxes.tensor, b.pred_boxes.tensor)
+            assert torch.equal(a.scores, b.scores) and torch.equal(a.pred_classes, b.pred_classes)
 
 
 def test_forward_pass_runs_inside_the_context():

@@ -117,7 +117,7 @@ def test_pairs_match_the_loop_in_any_slices(seed, bound, monkeypatch):
         if is_inside(point, box)
     ]
     if bound is not None:
-        monkeypatch.setattr("cvpods_ext.assigners.slices.SLICE_ON_CPU", bound)
+        monkeypatch.setattr("cvpods.utils.slices.SLICE_ON_CPU", bound)
     pairs = inside_pairs(image.points, image.boxes)
     assert list(zip(pairs.box.tolist(), pairs.location.tolist(), strict=True)) == expected
 
@@ -235,7 +235,7 @@ def test_best_iou_matches_the_loop_in_any_slices(seed, bound, monkeypatch):
         0.0 if j % 3 == 1 else max(iou(b, p) for b in boxes) for j, p in enumerate(predicted)
     ]
     if bound is not None:
-        monkeypatch.setattr("cvpods_ext.assigners.slices.SLICE_ON_CPU", bound)
+        monkeypatch.setattr("cvpods.utils.slices.SLICE_ON_CPU", bound)
     location = torch.tensor([j for j in range(63) if j % 3 != 1]).flip(0)
     actual = best_iou(image.predicted, image.boxes, location).tolist()
     assert actual == pytest.approx(expected, rel=1e-9)
@@ -369,7 +369,7 @@ def test_iou_is_the_largest_with_any_box_of_the_image():
 @pytest.mark.parametrize("seed", range(10))
 def test_found_objects_match_the_loop(seed, count, monkeypatch):
     """Slices of a few predicted boxes each; classes clash."""
-    monkeypatch.setattr("cvpods_ext.assigners.slices.SLICE_ON_CPU", 37)
+    monkeypatch.setattr("cvpods.utils.slices.SLICE_ON_CPU", 37)
     image = Image(seed, count)
     expected = found_loop(
         *(t.tolist() for t in (image.predicted, image.points, image.boxes, image.classes)), 2
@@ -385,7 +385,7 @@ def test_slices_do_not_change_what_is_found(monkeypatch):
     expected = image.found()
     assert 0 < (expected > 0).sum() < expected.numel()
     for bound in (1, 7, 64, 500):
-        monkeypatch.setattr("cvpods_ext.assigners.slices.SLICE_ON_CPU", bound)
+        monkeypatch.setattr("cvpods.utils.slices.SLICE_ON_CPU", bound)
         assert torch.equal(image.found(), expected)
 
 

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 from torchvision.ops import box_iou
 
+from cvpods.utils.slices import slices
 from cvpods_ext.assigners import free_anchor
 from cvpods_ext.assigners.free_anchor import (
     GROUP,
@@ -15,7 +16,6 @@ from cvpods_ext.assigners.free_anchor import (
     object_probability,
     predictions_of,
 )
-from cvpods_ext.assigners.slices import slices
 from tests.reference.free_anchor import found_loop
 
 CPU = torch.device("cpu")
@@ -138,7 +138,7 @@ def test_empty_bags(boxes, anchors, size):
 @pytest.mark.parametrize("seed", range(20))
 def test_bags_match_a_stable_sort(seed, anchors, monkeypatch):
     """Slices of two boxes each."""
-    monkeypatch.setattr("cvpods_ext.assigners.slices.SLICE_ON_CPU", 2 * anchors)
+    monkeypatch.setattr("cvpods.utils.slices.SLICE_ON_CPU", 2 * anchors)
     monkeypatch.setattr(free_anchor, "BAGS_AT_ONCE", 1)
     anchors, boxes = whole_boxes(seed, anchors), whole_boxes(100 + seed, 7)
     size = (1, 9, 50, 150)[seed % 4]
@@ -152,7 +152,7 @@ def test_slices_do_not_change_the_bags(monkeypatch):
     expected = anchor_bags(anchors, boxes, 20).sort().values
     monkeypatch.setattr(free_anchor, "BAGS_AT_ONCE", 1)
     for bound in (1, 3 * 150, 4 * 150 - 1):
-        monkeypatch.setattr("cvpods_ext.assigners.slices.SLICE_ON_CPU", bound)
+        monkeypatch.setattr("cvpods.utils.slices.SLICE_ON_CPU", bound)
         assert torch.equal(anchor_bags(anchors, boxes, 20).sort().values, expected)
 
 
@@ -245,7 +245,7 @@ def test_last_write_passes_over_boxes_that_the_anchor_does_not_find():
 @pytest.mark.parametrize("seed", range(20))
 def test_objects_found_match_the_loop(seed, last_write, monkeypatch):
     """Slices of a few predicted boxes each; classes clash."""
-    monkeypatch.setattr("cvpods_ext.assigners.slices.SLICE_ON_CPU", 37)
+    monkeypatch.setattr("cvpods.utils.slices.SLICE_ON_CPU", 37)
     count, threshold = 1 + seed % 6, (0.6, 0.5, 0.75)[seed % 3]
     boxes, gt = around(seed, 40), around(100 + seed, count)
     classes = torch.randint(0, 2, (count,), generator=torch.Generator().manual_seed(seed))
@@ -265,7 +265,7 @@ def test_slices_do_not_change_what_is_found(last_write, monkeypatch):
     boxes, gt, classes = around(1, 50), around(2, 5), torch.tensor([0, 1, 0, 1, 0])
     whole = ObjectsFound(boxes, gt, classes, 2, last_write=last_write)
     assert 0 < (whole.per_box(EVERYTHING) > 0).sum() < 250
-    monkeypatch.setattr("cvpods_ext.assigners.slices.SLICE_ON_CPU", 32)
+    monkeypatch.setattr("cvpods.utils.slices.SLICE_ON_CPU", 32)
     sliced = ObjectsFound(boxes, gt, classes, 2, last_write=last_write)
     assert torch.equal(whole.best_iou, sliced.best_iou)
     parts = list(slices(50, 5, CPU))

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from cvpods_ext.assigners.slices import slices
+from cvpods.utils.slices import slices
 
 CPU = torch.device("cpu")
 
@@ -22,11 +22,11 @@ CPU = torch.device("cpu")
 )
 def test_slices_of_at_most_a_hundred_elements(length, width, expected, monkeypatch):
     """Rows of 50 elements go by twos; rows wider than the bound go alone; rows of none at once."""
-    monkeypatch.setattr("cvpods_ext.assigners.slices.SLICE_ON_CPU", 100)
+    monkeypatch.setattr("cvpods.utils.slices.SLICE_ON_CPU", 100)
     assert [(s.start, s.stop) for s in slices(length, width, CPU)] == expected
 
 
 def test_slices_of_at_least_so_many_rows(monkeypatch):
-    monkeypatch.setattr("cvpods_ext.assigners.slices.SLICE_ON_CPU", 100)
+    monkeypatch.setattr("cvpods.utils.slices.SLICE_ON_CPU", 100)
     assert [(s.start, s.stop) for s in slices(5, 50, CPU, at_least=3)] == [(0, 3), (3, 5)]
     assert [(s.start, s.stop) for s in slices(5, 25, CPU, at_least=3)] == [(0, 4), (4, 5)]

@@ -909,7 +909,7 @@ def test_slices_change_nothing(bound, monkeypatch):
     given = scene(37, (4, 0, 2), clash=True)
     expected = auto_assign_loss(*given)
     expected_gradients = gradients(expected, given.leaves)
-    monkeypatch.setattr("cvpods_ext.assigners.slices.SLICE_ON_CPU", bound)
+    monkeypatch.setattr("cvpods.utils.slices.SLICE_ON_CPU", bound)
     actual = auto_assign_loss(*given)
     torch.testing.assert_close(actual, expected, rtol=1e-9, atol=0)
     sides = (gradients(actual, given.leaves), expected_gradients)
@@ -936,7 +936,7 @@ def test_memory_does_not_grow_with_boxes_times_locations(monkeypatch):
 
     Chunks and slices of 512: the largest tensor of floats has four numbers to a pair of a chunk.
     """
-    monkeypatch.setattr("cvpods_ext.assigners.slices.SLICE_ON_CPU", 2**9)
+    monkeypatch.setattr("cvpods.utils.slices.SLICE_ON_CPU", 2**9)
     monkeypatch.setattr(auto_assign, "PAIRS_AT_ONCE", 2**9)
     random = torch.Generator().manual_seed(0)
     low = torch.rand(200, 2, generator=random) * torch.tensor([50, 24])

@@ -672,7 +672,7 @@ def test_slices_change_nothing(bound, last_write, monkeypatch):
     settings = {"bag_size": 20, "last_write": last_write}
     expected = free_anchor_loss(*given, **settings)
     expected_gradients = gradients(expected, given)
-    monkeypatch.setattr("cvpods_ext.assigners.slices.SLICE_ON_CPU", bound)
+    monkeypatch.setattr("cvpods.utils.slices.SLICE_ON_CPU", bound)
     monkeypatch.setattr(free_anchor, "BAGS_AT_ONCE", 1)
     actual = free_anchor_loss(*given, **settings)
     torch.testing.assert_close(actual, expected, rtol=1e-9, atol=0)
@@ -836,7 +836,7 @@ def test_watch_sees_what_it_looks_for():
 @pytest.mark.parametrize("counts", [(3, 2), (0, 3), (0, 0)])
 def test_nothing_waits_for_the_device(counts, last_write, monkeypatch):
     """Forwards, backwards, and backwards again."""
-    monkeypatch.setattr("cvpods_ext.assigners.slices.SLICE_ON_CPU", 64)
+    monkeypatch.setattr("cvpods.utils.slices.SLICE_ON_CPU", 64)
     given = scene(29, counts)
     with Watch() as watch:
         losses = free_anchor_loss(*given, bag_size=5, last_write=last_write)
@@ -853,7 +853,7 @@ def test_no_table_of_boxes_and_anchors(monkeypatch):
 
     The largest are BAGS_AT_ONCE rows of anchors, the last group of them filled up.
     """
-    monkeypatch.setattr("cvpods_ext.assigners.slices.SLICE_ON_CPU", 2**14)
+    monkeypatch.setattr("cvpods.utils.slices.SLICE_ON_CPU", 2**14)
     given = scene(30, (300,), anchors=300, num_classes=4)
     random = torch.Generator().manual_seed(0)
     anchors = given.anchors.repeat(67, 1)[:20000]

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from cvpods_ext.assigners.slices import slices
+from cvpods.utils.slices import slices
 from cvpods_ext.losses.negatives import Found, negative_focal_loss, negatives_and_slopes
 
 CPU = torch.device("cpu")
@@ -182,7 +182,7 @@ def test_slices_do_not_matter(with_objectness, bound, monkeypatch):
     objectness = objectness if with_objectness else None
     tables = tables_of(3)
     expected = plain(logits, objectness, tables, 2.0)
-    monkeypatch.setattr("cvpods_ext.assigners.slices.SLICE_ON_CPU", bound)
+    monkeypatch.setattr("cvpods.utils.slices.SLICE_ON_CPU", bound)
     actual = negative_focal_loss(logits, objectness, found_in(tables), 4, 2.0)
     torch.testing.assert_close(actual, expected, rtol=1e-12, atol=0)
     sides = [torch.autograd.grad(loss, leaves) for loss in (actual, expected)]
@@ -191,7 +191,7 @@ def test_slices_do_not_matter(with_objectness, bound, monkeypatch):
 
 def test_slices_follow_the_width(monkeypatch):
     """7 locations, 8 elements at once: tables of width 4 two rows at a time, of 3 too, of 9 one."""
-    monkeypatch.setattr("cvpods_ext.assigners.slices.SLICE_ON_CPU", 8)
+    monkeypatch.setattr("cvpods.utils.slices.SLICE_ON_CPU", 8)
     logits, objectness = inputs(4)
     for width, step in ((4, 2), (3, 2), (2, 4), (9, 1)):
         asked = []

@@ -1,0 +1,73 @@
+"""Origin: which weights a model has, and which classes they were trained with."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from cvpods.checkpoint.addresses import file_sha256, find_file
+
+DIGITS = 8
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where the weights of a model come from.
+
+    weights: the path or address that was loaded; "" for a model that was built in memory.
+    file: the local file behind it; None for weights without one.
+    sha256: the first eight digits of the file's hash, "" without a file.
+    iteration: training iterations that the weights have seen; None where that is not known.
+    class_names: of class 0, 1, ...; empty where the weights do not say.
+    """
+
+    weights: str = ""
+    file: Path | None = None
+    sha256: str = ""
+    iteration: int | None = None
+    class_names: tuple[str, ...] = ()
+
+    @classmethod
+    def of_file(
+        cls,
+        weights: str | Path,
+        content: Mapping[str, Any] | None = None,
+        class_names: Sequence[str] = (),
+    ) -> Origin:
+        """Describe a file of weights or a graph.
+
+        Args:
+            content: what the file holds; its "iteration" counts from 0.
+            class_names: as the file has them; anything but texts counts as none.
+        """
+        file = None if str(weights).startswith("timm://") else find_file(str(weights))
+        last = (content or {}).get("iteration")
+        names = class_names if isinstance(class_names, (list, tuple)) else ()
+        return cls(
+            weights=str(weights),
+            file=file,
+            sha256=file_sha256(file)[:DIGITS] if file is not None else "",
+            iteration=last + 1 if isinstance(last, int) else None,
+            class_names=tuple(names) if all(isinstance(n, str) for n in names) else (),
+        )
+
+
+UNKNOWN = Origin()
+
+
+def set_origin(model: nn.Module, origin: Origin) -> None:
+    """Note on a model where its weights come from; its state_dict does not change."""
+    model.pods_origin = origin  # type: ignore[assignment] - a plain attribute of a module
+
+
+def origin_of(model: Any) -> Origin:
+    """Return what set_origin() noted on the model, or on the detector that it wraps."""
+    for candidate in (model, getattr(model, "detector", None)):
+        origin = getattr(candidate, "pods_origin", None)
+        if isinstance(origin, Origin):
+            return origin
+    return UNKNOWN

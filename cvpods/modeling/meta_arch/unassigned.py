@@ -1,0 +1,79 @@
+"""Count the objects that training assigns no location to, and say so once."""
+
+from __future__ import annotations
+
+import torch
+from loguru import logger
+from torch import Tensor
+
+from cvpods.utils import comm
+
+# The count is read after 4, 8, 16, ... passes: each reading waits for the device.
+FIRST_READING, LAST_READING = 4, 1024
+# What is worth a warning: this share of at least so many objects.
+SHARE = 0.05
+AT_LEAST = 10
+
+
+class UnassignedObjects:
+    """Counter of objects without a location, on the device of the boxes.
+
+    Nothing is learned from such an object, and the loss does not tell.
+    """
+
+    def __init__(self) -> None:
+        self.passes = self.objects = 0
+        self.is_done = False
+        self._found: Tensor | None = None
+
+    def add(self, boxes: Tensor, has_location: Tensor, stride: float) -> None:
+        """Count the objects of an image.
+
+        Args:
+            boxes: (M, 4) xyxy, pixels.
+            has_location: (M,) bool.
+            stride: of the finest level, pixels.
+        """
+        if self.is_done:
+            return
+        small = (boxes[:, 2:] - boxes[:, :2]).amin(dim=1) < stride
+        counts = torch.stack([(~has_location).sum(), (~has_location & small).sum()])
+        self._found = counts if self._found is None else self._found + counts
+        self.objects += len(boxes)
+        self.stride = stride
+
+    def end_pass(self) -> None:
+        """Count a forward pass of training; read the counts and warn where it is time to."""
+        if self.is_done:
+            return
+        self.passes += 1
+        if self.passes >= FIRST_READING and self.passes & (self.passes - 1) == 0:
+            self._warn()
+            self.is_done |= self.passes >= LAST_READING
+
+    def _warn(self) -> None:
+        if self._found is None or self.objects < AT_LEAST:
+            return
+        without, small = self._found.tolist()
+        if without < SHARE * self.objects:
+            return
+        self.is_done = True
+        if comm.is_main_process():
+            logger.warning(
+                f"{without:,} of {self.objects:,} objects in the first {self.passes} forward "
+                "passes have no location assigned; nothing is learned from them. "
+                f"{small:,} of them are smaller than the finest stride, {self.stride:g} pixels, in "
+                "the resized image; the others are covered by other objects or fit no level. "
+                "Train on larger images (INPUT.AUG.TRAIN_PIPELINES) or on crops of them, or add a "
+                "finer level to IN_FEATURES."
+            )
+
+
+def assigned_boxes(gt_index: Tensor, num_boxes: int) -> Tensor:
+    """Return (M,) whether each box has a location, without waiting for the device.
+
+    Args:
+        gt_index: (R,) the box of each location, below 0 where it has none.
+    """
+    has_location = torch.zeros(num_boxes + 1, dtype=torch.bool, device=gt_index.device)
+    return has_location.scatter_(0, (gt_index + 1).clamp(min=0), True)[1:]

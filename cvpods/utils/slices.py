@@ -1,0 +1,21 @@
+"""Tables of boxes x locations in slices, so that memory does not grow with their product."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+
+# Elements of one slice (float32: 2 and 64 MiB a table), but never less than one row.
+SLICE_ON_CPU = 2**19
+SLICE_ON_GPU = 2**24
+
+
+def slices(length: int, width: int, device: torch.device, at_least: int = 1) -> Iterator[slice]:
+    """Cut `length` rows of `width` elements into slices of a bounded number of elements.
+
+    The bound is SLICE_ON_CPU or SLICE_ON_GPU elements, or `at_least` rows where those are more.
+    """
+    bound = SLICE_ON_CPU if device.type == "cpu" else SLICE_ON_GPU
+    step = max(at_least, bound // max(1, width))
+    return (slice(start, min(start + step, length)) for start in range(0, length, step))
