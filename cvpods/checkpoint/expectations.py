@@ -10,6 +10,7 @@ from loguru import logger
 
 from cvpods.configs.config_dict import flatten
 from cvpods.utils.errors import ConfigError
+from cvpods.utils.ranges import AUTO
 
 # Publishers round ImageNet's mean and standard deviation differently: 102.9801 and 103.53.
 TOLERANCES = {"MODEL.PIXEL_MEAN": 1.0, "MODEL.PIXEL_STD": 0.1}
@@ -25,8 +26,10 @@ def check_expectations(config: Any, expects: Mapping[str, Any], source: str) -> 
 
     Raises:
         ConfigError: values differ, unless MODEL.CHECK_WEIGHTS is False; lists them.
+
+    A key of the config that is "auto" takes the value that the weights expect.
     """
-    values = dict(flatten(config))
+    values = _settle_auto(config, expects, source)
     methods = expects.get("MODEL")
     methods = methods if isinstance(methods, (list, tuple)) else []
     if methods and not any(method in config.MODEL for method in methods):
@@ -44,6 +47,15 @@ def check_expectations(config: Any, expects: Mapping[str, Any], source: str) -> 
         f"cvpods_ext.configs.frameworks do so), or override them: {overrides}. "
     )
     _refuse(config, message, ways)
+
+
+def _settle_auto(config: Any, expects: Mapping[str, Any], source: str) -> dict[str, Any]:
+    """Set keys that are "auto" to what the weights expect; return all values of the config."""
+    values = dict(flatten(config))
+    for key in [key for key in expects if values.get(key) == AUTO]:
+        config.merge_from_list([key, expects[key]])
+        logger.info(f"{key} is {expects[key]}, as {source} expects.")
+    return dict(flatten(config))
 
 
 def differences(values: Mapping[str, Any], expects: Mapping[str, Any]) -> dict[str, Any]:
@@ -68,7 +80,17 @@ def _same(value: Any, expected: Any, tolerance: float) -> bool:
         return len(value) == len(expected) and all(_same(v, e, tolerance) for v, e in pairs)
     if _is_number(value) and _is_number(expected):
         return abs(value - expected) <= tolerance
+    if isinstance(value, str) and isinstance(expected, str) and value != expected:
+        return _as_number(value) == _as_number(expected)
     return value == expected
+
+
+def _as_number(text: str) -> float | str:
+    """Return the number that a text is ("4095" and "4095.0" are the same), otherwise the text."""
+    try:
+        return float(text)
+    except ValueError:
+        return text
 
 
 def _is_number(value: Any) -> bool:

@@ -14,6 +14,7 @@ from cvpods.data.white_level import to_8_bit
 from cvpods.structures import Boxes, BoxMode, Instances
 from cvpods.utils.errors import DataError
 from cvpods.utils.files import check_regular
+from cvpods.utils.ranges import AUTO, read_auto
 
 _UNREADABLE = (
     UnidentifiedImageError,
@@ -52,6 +53,14 @@ def read_image(
     """
     with open_image(file_name, max_pixels) as opened:
         return image_to_array(opened, format, str(file_name), white_level)
+
+
+def reading_options(cfg: Any) -> dict[str, Any]:
+    """Return read_image's keyword arguments as a config says."""
+    return {
+        "white_level": read_auto("INPUT.WHITE_LEVEL", cfg.INPUT.get("WHITE_LEVEL", AUTO)),
+        "max_pixels": cfg.INPUT.get("MAX_PIXELS"),
+    }
 
 
 def open_image(file_name: str | Path, max_pixels: int | None = None) -> Image.Image:

@@ -10,13 +10,16 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from loguru import logger
 from PIL import Image
 
 from cvpods.utils.logger import log_first_n
+from cvpods.utils.ranges import AUTO, read_auto
 
+KEY = "INPUT.WHITE_LEVEL"
 # White in 8, 10, 12, 14 and 16 bits.
 LEVELS = (255, 1023, 4095, 16383, 65535)
 # Files whose pixels are looked at for "auto".
@@ -117,3 +120,29 @@ def _extremes(file: str | Path) -> tuple[float, bool] | None:
     except Exception as error:  # reading it for a sample says what is wrong, and where
         logger.debug(f"{file} is left out of the look at white levels: {error}")
         return None
+
+
+def settle_white_level(cfg: Any, dataset: Any) -> None:
+    """Make the training data and the config, for evaluation, agree on one white level.
+
+    What the config says wins: a number of its own, or that of the weights it started from. With
+    "auto", the level of the training data goes into the config.
+
+    Args:
+        dataset: of training; one of a user's own may have no `white_level`.
+    """
+    level = read_auto(KEY, cfg.INPUT.get("WHITE_LEVEL", AUTO))
+    if level is None:
+        level = getattr(dataset, "white_level", None)
+        if level is None:
+            return  # images of 8 bits
+        cfg.INPUT.WHITE_LEVEL = f"{level:g}"
+        logger.info(f"{KEY} is {level:g}, the level of the training images.")
+    for part in (dataset, *getattr(dataset, "datasets", ())):
+        part.white_level = level
+
+
+def expected_white_level(cfg: Any) -> dict[str, str]:
+    """Return what weights expect of the config that they are used in: {} for images of 8 bits."""
+    level = cfg.INPUT.get("WHITE_LEVEL", AUTO)
+    return {} if level == AUTO else {KEY: str(level)}

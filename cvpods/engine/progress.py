@@ -7,6 +7,8 @@ from typing import Any
 
 from loguru import logger
 
+from cvpods.checkpoint.expectations import check_expectations
+from cvpods.data.white_level import expected_white_level
 from cvpods.engine.changes import apply_changes, config_of
 from cvpods.utils import comm
 from cvpods.utils.env import get_rng_state, set_rng_state
@@ -32,6 +34,7 @@ def progress_of(runner: Any) -> dict[str, Any]:
         "images_per_step": runner.plan.total,
         "images": len(runner.data_loader.dataset),
         "config": config_of(runner.cfg),
+        "expects": expected_white_level(runner.cfg),
         "scalars": runner.storage.windows(runner.done),
         "scalar_hints": runner.storage.hints(),
         "corrupt_images": dict(runner.corrupt.files),
@@ -52,6 +55,7 @@ def restore_progress(runner: Any, content: Mapping[str, Any]) -> None:
         raise CheckpointError("last_checkpoint names weights without an iteration to resume.")
     runner.start_iter = content["iteration"] + 1
     cfg = runner.cfg
+    check_expectations(cfg, content.get("expects", {}), "The checkpoint")
     seed, block = content.get("seed", cfg.SEED), content.get("block", runner.block)
     if seed != cfg.SEED:
         logger.info(f"SEED {seed} of the checkpoint replaces {cfg.SEED}.")

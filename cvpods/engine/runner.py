@@ -19,6 +19,7 @@ from cvpods.checkpoint.newest import iteration_inside
 from cvpods.checkpoint.origin import Origin, set_origin
 from cvpods.configs.check import check_training
 from cvpods.data.build import build_test_loader, build_train_loader, largest_training_image
+from cvpods.data.white_level import settle_white_level
 from cvpods.engine import hooks
 from cvpods.engine.class_names import (
     check_resumed_classes,
@@ -206,12 +207,14 @@ class DefaultRunner(TrainingStep):
             if self.ema is not None and "ema" not in content:
                 self.ema.load_state_dict(self.bare_model.state_dict())
             restore_progress(self, content)
+            settle_white_level(self.cfg, self.data_loader.dataset.dataset)
             self._saved = self.start_iter
             return
         if resume:
             logger.info(f"No checkpoint in {self.cfg.OUTPUT_DIR}: starting anew.")
         content = self.checkpointer.load(self.cfg.MODEL.WEIGHTS, config=self.cfg)
         warn_of_other_classes(content.get("thing_classes"), self.class_names)
+        settle_white_level(self.cfg, self.data_loader.dataset.dataset)
         if self.ema is not None:
             self.ema.load_state_dict(self.bare_model.state_dict())
 

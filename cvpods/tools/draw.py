@@ -14,7 +14,7 @@ from loguru import logger
 from torch import Tensor
 
 from cvpods.data import build_dataset
-from cvpods.data.detection_utils import read_image
+from cvpods.data.detection_utils import read_image, reading_options
 from cvpods.structures import BoxMode
 from cvpods.tools.common import load_config, make_parser, reporting_errors
 from cvpods.tools.results import choose_results
@@ -34,8 +34,9 @@ def draw(args: argparse.Namespace) -> Path:
     found = _by_image(results.path, args.score)
     samples = dataset.datasets[0].dataset_dicts
     step = max(len(samples) // args.count, 1)
+    reading = {**reading_options(config), "white_level": dataset.white_level}
     pairs = [
-        _pair(sample, found[sample["image_id"]], dataset.meta)
+        _pair(sample, found[sample["image_id"]], dataset.meta, reading)
         for sample in samples[::step][: args.count]
     ]
     rows = [sum(pairs[i : i + 2], []) for i in range(0, len(pairs), 2)]
@@ -65,8 +66,10 @@ def _by_image(path: Path, least_score: float) -> dict[Any, list[dict]]:
     return found
 
 
-def _pair(sample: dict[str, Any], detections: list[dict], meta: Any) -> list[Tensor]:
-    image = torch.from_numpy(read_image(sample["file_name"], "RGB")).permute(2, 0, 1)
+def _pair(
+    sample: dict[str, Any], detections: list[dict], meta: Any, reading: dict[str, Any]
+) -> list[Tensor]:
+    image = torch.from_numpy(read_image(sample["file_name"], "RGB", **reading)).permute(2, 0, 1)
     truth = sample["annotations"]
     boxes = [BoxMode.convert(a["bbox"], a["bbox_mode"], BoxMode.XYXY_ABS) for a in truth]
     classes = [a["category_id"] for a in truth]

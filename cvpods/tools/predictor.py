@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias, overload
@@ -16,7 +16,7 @@ from torchvision.models.detection import RetinaNet_ResNet50_FPN_Weights
 
 from cvpods.data.build import test_transforms
 from cvpods.data.datasets.paths import dataset_class
-from cvpods.data.detection_utils import image_to_array, read_image
+from cvpods.data.detection_utils import image_to_array, read_image, reading_options
 from cvpods.engine.defaults import refuse_unsupported
 from cvpods.engine.model import autocast
 from cvpods.modeling.test_time_augmentation import TestTimeAugmentation, groups_of_one_size
@@ -47,6 +47,7 @@ class Predictor:
         autocast: a function that makes the context for the forward pass.
         batch_size: images of one size that are detected at once, at most.
         one_size: the model makes images of all sizes one.
+        reading: keyword arguments of read_image() for image files.
     """
 
     def __init__(
@@ -58,6 +59,7 @@ class Predictor:
         autocast: Callable[[], Any],
         batch_size: int = 8,
         one_size: bool = False,
+        reading: Mapping[str, Any] | None = None,
     ) -> None:
         self.model = model.eval()
         self.class_names = list(class_names)
@@ -66,6 +68,7 @@ class Predictor:
         self.autocast = autocast
         self.batch_size = batch_size
         self.one_size = one_size
+        self.reading = dict(reading or {})
 
     @classmethod
     def from_experiment(
@@ -117,6 +120,7 @@ class Predictor:
             context,
             batch_size=max(8, cfg.TEST.IMS_PER_DEVICE),
             one_size=one_size,
+            reading=reading_options(cfg),
         )
 
     @overload
@@ -162,7 +166,7 @@ class Predictor:
 
     def prepare(self, image: AnyImage) -> dict[str, Any]:
         """The model's input for an image: "image" as transformed, its own "height" and "width"."""
-        array = as_array(image, self.image_format)
+        array = as_array(image, self.image_format, self.reading)
         height, width = array.shape[:2]
         for transform in self.transforms:
             array, _ = transform(array, None)
@@ -175,16 +179,22 @@ def _best_first(found: Instances) -> Instances:
     return found[found.scores.argsort(descending=True, stable=True)]
 
 
-def as_array(image: AnyImage, image_format: str) -> np.ndarray:
-    """Any image as (H, W, 3) uint8 in `image_format`; arrays and tensors are RGB.
+def as_array(
+    image: AnyImage, image_format: str, reading: Mapping[str, Any] | None = None
+) -> np.ndarray:
+    """Return any image as (H, W, 3) uint8 in `image_format`; arrays and tensors are RGB.
+
+    Args:
+        reading: keyword arguments of read_image().
 
     Raises:
         DataError: not readable, or of another type, shape or dtype.
     """
     if isinstance(image, (str, Path)):
-        return read_image(image, image_format)
+        return read_image(image, image_format, **(reading or {}))
     if isinstance(image, Image.Image):
-        return image_to_array(image, image_format)
+        level = (reading or {}).get("white_level")
+        return image_to_array(image, image_format, white_level=level)
     if isinstance(image, Tensor):
         array = image.detach().cpu().numpy()
         array = np.moveaxis(array, 0, -1) if array.ndim == 3 else array

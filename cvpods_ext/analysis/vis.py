@@ -56,9 +56,9 @@ def alignment(args: argparse.Namespace) -> Path:
     _check(args)
     config, _ = load_config(args)
     output = _output(args.output, config)
-    image = read_image(args.input, "RGB")
     folder = Path(args.dir or ".")
     predictor = _predictor(args, folder, args.weights, args.opts)
+    image = read_image(args.input, "RGB", **predictor.reading)
     objects = (
         _annotated(args, config, predictor.class_names)
         if args.truth

@@ -77,7 +77,7 @@ def expectations(conversion: Conversion, content: Mapping[str, Any]) -> dict[str
         found |= mmdet_meta.expects(content.get("meta"))
     if conversion.layout == "detectron2":
         found |= _pixels(content["model"])
-    return found
+    return found | plain_dict(content.get("expects"))
 
 
 def _pixels(weights: Mapping[str, Any]) -> dict[str, Any]:

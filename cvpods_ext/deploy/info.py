@@ -10,11 +10,12 @@ from typing import Any
 import cvpods
 from cvpods.configs.config_dict import flatten
 from cvpods.utils.errors import CheckpointError
+from cvpods.utils.ranges import AUTO
 
 # The entry of an ONNX file's metadata, and the file inside a .pt2, that holds a GraphInfo.
 ENTRY = "cvpods"
 # What the network is fed with.
-INPUT_KEYS = ("INPUT.FORMAT", "MODEL.PIXEL_MEAN", "MODEL.PIXEL_STD")
+INPUT_KEYS = ("INPUT.FORMAT", "INPUT.WHITE_LEVEL", "MODEL.PIXEL_MEAN", "MODEL.PIXEL_STD")
 # What post-processing reads, beside the method's own group.
 DETECTOR_KEYS = ("MODEL.NMS_TYPE", "MODEL.PLUS_ONE", "TEST.DETECTIONS_PER_IMAGE")
 PRIOR_GROUPS = ("ANCHOR_GENERATOR", "SHIFT_GENERATOR")
@@ -83,7 +84,8 @@ def expected_of(config: Any, kind: str) -> dict[str, Any]:
         methods = [name for name, group in config.MODEL.items() if _is_method(group)]
         starts = tuple(f"MODEL.{name}." for name in (*methods, *PRIOR_GROUPS))
         keys += [key for key in flat if key in DETECTOR_KEYS or key.startswith(starts)]
-    return {key: flat[key] for key in keys if _is_json(flat[key])}
+    known = [key for key in keys if key in flat and flat[key] != AUTO]
+    return {key: flat[key] for key in known if _is_json(flat[key])}
 
 
 def _is_method(group: Any) -> bool:

@@ -18,11 +18,11 @@ from cvpods.data.detection_utils import (
     check_image_size,
     filter_empty_instances,
     read_image,
+    reading_options,
 )
 from cvpods.data.registry import DATASETS
 from cvpods.data.white_level import level_of_files
 from cvpods.utils.errors import DataError
-from cvpods.utils.ranges import AUTO, read_auto
 
 
 class BaseDataset(Dataset):
@@ -53,12 +53,12 @@ class BaseDataset(Dataset):
         self.is_train = is_train
         self.data_format = cfg.INPUT.FORMAT
         self.meta = self._get_metadata()
-        self.max_pixels = cfg.INPUT.get("MAX_PIXELS")
+        options = reading_options(cfg)
+        self.white_level, self.max_pixels = options["white_level"], options["max_pixels"]
         self.dataset_dicts = self._load_annotations()
         self._check_not_empty()
         if is_train and cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS:
             self.dataset_dicts = self._filter_annotations(self.dataset_dicts)
-        self.white_level = read_auto("INPUT.WHITE_LEVEL", cfg.INPUT.get("WHITE_LEVEL", AUTO))
         if self.white_level is None:
             self.white_level = level_of_files([d["file_name"] for d in self.dataset_dicts])
         self.aspect_ratios = np.array(

@@ -9,12 +9,19 @@ import pytest
 from loguru import logger
 from PIL import Image
 
+from cvpods.checkpoint.expectations import check_expectations
 from cvpods.configs import BaseConfig
 from cvpods.data import register_coco_instances
 from cvpods.data.build import build_dataset
 from cvpods.data.datasets import COCODataset
 from cvpods.data.detection_utils import read_image
-from cvpods.data.white_level import level_of, level_of_files
+from cvpods.data.white_level import (
+    KEY,
+    expected_white_level,
+    level_of,
+    level_of_files,
+    settle_white_level,
+)
 from cvpods.utils import logger as log_module
 from cvpods.utils.errors import ConfigError
 from cvpods.utils.ranges import read_auto
@@ -133,3 +140,55 @@ def test_one_level_for_joined_data_sets(tmp_path):
     joined = build_dataset(BaseConfig(), ["deep_b", "deep_a"])
     assert joined.white_level == 4095
     assert [int(joined[i]["image"].max()) for i in (1, 3)] == [63, 255]
+
+
+# -- training and what comes after it --------------------------------------------------------------
+
+
+def test_the_training_data_settle_the_key(tmp_path):
+    """What the config says wins: for the data set too."""
+    write_dataset(tmp_path / "a", "deep", 4095)
+    cfg = BaseConfig()
+    joined = build_dataset(cfg, ["deep"])
+    settle_white_level(cfg, joined)
+    assert cfg.INPUT.WHITE_LEVEL == "4095" and expected_white_level(cfg) == {KEY: "4095"}
+    cfg.merge_from_list([KEY, 8191])
+    settle_white_level(cfg, joined)
+    assert joined.white_level == joined.datasets[0].white_level == 8191
+    assert int(joined[1]["image"].max()) == 127
+
+
+def test_images_of_8_bits_leave_the_key_alone(tmp_path):
+    cfg = BaseConfig()
+    settle_white_level(cfg, object())
+    assert cfg.INPUT.WHITE_LEVEL == "auto" and expected_white_level(cfg) == {}
+
+
+def test_weights_settle_the_key_or_are_refused(log):
+    cfg = BaseConfig()
+    check_expectations(cfg, {KEY: "4095"}, "x.pth")
+    assert cfg.INPUT.WHITE_LEVEL == "4095" and "4095, as x.pth expects" in log[0]
+    check_expectations(cfg, {KEY: "4095.0"}, "y.pth")
+    with pytest.raises(ConfigError, match="INPUT.WHITE_LEVEL is '4095'; they expect '1023'"):
+        check_expectations(cfg, {KEY: "1023"}, "z.pth")
+
+
+@pytest.mark.slow
+def test_a_checkpoint_keeps_the_level(experiment, run_command, tmp_path):
+    """12 bits: trained, tested on darker images and exported: one level throughout."""
+    for name, highest in (("deep", 4000), ("dark", 900)):
+        write_dataset(tmp_path / name, name, highest)
+    register = "".join(
+        f"register_coco_instances({n!r}, {str(tmp_path / n / 'a.json')!r}, {str(tmp_path / n)!r})\n"
+        for n in ("deep", "dark")
+    )
+    change = {"DATASETS.TRAIN": ("deep",), "DATASETS.TEST": ("dark",), "MODEL.ATSS.NUM_CLASSES": 1}
+    config = experiment / "config.py"
+    config.write_text(f"{config.read_text()}\n{register}config.override({change!r})\n")
+    said = run_command(["pods_train"], experiment).stderr
+    assert "INPUT.WHITE_LEVEL is 4095, the level of the training images" in said
+    weights = ["MODEL.WEIGHTS", "output/model_final.pth"]
+    assert "INPUT.WHITE_LEVEL is 4095" in run_command(["pods_test", *weights], experiment).stderr
+    run_command(["pods_export", "--output", "x.onnx", *weights], experiment)
+    graph = ["pods_test", "MODEL.WEIGHTS", "x.onnx"]
+    assert "INPUT.WHITE_LEVEL is 4095" in run_command(graph, experiment).stderr
