@@ -143,21 +143,24 @@ def check_test_classes(cfg: Any, trained: Sequence[str]) -> None:
         class_order(trained, names_of(meta), name, cfg.TEST.CLASSES_BY_POSITION)
 
 
-def check_resumed_classes(cfg: Any, before: Any, now: Sequence[str]) -> None:
-    """Refuse to resume a training whose data numbers its classes differently than before.
+def resume_classes(cfg: Any, before: Any, dataset: Any) -> None:
+    """Number the classes of the training data as the checkpoint does that is resumed.
+
+    Args:
+        before: class names of the checkpoint; None or empty if it does not say.
+        dataset: of training; changed.
 
     Raises:
-        ClassMismatch: other names, or the same in another order; shows both lists.
+        ClassMismatch: other names, or a data set that cannot be renumbered; shows both lists.
     """
-    if not before or len(before) != len(now) or cfg.TEST.CLASSES_BY_POSITION:
+    now = names_of(dataset.meta)
+    order = class_order(before or (), now, "DATASETS.TRAIN", cfg.TEST.CLASSES_BY_POSITION)
+    if order is None:
         return
-    if list(before) != list(now):
-        raise ClassMismatch(
-            "The checkpoint was trained with other classes, or another order of them, than "
-            f"DATASETS.TRAIN has:\n{_table(list(before), list(now), 'DATASETS.TRAIN')}\n"
-            "Number them as before, or start a training in another OUTPUT_DIR. To resume with the "
-            "classes by their position, set TEST.CLASSES_BY_POSITION True."
-        )
+    if not hasattr(dataset, "number_classes"):
+        raise ClassMismatch(_mismatch(list(before), now, "DATASETS.TRAIN"))
+    logger.info(describe_order(before, order, "DATASETS.TRAIN"))
+    dataset.number_classes(before)
 
 
 def warn_of_other_classes(weights: Any, wanted: Sequence[str]) -> None:

@@ -22,9 +22,9 @@ from cvpods.data.build import build_test_loader, build_train_loader, largest_tra
 from cvpods.data.white_level import settle_white_level
 from cvpods.engine import hooks
 from cvpods.engine.class_names import (
-    check_resumed_classes,
     check_test_classes,
     names_of,
+    resume_classes,
     warn_of_other_classes,
 )
 from cvpods.engine.defaults import check_num_classes
@@ -203,11 +203,13 @@ class DefaultRunner(TrainingStep):
             remove_leftovers(Path(self.cfg.OUTPUT_DIR))
         content = self.checkpointer.resume() if resume else None
         if content is not None:
-            check_resumed_classes(self.cfg, content.get("thing_classes"), self.class_names)
             if self.ema is not None and "ema" not in content:
                 self.ema.load_state_dict(self.bare_model.state_dict())
             restore_progress(self, content)
-            settle_white_level(self.cfg, self.data_loader.dataset.dataset)
+            dataset = self.data_loader.dataset.dataset
+            resume_classes(self.cfg, content.get("thing_classes"), dataset)
+            self.class_names = names_of(dataset.meta)
+            settle_white_level(self.cfg, dataset)
             self._saved = self.start_iter
             return
         if resume:
@@ -258,6 +260,7 @@ class DefaultRunner(TrainingStep):
     def _rebuild_loader(self, start_iter: int) -> None:
         offset = self.data_loader.batch_sampler.offset
         self.data_loader = self.build_train_loader(self.cfg, self.plan, block=self.block)
+        resume_classes(self.cfg, self.class_names, self.data_loader.dataset.dataset)
         self.data_loader.batch_sampler.offset = offset
         self._start_loader(start_iter)
 

@@ -71,6 +71,17 @@ class BaseDataset(Dataset):
     def _load_annotations(self) -> list[dict[str, Any]]:
         raise NotImplementedError
 
+    def number_classes(self, names: Sequence[str]) -> None:
+        """Give each class the number that its name has in `names`, the same names in any order."""
+        before = self.meta["thing_classes"]
+        number = [list(names).index(name) for name in before]
+        ids = self.meta["thing_dataset_id_to_contiguous_id"]
+        self.meta["thing_classes"] = list(names)
+        self.meta["thing_dataset_id_to_contiguous_id"] = {k: number[i] for k, i in ids.items()}
+        for record in self.dataset_dicts:
+            for annotation in record["annotations"]:
+                annotation["category_id"] = number[annotation["category_id"]]
+
     def coco_ground_truth(self) -> dict[str, Any] | None:
         """The ground truth in COCO's json format; None where there is none (test-dev)."""
         raise NotImplementedError
@@ -142,15 +153,24 @@ class ConcatDataset(Dataset):
                     f"Data sets {first.name!r} and {dataset.name!r} have different classes: "
                     f"{first.meta['thing_classes']} and {dataset.meta['thing_classes']}."
                 )
-        merged: dict[str, Any] = {}
-        for dataset in self.datasets:
-            merged.update(dataset.meta)
-        self.meta = SimpleNamespace(**merged)
+        self.meta = self._merged_meta()
         # One level for all, so that equal values stay equal.
         levels = [dataset.white_level for dataset in self.datasets]
         self.white_level = max((level for level in levels if level is not None), default=None)
         for dataset in self.datasets:
             dataset.white_level = self.white_level
+
+    def _merged_meta(self) -> SimpleNamespace:
+        merged: dict[str, Any] = {}
+        for dataset in self.datasets:
+            merged.update(dataset.meta)
+        return SimpleNamespace(**merged)
+
+    def number_classes(self, names: Sequence[str]) -> None:
+        """Give each class the number that its name has in `names`, see BaseDataset."""
+        for dataset in self.datasets:
+            dataset.number_classes(names)
+        self.meta = self._merged_meta()
 
     def __len__(self) -> int:
         return int(self.ends[-1])
