@@ -25,6 +25,9 @@ _UNREADABLE = (
 )
 
 
+_RAISE_MAX_PIXELS = " If the image is what you expect, raise INPUT.MAX_PIXELS."
+
+
 class SizeMismatchError(DataError):
     """An image has another size than its annotation says."""
 
@@ -69,21 +72,30 @@ def open_image(file_name: str | Path, max_pixels: int | None = None) -> Image.Im
     Raises:
         DataError: the file is missing, is not a regular file or not an image, or is too large.
     """
-    if max_pixels is not None:
-        Image.MAX_IMAGE_PIXELS = max(max_pixels // 2, 1)  # Pillow refuses twice this number
+    limit = Image.MAX_IMAGE_PIXELS  # Pillow warns from here on, and refuses twice as many
+    if max_pixels is not None and limit is not None:
+        Image.MAX_IMAGE_PIXELS = max(limit, -(-max_pixels // 2))
     try:
         check_regular(file_name)
-        return Image.open(file_name)
+        image = Image.open(file_name)
     except FileNotFoundError:
         raise DataError(f"Image {file_name!s:.300} does not exist.") from None
     except _UNREADABLE as error:
         raise _unreadable(str(file_name), error) from error
+    pixels = image.width * image.height
+    if max_pixels is not None and limit is not None and pixels > max_pixels:
+        image.close()
+        raise DataError(
+            f"Image {file_name!s:.300} cannot be read: it has {pixels:,} pixels, more than "
+            f"INPUT.MAX_PIXELS {max_pixels:,}.{_RAISE_MAX_PIXELS}"
+        )
+    return image
 
 
 def _unreadable(name: str, error: Exception) -> DataError:
     advice = ""
     if isinstance(error, Image.DecompressionBombError):
-        advice = " If the image is what you expect, raise INPUT.MAX_PIXELS."
+        advice = _RAISE_MAX_PIXELS
     return DataError(f"Image {name!s:.300} cannot be read: {error}{advice}")
 
 

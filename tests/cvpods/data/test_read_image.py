@@ -223,11 +223,22 @@ def test_damaged_bytes(tmp_path, monkeypatch, suffix):
 
 
 def test_absurdly_large_image(tmp_path, monkeypatch):
-    """Pillow refuses more than twice its limit; the error names the file."""
+    """Pillow refuses more than twice its limit; the error names the file and the key."""
     path = save(tmp_path, noise(), "huge.png")
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 40 * 30 // 3)
-    with pytest.raises(DataError, match=r"huge\.png"):
+    with pytest.raises(DataError, match=r"huge\.png .* raise INPUT\.MAX_PIXELS"):
         read_image(path)
+    assert read_image(path, max_pixels=40 * 30).shape == (30, 40, 3)
+
+
+def test_max_pixels(tmp_path, monkeypatch):
+    """The key may be below Pillow's limit; a user who has switched that off meets no limit."""
+    path = save(tmp_path, noise(), "large.png")
+    with pytest.raises(DataError, match=r"1,200 pixels, more than INPUT\.MAX_PIXELS 1,199"):
+        read_image(path, max_pixels=1199)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", None)
+    assert read_image(path, max_pixels=1199).shape == (30, 40, 3)
+    assert Image.MAX_IMAGE_PIXELS is None
 
 
 @pytest.mark.parametrize("order", ["bgr", "YUV-BT.601", "", 3])

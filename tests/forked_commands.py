@@ -1,0 +1,75 @@
+"""Commands run in forked children of a process that has imported everything once."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import cvpods_ext.configs  # noqa: F401 - what an experiment imports is imported here, once
+import cvpods_ext.deploy  # noqa: F401
+import cvpods_ext.modeling  # noqa: F401
+from cvpods.tools.test import main as pods_test
+from cvpods.tools.train import main as pods_train
+
+Main = Callable[[Sequence[str]], None]
+
+
+class Commands:
+    """The commands on one data set, each in a forked child; their output is kept."""
+
+    def __init__(self, experiment: Path, folder: Path) -> None:
+        self.experiment, self.folder = experiment, folder
+        folder.mkdir(parents=True)
+
+    def run(self, main: Main, *words: str, data: str = "") -> tuple[int, str]:
+        """Return the exit status and everything that was printed; `data` names the json file."""
+        console = self.folder / "console.txt"
+        pid = os.fork()
+        if pid == 0:
+            self._child(main, words, data, console)
+        status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+        said = console.read_text(errors="replace")
+        if "Traceback" in said:
+            raise AssertionError(f"{main.__module__} {words}: {said[-3000:]}")
+        return status, said
+
+    def _child(self, main: Callable, words: Sequence[str], data: str, console: Path) -> None:
+        status = 1
+        try:
+            os.chdir(self.experiment)
+            os.environ["VARIANT"] = str(self.folder)
+            os.environ["VARIANT_JSON"] = data or "train.json"
+            log = os.open(console, os.O_CREAT | os.O_TRUNC | os.O_WRONLY)
+            os.dup2(log, 1)
+            os.dup2(log, 2)
+            main(list(words))
+            status = 0
+        except SystemExit as error:
+            status = error.code if isinstance(error.code, int) else 1
+        except BaseException:
+            with contextlib.suppress(OSError):
+                traceback.print_exc()
+        finally:
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(status)
+
+    def output(self, name: str) -> list[str]:
+        return ["OUTPUT_DIR", str(self.folder / name)]
+
+    def train(self, name: str, *words: str, data: str = "") -> tuple[int, str]:
+        return self.run(pods_train, "--num-gpus", "0", *words, *self.output(name), data=data)
+
+    def test(self, name: str, weights: Path, data: str = "") -> tuple[int, str]:
+        words = ["--num-gpus", "0", "MODEL.WEIGHTS", str(weights), *self.output(name)]
+        return self.run(pods_test, *words, data=data)
+
+    def ap(self, name: str) -> float | None:
+        """The AP that pods_test wrote, wherever in the output folder."""
+        (path,) = (self.folder / name).rglob("results.json")
+        return json.loads(path.read_text()).get("bbox", {}).get("AP")
