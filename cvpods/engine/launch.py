@@ -143,7 +143,7 @@ def _pass_stop_signals_on() -> None:
     """Make torch's launcher pass SIGHUP and SIGUSR1 on and wait, as it does with SIGTERM.
 
     A closed terminal sends SIGHUP more than once: only the first one counts. What is ignored at
-    the start stays ignored, as nohup wants it; torch 2.9 and later would handle SIGHUP then too.
+    the start stays ignored, as nohup wants it; newer versions of torch would handle SIGHUP too.
     """
 
     def end(number: int, frame: Any) -> None:
@@ -151,7 +151,6 @@ def _pass_stop_signals_on() -> None:
         name = signal.Signals(number)
         raise SignalException(f"Process {os.getpid()} got {name.name}", sigval=name)
 
-    os.environ["TORCHELASTIC_SIGNALS_TO_HANDLE"] = "SIGTERM,SIGINT,SIGQUIT"
     if threading.current_thread() is threading.main_thread():
         for number in caught_signals():
             if number not in (signal.SIGTERM, signal.SIGINT):
@@ -183,7 +182,8 @@ def _launch_config(
         host = "localhost"
     else:
         host, port = _endpoint(dist_url)
-    grace = {"shutdown_timeout": _GRACE}
+    # Without SIGHUP, see _pass_stop_signals_on().
+    optional = {"shutdown_timeout": _GRACE, "signals_to_handle": "SIGTERM,SIGINT,SIGQUIT"}
     known = {field.name for field in dataclasses.fields(LaunchConfig)}
     return LaunchConfig(
         min_nodes=num_machines,
@@ -198,7 +198,7 @@ def _launch_config(
         rdzv_configs={"is_host": machine_rank == 0},
         # Machines are ranked by this name, and the others find the first one by it.
         local_addr=host if machine_rank == 0 else f"~{machine_rank:05d}",
-        **{name: value for name, value in grace.items() if name in known},  # not in torch 2.6
+        **{name: value for name, value in optional.items() if name in known},  # not in torch 2.6
     )
 
 
