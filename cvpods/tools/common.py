@@ -117,17 +117,29 @@ def reporting_errors() -> Iterator[None]:
         print(f"error: {said}", file=sys.stderr)
         sys.exit(1)
     except OSError as error:
-        if error.errno not in _NO_SPACE:
+        if not _is_about_a_file(error):
             raise
-        print(
-            f"error: No space is left to write to ({error}). Make room; pods_train --resume goes "
-            "on from the last checkpoint.",
-            file=sys.stderr,
-        )
+        print(f"error: {_about_file(error)}", file=sys.stderr)
         sys.exit(1)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(130)
+
+
+def _is_about_a_file(error: BaseException) -> bool:
+    """Return whether an error says that a file or folder cannot be used, or that a disk is full."""
+    if not isinstance(error, OSError):
+        return False
+    return error.errno in _NO_SPACE or error.filename is not None
+
+
+def _about_file(error: OSError) -> str:
+    if error.errno in _NO_SPACE:
+        return (
+            f"No space is left to write to ({error}). Make room; pods_train --resume goes on from "
+            "the last checkpoint."
+        )
+    return f"{error.filename} cannot be used: {error.strerror}. Change it, or name another path."
 
 
 def _message(error: Exception) -> str:
@@ -186,7 +198,7 @@ def _report_in_worker(work: Callable[[argparse.Namespace], Any], args: argparse.
             sys.exit(1)
         with reporting_errors():
             memory = is_dead_worker(error) or is_out_of_memory(error)
-            known = isinstance(error, _USERS_MATTER) or memory
+            known = isinstance(error, _USERS_MATTER) or memory or _is_about_a_file(error)
             if comm.get_world_size() == 1 or known:
                 raise
             traceback.print_exc()
