@@ -9,6 +9,7 @@ from loguru import logger
 
 from cvpods.engine.failures import log_failure
 from cvpods.engine.hooks import HookBase
+from cvpods.engine.launch import lost_a_peer
 from cvpods.utils.events import EventStorage
 from cvpods.utils.stop import Stopped
 
@@ -114,8 +115,10 @@ class RunnerBase:
             try:
                 getattr(hook, method)()
             except (Exception, Stopped) as error:
-                if isinstance(error, Exception):
-                    log_failure(f"{type(hook).__name__}.{method} failed", error)
+                if not (isinstance(error, Stopped) or lost_a_peer(error)):
+                    # The first one is raised below, and so has its traceback shown.
+                    details = self.failure is not None
+                    log_failure(f"{type(hook).__name__}.{method} failed", error, details)
                 self.failure = self.failure or error
         if self.failure is not None:
             raise self.failure

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import traceback
+
 from loguru import logger
 
 from cvpods.engine.memory import first_line, is_dead_worker, is_out_of_memory
@@ -23,10 +25,16 @@ def reason(error: BaseException) -> str:
     return line if is_expected(error) else f"{type(error).__name__}: {line}"
 
 
-def log_failure(what: str, error: BaseException) -> None:
-    """Log that something failed and why."""
+def log_failure(what: str, error: BaseException, details: bool = True) -> None:
+    """Log that something failed and why.
+
+    Args:
+        details: add the traceback of an unexpected error.
+    """
     text = f"{what}: {reason(error)}"
-    logger.opt(exception=None if is_expected(error) else error).error("{}", text)
+    if details and not is_expected(error):
+        text += "\n" + "".join(traceback.format_exception(error)).rstrip()
+    logger.error("{}", text)
 
 
 def told_to_peers(failure: BaseException | None) -> str | None:

@@ -198,7 +198,7 @@ def _pass_stop_signals_on() -> None:
     """Make torch's launcher pass SIGHUP and SIGUSR1 on and wait, as it does with SIGTERM.
 
     A closed terminal sends SIGHUP more than once: only the first one counts. What is ignored at
-    the start stays ignored, as nohup wants it; torch 2.9 and later would handle SIGHUP then too.
+    the start stays ignored, as nohup wants it; newer versions of torch would handle SIGHUP too.
     """
 
     def end(number: int, frame: Any) -> None:
@@ -206,7 +206,6 @@ def _pass_stop_signals_on() -> None:
         name = signal.Signals(number)
         raise SignalException(f"Process {os.getpid()} got {name.name}", sigval=name)
 
-    os.environ["TORCHELASTIC_SIGNALS_TO_HANDLE"] = "SIGTERM,SIGINT,SIGQUIT"
     if threading.current_thread() is threading.main_thread():
         for number in caught_signals():
             if number not in (signal.SIGTERM, signal.SIGINT):
@@ -231,7 +230,8 @@ def _kill_workers(agent: LocalElasticAgent, *args: Any, **kwargs: Any) -> None:
 
 
 def _launch_config(count: int, place: Place, machine_rank: int, max_restarts: int) -> LaunchConfig:
-    grace = {"shutdown_timeout": _GRACE}
+    # Without SIGHUP, see _pass_stop_signals_on().
+    optional = {"shutdown_timeout": _GRACE, "signals_to_handle": "SIGTERM,SIGINT,SIGQUIT"}
     known = {field.name for field in dataclasses.fields(LaunchConfig)}
     return LaunchConfig(
         min_nodes=place.machines,
@@ -249,7 +249,7 @@ def _launch_config(count: int, place: Place, machine_rank: int, max_restarts: in
         },
         # Machines are ranked by this name, and the others find the first one by it.
         local_addr=place.host if machine_rank == 0 else f"~{machine_rank:05d}",
-        **{name: value for name, value in grace.items() if name in known},  # not in torch 2.6
+        **{name: value for name, value in optional.items() if name in known},  # not in torch 2.6
     )
 
 

@@ -151,12 +151,21 @@ def _explain(error: Exception) -> str | None:
         return f"{describe_death(error)}{scarce_handles()}"
     if is_out_of_memory(error):
         return f"Out of memory: {first_line(error)}. {step_advice(1)}"
-    if isinstance(error, OSError) and error.errno in _NO_SPACE:
+    if isinstance(error, OSError):
+        return _about_file(error)
+    return None
+
+
+def _about_file(error: OSError) -> str | None:
+    """Return what to tell about a file that cannot be used or a full disk; None for other errors."""
+    if error.errno in _NO_SPACE:
         return (
             f"No space is left to write to ({error}). Make room; pods_train --resume goes on from "
             "the last checkpoint."
         )
-    return None
+    if error.filename is None:
+        return None
+    return f"{error.filename} cannot be used: {error.strerror}. Change it, or name another path."
 
 
 def _message(error: Exception) -> str:

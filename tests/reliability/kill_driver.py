@@ -19,6 +19,7 @@ import time
 import traceback
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -26,11 +27,25 @@ import cvpods_ext.configs  # noqa: F401 - what the experiment imports is importe
 import cvpods_ext.modeling  # noqa: F401
 from cvpods.tools.train import main as pods_train
 
-KINDS = ("SIGKILL", "SIGTERM", "SIGINT", "full", "truncate", "inside a write")
+KINDS = (
+    "SIGKILL",
+    "SIGTERM",
+    "SIGINT",
+    "SIGHUP",
+    "SIGUSR1",
+    "nohup",
+    "full",
+    "truncate",
+    "inside a write",
+)
 
 
-def start(experiment: Path, output: Path, *words: str) -> int:
-    """Fork `pods_train` into the background; returns its process id."""
+def start(experiment: Path, output: Path, *words: str, hangup: Any = signal.SIG_DFL) -> int:
+    """Fork `pods_train` into the background; returns its process id.
+
+    Args:
+        hangup: what SIGHUP does at its start; nohup has it ignored.
+    """
     output.mkdir(parents=True, exist_ok=True)
     pid = os.fork()
     if pid:
@@ -42,6 +57,7 @@ def start(experiment: Path, output: Path, *words: str) -> int:
         os.dup2(log, 1)
         os.dup2(log, 2)
         signal.signal(signal.SIGINT, signal.default_int_handler)
+        signal.signal(signal.SIGHUP, hangup)
         pods_train(["--num-gpus", "0", *words, "OUTPUT_DIR", str(output)])
         status = 0
     except SystemExit as error:
@@ -92,7 +108,8 @@ def interrupt(kind: str, pid: int, output: Path, seconds: float, rng: random.Ran
         limit = rng.choice((0, 1000, 3_000_000))
         resource.prlimit(pid, resource.RLIMIT_FSIZE, (limit, limit))
         return f"limit {limit}"
-    os.kill(pid, signal.SIGKILL if kind == "truncate" else getattr(signal, kind))
+    instead = {"truncate": "SIGKILL", "nohup": "SIGHUP"}
+    os.kill(pid, getattr(signal, instead.get(kind, kind)))
     return ""
 
 
@@ -125,7 +142,8 @@ def trial(index: int, experiment: Path, folder: Path, reference: Path, seconds: 
     kind = KINDS[index % len(KINDS)]
     output = folder / f"trial_{index}"
     workers = ["DATALOADER.NUM_WORKERS", str(rng.randint(0, 1))]
-    pid = start(experiment, output, *workers)
+    hangup = signal.SIG_IGN if kind == "nohup" else signal.SIG_DFL
+    pid = start(experiment, output, *workers, hangup=hangup)
     remark = interrupt(kind, pid, output, rng.uniform(0, seconds), rng)
     status = status_of(pid)
     if kind == "truncate":

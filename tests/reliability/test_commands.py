@@ -187,3 +187,43 @@ SMALL = [("ResizeShortestEdge", {"short_edge_length": (40,), "max_size": 64})]
 def resident_mib() -> float:
     pages = int(Path("/proc/self/statm").read_text().split()[1])
     return pages * resource.getpagesize() / 2**20
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("count", ["0", "2"])
+def test_an_evaluation_that_fails(count, experiment, shapes_root, tmp_path, run_command):
+    """One validation image is missing: the periodic evaluation after 2 of 4 iterations fails and
+    training continues; the last one fails the command, with model_final there. With the image back,
+    --resume makes the last one up. Two processes: the image is in one rank's share.
+    """
+    root = tmp_path / "data"
+    shutil.copytree(shapes_root, root)
+    (folder,) = {path.parent for path in root.rglob("*.jpg") if "val" in path.parent.name}
+    image = sorted(folder.iterdir())[-1]
+    image.rename(tmp_path / "away")
+    data = {"CVPODS_DATASETS": str(root)}
+    words = ["pods_train", "--num-gpus", count, "TEST.EVAL_PERIOD", "2"]
+    said = run_command(words, experiment, status=1, **data).stderr
+    assert "The evaluation after 2 iterations failed, training continues" in said
+    assert image.name in said and "Traceback" not in said, said
+    output = experiment / "output"
+    assert torch.load(output / "model_final.pth", weights_only=True)["iteration"] == 3
+    assert "4 of 4 iterations are done and saved" in said
+    (tmp_path / "away").rename(image)
+    again = run_command([*words[:1], "--resume", *words[1:]], experiment, **data).stderr
+    assert "copypaste: AP,AP50" in again
+    assert json.loads((output / "inference/results.json").read_text())["bbox"]
+
+
+@pytest.mark.slow
+def test_results_that_cannot_be_written(experiment, run_command):
+    """OUTPUT_DIR/inference is a file and metrics.json a folder: one error each that names it."""
+    output = experiment / "output"
+    output.mkdir()
+    words = ["pods_train", "--resume", "TEST.EVAL_PERIOD", "2"]
+    (output / "inference").write_text("")
+    (output / "metrics.json").mkdir()
+    said = run_command(words, experiment, status=1).stderr
+    assert "The evaluation after 2 iterations failed, training continues" in said
+    assert said.count("metrics.json cannot be written, training continues") == 1
+    assert "Traceback" not in said and (output / "model_final.pth").is_file()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import os
+import pty
 import re
 import signal
 import socket
@@ -97,7 +98,7 @@ def test_lost_processes(experiment, shapes_root):
     assert process.wait() == 1
     assert time.perf_counter() - begun < 15
     assert "Process 1 failed first (killed by SIGKILL)" in rest
-    assert "Traceback" not in anew + rest
+    assert "Traceback" not in anew + rest, anew + rest
     assert sorted(losses(experiment / "output"))[:8] == list(range(8))
 
 
@@ -156,6 +157,67 @@ def test_a_signal_to_all_processes_and_another_number_of_them(experiment, shapes
     assert "had 4 images per optimiser step: 2 process(es)" in said
     assert "Order and augmentation of the images go on as they would have" in said
     assert sorted(losses(experiment / "output")) == list(range(12))
+
+
+def default_signals() -> None:
+    """As in a shell's foreground, however the tests were started."""
+    for number in (signal.SIGHUP, signal.SIGUSR1, signal.SIGINT):
+        signal.signal(number, signal.SIG_DFL)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["SIGHUP", "SIGUSR1"])
+def test_two_processes_save_at_a_hangup(name, experiment, shapes_root):
+    """SIGHUP twice, as a closed terminal sends it to the launcher alone; SLURM's SIGUSR1."""
+    words = ["pods_train", "--num-gpus", "2", *SHORT]
+    process = start(words, experiment, shapes_root, preexec_fn=default_signals)
+    read_until(process, "iter: 2/12")
+    signum = getattr(signal, name)
+    os.kill(process.pid, signum)
+    if name == "SIGHUP":
+        time.sleep(0.2)
+        os.kill(process.pid, signum)
+    rest = process.stderr.read()
+    assert process.wait() == 128 + signum, rest[-3000:]
+    done = int(re.search(r"(\d+) of 12 iterations are done and saved", rest)[1])
+    assert (experiment / f"output/model_iter_{done:07d}.pth").is_file()
+    assert f"Stopped by {name}" in rest and "Traceback" not in rest
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("count", ["1", "2"])
+def test_nohup(count, experiment, shapes_root):
+    """SIGHUP to the launcher and all its processes: training ends as ever."""
+    words = ["pods_train", "--num-gpus", count, *SHORT] if count == "2" else ["pods_train", *SHORT]
+    ignored = lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN)  # noqa: E731
+    process = start(words, experiment, shapes_root, preexec_fn=ignored)
+    read_until(process, "iter: 2/12")
+    os.killpg(process.pid, signal.SIGHUP)
+    rest = process.stderr.read()
+    assert process.wait() == 0, rest[-3000:]
+    assert "iter: 12/12" in rest and (experiment / "output/model_final.pth").is_file()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not hasattr(os, "openpty"), reason="no pseudo terminals")
+@pytest.mark.parametrize("count", ["0", "2"])
+def test_a_closed_terminal(count, experiment, shapes_root):
+    """The terminal goes away: writing to it fails, the signal comes, and the run is saved."""
+    words = [str(BIN / "pods_train"), "--num-gpus", count, *SHORT]
+    pid, master = pty.fork()
+    if pid == 0:
+        default_signals()
+        os.chdir(experiment)
+        os.execve(words[0], words, command_environment(shapes_root))
+    text = b""
+    while b"iter: 3/12" not in text:
+        text += os.read(master, 4096)
+    os.close(master)
+    status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    log = (experiment / "output/log.txt").read_text()
+    assert status == 128 + signal.SIGHUP, log[-3000:]
+    done = int(re.search(r"(\d+) of 12 iterations are done and saved", log)[1])
+    assert (experiment / f"output/model_iter_{done:07d}.pth").is_file()
 
 
 @pytest.mark.slow

@@ -11,11 +11,14 @@ from pathlib import Path
 import pytest
 import torch
 
+from cvpods_ext.deploy.export_tool import main as export
 from cvpods_ext.deploy.infer_tool import main as infer
+from cvpods_ext.deploy.info import ENTRY
 from tests.cvpods_ext.deploy.small import small_detector, small_opts
 from tests.load_script import ROOT
 
 pytest.importorskip("onnxruntime")
+onnx = pytest.importorskip("onnx")
 
 RESULTS = "coco_instances_results.json"
 SPEED = ["--mode", "performance"]
@@ -48,6 +51,26 @@ def graphs(folder, run_command):
         shape = ["--half", "--simplify", "--overwrite-input-shape", "input:4,3,96,128"]
         run_command([*words, fixed.name, *shape], folder)
     return free, fixed
+
+
+def test_export_takes_the_weights_of_the_overrides(folder, tmp_path):
+    """MODEL.WEIGHTS x.pth, though OUTPUT_DIR has a checkpoint; that one without; never two."""
+    state = small_detector("free_anchor").state_dict()
+    torch.save({"model": state, "iteration": 9}, tmp_path / "model_final.pth")
+    words = ["--dir", str(folder), "--batch", "1", "--size", "64x96"]
+    ends = [*OPTS, "OUTPUT_DIR", str(tmp_path)]
+
+    def exported(name, *more):
+        target = tmp_path / f"{name}.onnx"
+        export([*words, "--output", str(target), *more])
+        (entry,) = [p.value for p in onnx.load(target).metadata_props if p.key == ENTRY]
+        return json.loads(entry)["weights"]
+
+    assert exported("named", *ends, "MODEL.WEIGHTS", str(folder / "x.pth")) == "x.pth"
+    assert exported("newest", *ends) == "model_final.pth"
+    assert exported("flag", "--weights", str(folder / "x.pth"), *ends) == "x.pth"
+    with pytest.raises(SystemExit):
+        exported("both", "--weights", str(folder / "x.pth"), *ends, "MODEL.WEIGHTS", "y.pth")
 
 
 def assert_same_results(found, wanted):
