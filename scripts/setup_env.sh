@@ -1,16 +1,17 @@
 # Sourced by the other scripts: makes or reuses .venv and installs this project into it.
 # $CVPODS_VENV names another folder; a Python of one's own choice is $PYTHON.
 
+# Versions under which tests were run come first; README.md, "Install", has the table.
 find_python() {
     local candidate
-    for candidate in ${PYTHON:-} python3.12 python3.11 python3.10 python3; do
-        if "$candidate" -c 'import sys, venv; sys.exit(not (3, 10) <= sys.version_info < (3, 13))' \
+    for candidate in ${PYTHON:-} python3.13 python3.12 python3.11 python3.10 python3.14 python3; do
+        if "$candidate" -c 'import sys, venv; sys.exit(sys.version_info < (3, 10))' \
             >/dev/null 2>&1; then
             echo "$candidate"
             return 0
         fi
     done
-    echo "No Python 3.10, 3.11 or 3.12 with the module venv was found; name one: PYTHON=/path $0" >&2
+    echo "No Python 3.10 or newer with the module venv was found; name one: PYTHON=/path $0" >&2
     return 1
 }
 

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import torch
 from loguru import logger
 from torch.utils.data import DataLoader
 
 from cvpods.data.datasets.base_dataset import BaseDataset
 from cvpods.data.datasets.paths import dataset_class
+from cvpods.data.loader import Loader, worker_init_reset_seed
 from cvpods.data.registry import DATASETS, SAMPLERS
 from cvpods.data.samplers import (
     BatchPlan,
@@ -25,8 +24,7 @@ from cvpods.data.transforms import build_transform_gens
 from cvpods.data.transforms.transform import output_size
 from cvpods.utils import comm
 from cvpods.utils.errors import ConfigError, PodsError
-from cvpods.utils.handles import end_worker_without_handles, provide_handles
-from cvpods.utils.stop import shield_worker
+from cvpods.utils.handles import provide_handles
 
 __all__ = [
     "DATASETS",
@@ -45,17 +43,6 @@ __all__ = [
 def trivial_batch_collator(batch: list) -> list:
     """Leave the samples of a batch as a list."""
     return batch
-
-
-def worker_init_reset_seed(worker_id: int) -> None:
-    """Prepare a loader's worker: signals, and a seed (training samples have seeds of their own, see
-    SeededDataset).
-    """
-    shield_worker()
-    end_worker_without_handles()
-    seed = torch.initial_seed() % 2**32
-    random.seed(seed)
-    np.random.seed(seed)
 
 
 def build_dataset(
@@ -108,12 +95,11 @@ def build_train_loader(
     stream = SAMPLERS.get(name)(dataset.aspect_ratios, block, max(cfg.SEED, 0))
     workers = cfg.DATALOADER.NUM_WORKERS
     provide_handles(workers, block)
-    return DataLoader(
+    return Loader(
         SeededDataset(dataset),
         batch_sampler=TrainingBatchSampler(stream, plan, comm.get_rank(), start_iter),
         num_workers=workers,
         collate_fn=trivial_batch_collator,
-        worker_init_fn=worker_init_reset_seed,
         pin_memory=cfg.MODEL.DEVICE.startswith("cuda"),
         persistent_workers=workers > 0,
         generator=torch.Generator(),  # a loader must not move the generator of dropout
@@ -154,12 +140,11 @@ def build_test_loader(cfg: Any, dataset_name: str) -> DataLoader:
     provide_handles(cfg.DATALOADER.NUM_WORKERS, cfg.TEST.IMS_PER_DEVICE)
     shard = InferenceSampler(len(dataset), comm.get_rank(), comm.get_world_size())
     sizes = _sizes_after(transforms, dataset)
-    return DataLoader(
+    return Loader(
         dataset,
         batch_sampler=SizeBatchSampler(shard, sizes, cfg.TEST.IMS_PER_DEVICE),
         num_workers=cfg.DATALOADER.NUM_WORKERS,
         collate_fn=trivial_batch_collator,
-        worker_init_fn=worker_init_reset_seed,
         pin_memory=cfg.MODEL.DEVICE.startswith("cuda"),
         generator=torch.Generator(),
     )

@@ -157,7 +157,7 @@ def _explain(error: Exception) -> str | None:
 
 
 def _about_file(error: OSError) -> str | None:
-    """Return what to tell about a file that cannot be used or a full disk; None for other errors."""
+    """Return what to tell about a file that cannot be used, or a full disk; None otherwise."""
     if error.errno in _NO_SPACE:
         return (
             f"No space is left to write to ({error}). Make room; pods_train --resume goes on from "

@@ -64,6 +64,7 @@ def _forget_experiments() -> None:
             sys.path.remove(str(folder))
         for name, module in list(sys.modules.items()):
             file = getattr(module, "__file__", None)
-            if file and Path(file).parent == folder:
+            # A script that runs in the folder stays: pickle looks its functions up there.
+            if file and Path(file).parent == folder and name not in ("__main__", "__mp_main__"):
                 del sys.modules[name]
     _LOADED.clear()

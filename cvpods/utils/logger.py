@@ -18,6 +18,7 @@ _FORMAT = (
     "<cyan>{name}:{line}</cyan> - {message}"
 )
 _SEEN: Counter[tuple] = Counter()
+_SETTINGS: tuple[str | Path | None, int] = (None, 0)
 
 
 def _write_above_the_bar(message: str) -> None:
@@ -33,12 +34,19 @@ def setup_logger(output: str | Path | None = None, distributed_rank: int = 0) ->
     Raises:
         ConfigError: the file cannot be written.
     """
+    global _SETTINGS
+    _SETTINGS = (output, distributed_rank)
     logger.remove()
     if distributed_rank == 0:
         logger.add(_write_above_the_bar, format=_FORMAT, colorize=sys.stderr.isatty())
     if output is not None:
         name = "log.txt" if distributed_rank == 0 else f"log.txt.rank{distributed_rank}"
         _log_to(Path(output) / name)
+
+
+def log_settings() -> tuple[str | Path | None, int]:
+    """Return the arguments of the last setup_logger() of this process."""
+    return _SETTINGS
 
 
 def _log_to(path: Path) -> None:

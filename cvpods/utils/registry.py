@@ -37,8 +37,10 @@ class Registry:
 
     def _add(self, name: str, obj: Any) -> None:
         old = self._objects.get(name)
-        # The same class comes again when an experiment folder is loaded twice in one process.
-        same = old is obj or (
+        # The same class, or an equal dict, comes again when an experiment folder is loaded twice in
+        # one process.
+        equal = old is obj or (isinstance(obj, dict) and old == obj)
+        same = equal or (
             getattr(old, "__qualname__", 0) == getattr(obj, "__qualname__", 1)
             and getattr(old, "__module__", 0) == getattr(obj, "__module__", 1)
         )

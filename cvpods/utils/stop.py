@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
 import sys
@@ -158,7 +159,8 @@ def _die_of(error: Exception, sample: object) -> None:
 
 
 def _obey_parent() -> None:
-    parent = os.getppid()
+    creator = multiprocessing.parent_process()  # not a fork server in between
+    parent = creator.pid if creator is not None else os.getppid()
     while signal.sigwaitinfo({signal.SIGTERM}).si_pid != parent:
         pass
     os._exit(0)
