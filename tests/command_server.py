@@ -7,6 +7,7 @@ python, which hand their words, their folder, their environment and their files 
 from __future__ import annotations
 
 import array
+import contextlib
 import json
 import os
 import runpy
@@ -103,6 +104,11 @@ def serve(address: str) -> None:
     import cvpods_ext.console
     import cvpods_ext.modeling  # noqa: F401
 
+    with contextlib.suppress(ImportError):  # what pods_export takes seconds to import
+        import onnx  # noqa: F401
+        import onnxscript  # noqa: F401
+        import torch._dynamo
+        import torch.onnx._internal.exporter._core  # noqa: F401
     torch.set_num_threads(1)
     with socket.socket(socket.AF_UNIX) as listening:
         listening.bind(address)

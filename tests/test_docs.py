@@ -102,7 +102,7 @@ def test_no_block_is_indented():
 def tiny(method: str) -> dict:
     """Overrides that make an experiment on the shapes take a second."""
     keys = {k: v for k, v in TINY.items() if "ATSS" not in k}
-    return {**keys, f"MODEL.{method}.NUM_CONVS": 1, "MODEL.RESNETS.OUT_FEATURES": ["res3", "res4"]}
+    return {**keys, f"MODEL.{method}.NUM_CONVS": 1, "TEST.AUG.MIN_SIZES": (64, 80)}
 
 
 def make_tiny(folder: Path, overrides: dict) -> None:
