@@ -260,14 +260,14 @@ def make_shapes(output: Path, *, train: int = 600, val: int = 150, seed: int = 0
         path = annotation_path(output, split)
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_suffix(".tmp")
-        temporary.write_text(json.dumps(content))
+        temporary.write_text(json.dumps(content), encoding="utf-8")
         os.replace(temporary, path)
 
 
 def read_info(path: Path) -> Any:
     """The info in an annotation file, None where it has none."""
     try:
-        return json.loads(path.read_text())["info"]
+        return json.loads(path.read_text(encoding="utf-8"))["info"]
     except (ValueError, KeyError, TypeError):
         return None
 

@@ -25,7 +25,7 @@ def make_subset(
     Raises:
         ValueError: fewer than `count` such images.
     """
-    content = json.loads(json_file.read_text())
+    content = json.loads(json_file.read_text(encoding="utf-8-sig"))
     least: dict[int, float] = {}  # the least side of an image's boxes
     for a in content["annotations"]:
         side = 0 if a.get("iscrowd") else min(a["bbox"][2:])
@@ -42,7 +42,7 @@ def make_subset(
     target = output / "annotations" / "instances_train.json"
     target.parent.mkdir(exist_ok=True)
     subset = {**content, "images": chosen, "annotations": annotations}
-    target.write_text(json.dumps(subset))
+    target.write_text(json.dumps(subset), encoding="utf-8")
     return len(annotations)
 
 

@@ -47,7 +47,7 @@ def seconds(work: Callable[[], object], repeats: int) -> float:
 
 def _memory_kib(field: str) -> int:
     """VmRSS (resident now) or VmHWM (its peak) of this process; Linux."""
-    status = Path("/proc/self/status").read_text()
+    status = Path("/proc/self/status").read_text(encoding="utf-8")
     return int(status.split(f"{field}:")[1].split()[0])
 
 
@@ -56,7 +56,7 @@ def peak_mib(work: Callable[[], object]) -> float:
     work()  # libraries' own buffers
     gc.collect()
     ctypes.CDLL("libc.so.6").malloc_trim(0)  # give back what is free
-    Path("/proc/self/clear_refs").write_text("5")  # resets the peak
+    Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")  # resets the peak
     before = _memory_kib("VmRSS")
     work()
     return (_memory_kib("VmHWM") - before) / 1024

@@ -69,14 +69,14 @@ def train(experiment: str, seed: int, output: Path, overrides: Sequence[str]) ->
         folder = str(ROOT / "playground" / experiment)
         command = [pods_train, "--dir", folder, *words[1:], "OUTPUT_DIR", str(output)]
         output.parent.mkdir(parents=True, exist_ok=True)
-        settings.write_text(json.dumps(words))
-        with open(f"{output}.log", "w") as log:
+        settings.write_text(json.dumps(words), encoding="utf-8")
+        with open(f"{output}.log", "w", encoding="utf-8") as log:
             status = subprocess.run(command, stdout=log, stderr=log).returncode
         if status:
             sys.exit(f"{experiment}, seed {seed}, failed; see {output}.log")
-    elif not settings.is_file() or json.loads(settings.read_text()) != words:
+    elif not settings.is_file() or json.loads(settings.read_text(encoding="utf-8")) != words:
         sys.exit(f"{output} holds a run of other settings: remove it, or name another --output.")
-    return json.loads(results.read_text())["bbox"]
+    return json.loads(results.read_text(encoding="utf-8"))["bbox"]
 
 
 def row(title: str, results: Sequence[dict[str, float]]) -> str:

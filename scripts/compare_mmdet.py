@@ -270,7 +270,7 @@ def main() -> None:
         if args.record:
             args.record.mkdir(parents=True, exist_ok=True)
             content = json.dumps({"shapes": shapes, **summary(theirs)}, separators=(",", ":"))
-            (args.record / f"{method}.json").write_text(content + "\n")
+            (args.record / f"{method}.json").write_text(content + "\n", encoding="utf-8")
     sys.exit(not passed)
 
 

@@ -58,5 +58,5 @@ def page() -> str:
 
 
 if __name__ == "__main__":
-    PATH.write_text(page())
+    PATH.write_text(page(), encoding="utf-8")
     print(f"wrote {PATH}")

@@ -25,7 +25,7 @@ HEADER = (
 
 def describe(folder: Path) -> dict[str, str]:
     """{"title": first line, "Paper": ..., "Expected": ..., ...} of config.py's docstring."""
-    docstring = (folder / "config.py").read_text().split('"""')[1]
+    docstring = (folder / "config.py").read_text(encoding="utf-8").split('"""')[1]
     title, _, rest = docstring.partition("\n\n")
     entries = {"title": title.rstrip(".")}
     name = ""
@@ -79,5 +79,5 @@ def with_table(readme: str) -> str:
 
 if __name__ == "__main__":
     path = ROOT / "README.md"
-    path.write_text(with_table(path.read_text()))
+    path.write_text(with_table(path.read_text(encoding="utf-8")), encoding="utf-8")
     print(f"wrote the results table of {path}")

@@ -64,7 +64,9 @@ class Checkpointer:
         """The file that last_checkpoint names; None where it names none that is there."""
         pointer = self.save_dir / LAST_CHECKPOINT
         try:
-            path = self.save_dir / pointer.read_text(errors="replace").strip("\0 \n")
+            path = self.save_dir / pointer.read_text(encoding="utf-8", errors="replace").strip(
+                "\0 \n"
+            )
             return path if path.is_file() else None
         except (OSError, ValueError):  # no pointer, or one that holds no name
             return None

@@ -77,7 +77,7 @@ def describe_death(error: BaseException) -> str:
 def found_images(output: str | Path) -> int | None:
     """Images at once that --auto-batch found in this OUTPUT_DIR; None where it found nothing."""
     try:
-        value = json.loads((Path(output) / FOUND).read_text())["images_at_once"]
+        value = json.loads((Path(output) / FOUND).read_text(encoding="utf-8"))["images_at_once"]
         return value if isinstance(value, int) and value >= 1 else None
     except (OSError, ValueError, TypeError, KeyError):
         return None

@@ -185,7 +185,9 @@ def _drop_from(path: Path, start: int) -> None:
 def _records(path: Path) -> list[dict[str, Any]]:
     """Return the complete lines of a metrics.json."""
     records = []
-    for line in path.read_text(errors="replace").splitlines() if path.is_file() else ():
+    for line in (
+        path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else ()
+    ):
         try:
             record = json.loads(line)
             if isinstance(record["iteration"], int):

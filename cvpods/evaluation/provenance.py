@@ -118,7 +118,7 @@ def write_results(folder: Path, results: Mapping[str, Any], entry: Mapping[str, 
 def read_provenance(folder: Path) -> dict[str, Any]:
     """Return the entry of the results.json in a folder; {} where it has none."""
     try:
-        entry = json.loads((folder / RESULTS).read_text())[ENTRY]
+        entry = json.loads((folder / RESULTS).read_text(encoding="utf-8"))[ENTRY]
         describe(entry)
     except (OSError, ValueError, LookupError, TypeError):
         return {}

@@ -111,7 +111,7 @@ def _best_scores(path: Path, dataset: Any) -> dict[str, ScoreThreshold]:
     if ground_truth is None:
         raise DataError(f"{dataset.name!r} has no annotations to compute thresholds from.")
     try:
-        results = json.loads(path.read_text())
+        results = json.loads(path.read_text(encoding="utf-8"))
         best = best_score_thresholds(ground_truth, results) if isinstance(results, list) else {}
     except (ValueError, KeyError, IndexError, TypeError, AssertionError) as error:
         raise DataError(f"{path} holds no results for {dataset.name!r}: {error!r}.") from error
@@ -211,7 +211,7 @@ class Demo:
         height, width = image.shape[:2]
         record = {"source": source, "height": height, "width": width, **content}
         with _writing(output.with_suffix(".json")) as path:
-            path.write_text(json.dumps(record, indent=1) + "\n")
+            path.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
 
 
 def _save_image(image: np.ndarray, output: Path) -> None:

@@ -56,7 +56,9 @@ def _by_image(path: Path, least_score: float) -> dict[Any, list[dict]]:
     """
     found: dict[Any, list[dict]] = defaultdict(list)
     try:
-        for detection in sorted(json.loads(path.read_text()), key=lambda d: d["score"]):
+        for detection in sorted(
+            json.loads(path.read_text(encoding="utf-8")), key=lambda d: d["score"]
+        ):
             if detection["score"] >= least_score:
                 found[detection["image_id"]].append(detection)
     except (OSError, ValueError, LookupError, TypeError) as error:

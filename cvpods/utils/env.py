@@ -89,7 +89,7 @@ def processor(device: str = "cpu") -> str:
     name = platform.processor() or platform.machine()
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.is_file():
-        lines = [line.partition(":") for line in cpuinfo.read_text().splitlines()]
+        lines = [line.partition(":") for line in cpuinfo.read_text(encoding="utf-8").splitlines()]
         name = next((v.strip() for key, _, v in lines if key.strip() == "model name"), name)
     return f"{name}, {os.cpu_count()} cores"
 

@@ -123,7 +123,7 @@ def _input_keys(flat: Mapping[str, Any]) -> dict[str, Any]:
 def _config_of_run(source: Path) -> dict[str, Any]:
     """The flat config.json beside a checkpoint, {} where there is none."""
     try:
-        written = json.loads((source.parent / "config.json").read_text())
+        written = json.loads((source.parent / "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
     return plain_dict(written)

@@ -131,7 +131,7 @@ def _write_results(args: argparse.Namespace, results: dict[str, Any]) -> None:
     path = Path(args.json)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(results, indent=1) + "\n")
+        path.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
     except OSError as error:
         raise ConfigError(f"--json {path} cannot be written: {error}") from error
 
