@@ -49,7 +49,7 @@ class GraphRunner:
         ones filled up with their last image.
 
         Raises:
-            DataError: the images are larger than the graph's input.
+            DataError: the images are larger than the graph's input, or an output is NaN.
         """
         tensor = self._padded(images.tensor.cpu())
         sizes = torch.tensor([tuple(size) for size in images.image_sizes])
@@ -59,6 +59,11 @@ class GraphRunner:
             rows = torch.arange(start, start + step).clamp(max=len(tensor) - 1)
             feeds = {"input": tensor[rows], "image_sizes": sizes[rows]}
             found = self.session({name: feeds[name] for name in self.session.shapes})
+            if wrong := [name for name, value in found.items() if value.isnan().any()]:
+                raise DataError(
+                    f"The graph's output {wrong[0]} is NaN: its weights are damaged, or FP16 "
+                    "overflows. Export it again, without --half, from weights that are finite."
+                )
             parts.append({name: value[: len(tensor) - start] for name, value in found.items()})
         return {name: cat([part[name] for part in parts]) for name in parts[0]}
 

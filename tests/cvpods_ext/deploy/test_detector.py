@@ -219,3 +219,18 @@ def test_augmentation_and_nms_recall_of_a_detector_are_refused(exported):
     for wrap in (PreAndPostNMS, lambda model: TestTimeAugmentation.from_config(cfg, model)):
         with pytest.raises(ConfigError, match="not with GraphDetector"):
             wrap(graph)
+
+
+def test_outputs_that_are_nan_are_refused():
+    """Such a graph detects nothing; its AP of 0 would look like a result."""
+
+    class Broken:
+        batch = size = None
+        shapes = {"input": (0, 3, 0, 0)}
+
+        def __call__(self, feeds):
+            return {"labels": torch.zeros(1), "cls_logits_p3": torch.tensor([0.0, torch.nan])}
+
+    images = ImageList(torch.zeros(1, 3, 32, 32), [(32, 32)])
+    with pytest.raises(DataError, match="output cls_logits_p3 is NaN"):
+        GraphRunner(Broken())(images)
