@@ -4,8 +4,8 @@
 # detection models want them.
 # torchvision 0.29.1 gives an image without annotations a target that holds "image_id" alone, whatever
 # target_keys asks for, so that target["boxes"] is a KeyError in the middle of an epoch. And by default
-# crowd regions are among the boxes while "iscrowd" is not among the keys: they are trained as objects. Seen
-# on 2026-11-27.
+# crowd regions are among the boxes while "iscrowd" is not among the keys, so that training takes them for
+# objects. Seen on 2026-11-27.
 # It matters because data sets hold images without objects on purpose (COCO has about one in a hundred).
 set -euo pipefail
 
