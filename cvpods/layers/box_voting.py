@@ -7,6 +7,8 @@ import torch
 from torch import Tensor
 from torchvision import ops
 
+from cvpods.layers.nms import batched_nms
+
 
 def box_voting(
     boxes: Tensor,
@@ -40,7 +42,7 @@ def box_voting(
     # nms() suppresses above its threshold, which is float32 on GPUs; the next number below makes
     # that "at least".
     below = np.nextafter(np.float32(iou_threshold), np.float32(-1))
-    heads = ops.batched_nms(boxes, scores, classes, float(below))  # (H,), best first
+    heads = batched_nms(boxes, scores, classes, float(below))  # (H,), best first
     iou = ops.box_iou(boxes[heads], boxes)  # (H, N)
     iou = torch.where(classes[heads][:, None] == classes, iou, -1.0)
     cluster = _first_head(iou, heads, iou_threshold)  # (N,)

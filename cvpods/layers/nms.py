@@ -18,17 +18,19 @@ def batched_nms(boxes: Tensor, scores: Tensor, idxs: Tensor, iou_threshold: floa
     """Suppress, class by class, boxes that overlap a better one by more than `iou_threshold`.
 
     Args:
-        boxes: (N, 4) corners, pixels; compared in float32.
+        boxes: (N, 4) corners, pixels.
         scores: (N,).
         idxs: (N,) class of each box; boxes of different classes never suppress each other.
 
     Returns:
         (M,) int64 indices of the kept boxes, best first.
     """
-    boxes = boxes.float()
-    if len(boxes):  # torchvision tells classes apart by shifts that suppose coordinates >= 0
+    # torchvision tells classes apart by shifts that suppose coordinates >= 0. In float32 a shifted
+    # box is rounded, so that results would depend on the number of its class.
+    boxes = boxes.double()
+    if len(boxes):
         boxes = boxes - boxes.min().clamp(max=0)
-    return ops.batched_nms(boxes, scores.float(), idxs, iou_threshold)
+    return ops.batched_nms(boxes, scores.double(), idxs, iou_threshold)
 
 
 def batched_softnms(

@@ -336,3 +336,11 @@ def test_scores_never_rise_and_boxes_stay_within(soft):
     for k in range(3):
         low, high = boxes[classes == k].amin(0), boxes[classes == k].amax(0)
         assert ((found[labels == k] >= low - 1e-4) & (found[labels == k] <= high + 1e-4)).all()
+
+
+def test_boxes_beyond_the_edge_do_not_vote_with_another_class():
+    """torchvision's shift by class would put the second box on the first one."""
+    boxes = torch.tensor([[0.0, 0, 10, 10], [-11, -11, -1, -1]])
+    found = box_voting(boxes, torch.tensor([0.9, 0.8]), torch.tensor([0, 1]), 0.5)
+    torch.testing.assert_close(found[0], boxes)
+    torch.testing.assert_close(found[1], torch.tensor([0.9, 0.8]))

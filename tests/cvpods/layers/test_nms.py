@@ -230,3 +230,25 @@ def test_boxes_at_non_negative_coordinates_are_handed_on_as_they_are(monkeypatch
     monkeypatch.setattr(ops, "batched_nms", lambda b, *rest: seen.append(b) or plain(b, *rest))
     kept = batched_nms(boxes, scores, classes, 0.5)
     assert torch.equal(seen[0], boxes) and torch.equal(kept, plain(boxes, scores, classes, 0.5))
+
+
+@pytest.mark.parametrize("number", [0, 79, 363, 1202])
+def test_result_does_not_depend_on_the_number_of_a_class(number):
+    """IoU of the first two is (6 - 1.9) / (6 + 1.9) = 0.519 > 0.5, in a large image too.
+
+    torchvision moves class k by k times the largest coordinate; in float32 that rounds boxes of 6
+    pixels so that class 1202 kept both.
+    """
+    boxes = torch.tensor([[100.3, 50, 106.3, 56], [102.2, 50, 108.2, 56], [0, 0, 1333, 800]])
+    scores, classes = torch.tensor([0.9, 0.8, 0.1]), torch.full((3,), number)
+    assert batched_nms(boxes, scores, classes, 0.5).tolist() == [0, 2]
+
+
+@pytest.mark.parametrize("number", [1, 79, 363])
+def test_random_small_boxes_of_any_class(number):
+    generator = torch.Generator().manual_seed(number)
+    corners = torch.rand(2000, 2, generator=generator) * 200 + 1100
+    boxes = torch.cat([corners, corners + 4 + 8 * torch.rand(2000, 2, generator=generator)], dim=1)
+    scores = torch.rand(2000, generator=generator)
+    kept = batched_nms(boxes, scores, torch.full((2000,), number), 0.5)
+    assert kept.tolist() == batched_nms(boxes, scores, torch.zeros(2000), 0.5).tolist()
