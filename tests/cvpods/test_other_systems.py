@@ -23,7 +23,7 @@ MISSING = {
     "macos": {signal: ["sigwaitinfo", "sigtimedwait", "SIGPWR", "SIGSTKFLT"], os: ["memfd_create"]},
     "windows": {
         signal: [
-            "SIGHUP", "SIGKILL", "SIGUSR1", "SIGUSR2", "SIGCHLD", "SIGALRM", "SIGQUIT", "SIGXFSZ",
+            "SIGHUP", "SIGKILL", "SIGUSR1", "SIGUSR2", "SIGALRM", "SIGQUIT", "SIGXFSZ",
             "SIGPIPE", "SIGCONT", "SIGSTOP", "sigwait", "sigwaitinfo", "sigtimedwait", "alarm",
             "pthread_sigmask", "pthread_kill", "sigpending", "setitimer", "pause", "siginterrupt",
         ],

@@ -291,7 +291,7 @@ def test_a_signal_to_all_processes(method, experiment, shapes_root):
     (experiment / "run.py").write_text(_RUN)
     words = "TEST.EVAL_PERIOD -1 DATALOADER.NUM_WORKERS 1 SOLVER.LR_SCHEDULER.MAX_ITER 400"
     process = subprocess.Popen(
-        [sys.executable, "run.py", method, *words.split(), "SOLVER.CHECKPOINT_PERIOD", "-1"],
+        [sys.executable, "run.py", method, *words.split()],
         cwd=experiment,
         env=command_environment(shapes_root),
         stdout=subprocess.DEVNULL,
