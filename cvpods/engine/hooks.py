@@ -168,14 +168,15 @@ class PeriodicWriter(HookBase):
         first = self.trainer.iter == self.trainer.start_iter
         for writer in self.writers:
             self._try(writer, "step")
-            if due or (first and isinstance(writer, CommonMetricPrinter)):
-                self._try(writer, "write")
-            elif hasattr(writer, "write_occasional"):
-                self._try(writer, "write_occasional")
+            due_here = due or (first and isinstance(writer, CommonMetricPrinter))
+            self._try(writer, "write" if due_here else "write_occasional")
 
     def after_resume(self) -> None:
+        """Write what a kill after the checkpoint has kept from being written."""
+        due = self._is_time_to_write()
         for writer in self.writers:
-            self._try(writer, "catch_up")
+            if not self._try(writer, "has_written", self.trainer.iter):
+                self._try(writer, "write" if due else "write_occasional")
 
     def after_train(self) -> None:
         for writer in self.writers:
@@ -184,27 +185,19 @@ class PeriodicWriter(HookBase):
     def _is_time_to_write(self) -> bool:
         return self.trainer.iter == 0 or self.is_last or self.is_due(self.period)
 
-    def _catch_up(self, writer: Any) -> None:
-        """Write what a kill after the checkpoint has kept from being written."""
-        if writer.has_written(self.trainer.iter):
-            return
-        if self._is_time_to_write():
-            writer.write()
-        else:
-            writer.write_occasional()
-
-    def _try(self, writer: Any, method: str) -> None:
-        """Call a writer; log an error once, until the writer works again."""
+    def _try(self, writer: Any, method: str, *args: Any) -> Any:
+        """Call a writer, if it has the method; log an error once, until the writer works again."""
         name = str(getattr(writer, "path", type(writer).__name__))
         try:
-            self._catch_up(writer) if method == "catch_up" else getattr(writer, method)()
+            result = getattr(writer, method)(*args) if hasattr(writer, method) else None
         except Exception as error:
             if name not in self._failed:
                 log_failure(f"{name} cannot be written, training continues", error)
             self._failed.add(name)
-        else:
-            if method == "write":
-                self._failed.discard(name)
+            return None
+        if method == "write":
+            self._failed.discard(name)
+        return result
 
 
 class PeriodicCheckpointer(HookBase):
