@@ -8,6 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from loguru import logger
 from torch import nn
 
 from cvpods.checkpoint.origin import Origin, origin_of, set_origin
@@ -16,6 +17,7 @@ from cvpods.engine.class_names import (
     check_resumed_classes,
     class_order,
     map_classes,
+    warn_of_other_classes,
 )
 from cvpods.structures import Boxes, Instances
 
@@ -84,6 +86,20 @@ def test_resumed_training_refuses_another_order():
         check_resumed_classes(cfg, ["cat", "dog"], ["dog", "cat"])
     cfg.TEST.CLASSES_BY_POSITION = True
     check_resumed_classes(cfg, ["cat", "dog"], ["dog", "cat"])
+
+
+def test_weights_of_other_classes_are_named():
+    """A training may start from them; the log shows both lists."""
+    lines = []
+    handler = logger.add(lambda message: lines.append(message.record["message"]), level="WARNING")
+    warn_of_other_classes(["cat", "dog"], ["cat", "dog"])
+    warn_of_other_classes(["cat", "dog", "cow"], ["cat", "dog"])
+    warn_of_other_classes(None, ["cat", "dog"])
+    assert lines == []
+    warn_of_other_classes(["cat", "dog"], ["dog", "cat"])
+    logger.remove(handler)
+    (line,) = lines
+    assert [row.split()[1:3] for row in line.splitlines()[3:]] == [["cat", "dog"], ["dog", "cat"]]
 
 
 def test_origin_of_wrapped_models():
