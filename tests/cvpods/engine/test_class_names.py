@@ -8,6 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from loguru import logger
 from torch import nn
 
 from cvpods.checkpoint.origin import Origin, origin_of, set_origin
@@ -18,6 +19,7 @@ from cvpods.engine.class_names import (
     class_order,
     map_classes,
     resume_classes,
+    warn_of_other_classes,
 )
 from cvpods.structures import Boxes, Instances
 
@@ -112,6 +114,20 @@ def test_resumed_training_takes_the_checkpoints_order(tmp_path):
     cfg.TEST.CLASSES_BY_POSITION = True
     resume_classes(cfg, ["cat", "cow", "pig"], dataset)
     assert dataset.meta.thing_classes == ["cat", "cow", "dog"]
+
+
+def test_weights_of_other_classes_are_named():
+    """A training may start from them; the log shows both lists."""
+    lines = []
+    handler = logger.add(lambda message: lines.append(message.record["message"]), level="WARNING")
+    warn_of_other_classes(["cat", "dog"], ["cat", "dog"])
+    warn_of_other_classes(["cat", "dog", "cow"], ["cat", "dog"])
+    warn_of_other_classes(None, ["cat", "dog"])
+    assert lines == []
+    warn_of_other_classes(["cat", "dog"], ["dog", "cat"])
+    logger.remove(handler)
+    (line,) = lines
+    assert [row.split()[1:3] for row in line.splitlines()[3:]] == [["cat", "dog"], ["dog", "cat"]]
 
 
 def test_origin_of_wrapped_models():

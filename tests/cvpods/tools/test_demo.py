@@ -14,7 +14,9 @@ import torch
 from loguru import logger
 from PIL import Image
 
+from cvpods.checkpoint.origin import Origin
 from cvpods.data.detection_utils import read_image
+from cvpods.engine.class_names import ClassMismatch
 from cvpods.structures import Boxes, Instances
 from cvpods.tools import demo as module
 from cvpods.tools.common import open_experiment
@@ -149,6 +151,23 @@ def test_results_are_named(tiny_config, shapes_root, tmp_path):
     path.write_text(json.dumps(results))
     named = score_thresholds(arguments(score="per-class", results=str(path)), tiny_config)
     assert named == pytest.approx(dict.fromkeys(present, 0.25))
+
+
+def test_scores_per_class_of_weights_with_other_classes(tiny_config, shapes_root, tmp_path):
+    """Another order goes by name, other names are refused, or taken by their position."""
+    results, present = truth_as_results(shapes_root, lambda label, _: 0.1 + label / 100)
+    path = tmp_path / "mine.json"
+    path.write_text(json.dumps(results))
+    args = arguments(score="per-class", results=str(path))
+    names = ["disc", "square", "triangle", "star", "ring", "cross"]
+    wanted = score_thresholds(args, tiny_config)
+    assert score_thresholds(args, tiny_config, Origin(class_names=tuple(names[::-1]))) == wanted
+    upper = Origin(class_names=tuple(name.upper() for name in names))
+    with pytest.raises(ClassMismatch, match="case or spaces"):
+        score_thresholds(args, tiny_config, upper)
+    tiny_config.TEST.CLASSES_BY_POSITION = True
+    found = score_thresholds(args, tiny_config, upper)
+    assert found == {name.upper(): score for name, score in wanted.items()}
 
 
 BOX = {"image_id": 1, "category_id": 2, "bbox": [0, 0, 9, 9], "score": 0.5}
