@@ -203,7 +203,7 @@ class _AnnotationReader:
             return True
         if key == "image_id" and id_ in self.dropped:
             return False
-        if (twin := same_written_otherwise(id_, known)) is not None:
+        if (twin := values.same_written_otherwise(id_, known)) is not None:
             kind, twins = ("a text", "a number") if isinstance(id_, str) else ("a number", "a text")
             self.report.add(
                 "id of another type",
@@ -258,14 +258,3 @@ class _AnnotationReader:
                 kind = "number written as text"
             self.report.add(kind, f"{where}: area {value!r:.60}")
             annotation["area"] = area
-
-
-def same_written_otherwise(id_: int | str, known: Mapping[Any, Any]) -> int | str | None:
-    """Return the id of `known` that is the text of this number, or the number of this text."""
-    if isinstance(id_, int):
-        return str(id_) if str(id_) in known else None
-    try:
-        number = int(id_)
-    except ValueError:
-        return None
-    return number if number in known else None

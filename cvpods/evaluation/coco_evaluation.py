@@ -28,6 +28,7 @@ from cvpods.utils.coco_values import (
     read_flag,
     read_id,
     read_number,
+    same_written_otherwise,
 )
 from cvpods.utils.errors import DataError
 
@@ -56,8 +57,8 @@ def evaluate_boxes(
         name that occurs twice is followed by the id.
 
     Raises:
-        DataError: a detection names an image or a class that the ground truth does not have, or an
-            annotation cannot be read.
+        DataError: a detection names an image that the ground truth does not have, or writes its
+            class as a text instead of a number; an annotation or a detection cannot be read.
     """
     printed = io.StringIO()
     evaluation, categories = match_boxes(
@@ -115,7 +116,11 @@ def match_boxes(
         {"id": number, **_object(annotation, image_number, class_number)}
         for number, annotation in enumerate(ground_truth["annotations"], 1)
     ]
-    found = [_detection(detection, image_number, class_number) for detection in detections]
+    found = [
+        _detection(detection, image_number, class_number)
+        for detection in detections
+        if _is_of_a_class(detection, class_number)
+    ]
     coco_gt = COCO({**numbered, "annotations": annotations})
     coco_dt = coco_gt.loadRes(found) if found else COCO({**numbered, "annotations": []})
     kind = _WithoutIgnored if leave_out_ignored else COCOeval_faster
@@ -174,6 +179,18 @@ def _detection(
         }
     except (ValueError, KeyError) as error:
         raise DataError(f"Detection {detection!r:.200} cannot be evaluated: {error}") from error
+
+
+def _is_of_a_class(detection: dict[str, Any], classes: Mapping[Any, int]) -> bool:
+    """Return False for a class that the ground truth does not have, which COCO's code passes over.
+
+    A class that is only written otherwise ("3" for 3) is left to _number(), which refuses it.
+    """
+    try:
+        id_ = read_id(detection["category_id"])
+    except (ValueError, KeyError, TypeError):
+        return True  # _detection() says what is wrong
+    return id_ in classes or same_written_otherwise(id_, classes) is not None
 
 
 def _number(record: dict[str, Any], key: str, numbers: Mapping[Any, int]) -> int:

@@ -101,6 +101,17 @@ def has_area(box: list[float]) -> bool:
     return abs(x) < limit and abs(y) < limit and 0 < width < limit and 0 < height < limit
 
 
+def same_written_otherwise(id_: int | str, known: Mapping[Any, Any]) -> int | str | None:
+    """Return the id of `known` that is the text of this number, or the number of this text."""
+    if isinstance(id_, int):
+        return str(id_) if str(id_) in known else None
+    try:
+        number = int(id_)
+    except ValueError:
+        return None
+    return number if number in known else None
+
+
 def category_order(ids: Iterable[int | str]) -> list[int | str]:
     """Return category ids in the order of the model's classes: ascending.
 

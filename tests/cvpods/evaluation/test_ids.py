@@ -220,7 +220,7 @@ def test_values_as_tools_write_them(more):
     [
         ({"image_id": 2}, "no image with id 2"),
         ({"image_id": "1"}, "no image with id '1'"),
-        ({"category_id": 9}, "no category with id 9"),
+        ({"category_id": "1"}, "no category with id '1'"),
         ({"score": "high"}, "'high' is not a number"),
         ({"bbox": [1, 2, 3]}, "must have 4 numbers"),
     ],
@@ -236,3 +236,10 @@ def test_two_classes_of_one_name_both_stay():
     truth["categories"].append({"id": 7, "name": "a"})
     _, per_class, _ = evaluate_boxes(truth, detections)
     assert list(per_class) == ["a (id 1)", "a (id 7)"]
+
+
+def test_detections_of_other_classes_are_passed_over():
+    """As in pycocotools: neither an error nor a false positive."""
+    truth, detections = one_object()
+    others = [{**detections[0], "category_id": 9, "score": 0.9}]
+    assert evaluate_boxes(truth, [*others, *detections])[0]["AP"] == pytest.approx(100)
