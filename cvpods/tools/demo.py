@@ -161,7 +161,7 @@ class Demo:
         return drawn.permute(1, 2, 0).numpy()
 
     def image(self, source: str, output: Path) -> None:
-        image = read_image(source, "RGB", **self.predictor.reading)
+        image = read_image(source, "RGB", **getattr(self.predictor, "reading", {}))
         found, seconds = self.detect(image)
         _save_image(self.draw(image, found), output)
         if self.save_json:
