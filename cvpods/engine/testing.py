@@ -89,13 +89,7 @@ def evaluate_data_sets(
     with failing_together():
         for name in names:
             loader = build_loader(cfg, name)
-            sampler = getattr(loader, "batch_sampler", None)
-            if isinstance(sampler, SizeBatchSampler):
-                sampler.one_size = getattr(model, "one_size", False)
-            meta = loader.dataset.meta
-            check_num_classes(model, meta, name)
-            by_position = cfg.TEST.CLASSES_BY_POSITION
-            mapped = map_classes(model, origin.class_names, meta, name, by_position)
+            mapped = _fitted(cfg, model, loader, name, origin)
             own = dataset_folder(cfg, folder, name)
             evaluator = build_evaluator(cfg, name, loader.dataset, own)
             prepared.append((name, mapped, loader, evaluator))
@@ -115,6 +109,20 @@ def evaluate_data_sets(
     if record:
         write_results(folder, found, entry)
     return found
+
+
+def _fitted(cfg: Any, model: nn.Module, loader: Any, name: str, origin: Origin) -> nn.Module:
+    """Return the model with the classes of the data set; its loader groups images as it wants.
+
+    Raises:
+        ConfigError: the model has another number of classes, or other ones.
+    """
+    sampler = getattr(loader, "batch_sampler", None)
+    if isinstance(sampler, SizeBatchSampler):
+        sampler.one_size = getattr(model, "one_size", False)
+    meta = loader.dataset.meta
+    check_num_classes(model, meta, name)
+    return map_classes(model, origin.class_names, meta, name, cfg.TEST.CLASSES_BY_POSITION)
 
 
 def _announce_replacement(folder: Path) -> None:

@@ -12,7 +12,7 @@ import pytest
 from tests.conftest import TINY, command_environment
 from tests.load_script import ROOT
 from tests.reliability.agreement_driver import THOROUGH
-from tests.reliability.variants import REFUSED, SAME, USED, VARIANTS
+from tests.reliability.variants import HOPELESS, REFUSED, RENAMED, SAME, USED, VARIANTS
 
 # Errors that only training minds: there is nothing to learn from, but AP can be computed.
 _OF_TRAINING = {"no box at all"}
@@ -62,6 +62,14 @@ def test_what_is_accepted_trains_and_evaluates(records):
 
 
 @pytest.mark.slow
+def test_other_class_names_train_and_are_not_confused(records):
+    for name, record in records.items():
+        if record["outcome"] == RENAMED:
+            assert [record["check"], record["train"], record["test"]] == [0, 0, 1], name
+            assert "trained with other class names" in record["test_said"], name
+
+
+@pytest.mark.slow
 def test_the_same_truth_has_the_same_ap(records):
     for name, record in records.items():
         if record["outcome"] == SAME:
@@ -71,7 +79,7 @@ def test_the_same_truth_has_the_same_ap(records):
 @pytest.mark.slow
 def test_what_is_refused_is_refused_by_all_in_the_same_words(records):
     for name, record in records.items():
-        if record["outcome"] in (SAME, USED):
+        if record["outcome"] not in (REFUSED, HOPELESS):
             continue
         assert record["check"] == record["train"] == 1, f"{name}: {json.dumps(record, indent=1)}"
         for kind in record["errors"]:

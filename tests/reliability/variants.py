@@ -5,6 +5,7 @@ of its images, may change both, and may return other text for the file. The outc
 
 - SAME: pods_check accepts it, training and evaluation run, and AP is that of the original;
 - USED: the same, but the truth is another one (a box less, say), so that AP may differ;
+- RENAMED: pods_check accepts it and training runs; weights of other class names are refused;
 - REFUSED: pods_check, pods_train and pods_test refuse it in the same words; --fix mends it;
 - HOPELESS: refused, and --fix has nothing to write.
 """
@@ -22,7 +23,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-SAME, USED, REFUSED, HOPELESS = "same", "used", "refused", "hopeless"
+SAME, USED, RENAMED = "same", "used", "renamed"
+REFUSED, HOPELESS = "refused", "hopeless"
 Change = Callable[[dict[str, Any], Path], str | None]
 CLASSES = {3: "cat", 7: "dog"}
 
@@ -255,7 +257,7 @@ VARIANTS: dict[str, tuple[Change, str]] = {
     "no sizes": (each("images", lambda r: r.pop("width")), REFUSED),
     "a wrong size": (at("images", 0, width=640), REFUSED),
     "a name that is a number": (at("categories", 0, name=5), HOPELESS),
-    "two classes of one name": (at("categories", 1, name="cat"), USED),
+    "two classes of one name": (at("categories", 1, name="cat"), RENAMED),
     "a root class": (roboflow, HOPELESS),  # NUM_CLASSES does not fit; --fix makes it fit again
     "all crowds": (set_all("annotations", "iscrowd", 1), HOPELESS),
     "no annotations": (without("annotations"), HOPELESS),
