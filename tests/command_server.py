@@ -16,10 +16,12 @@ import socket
 import subprocess
 import sys
 import time
-import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from tests.forking import fork, status_of
+from tests.load_script import ROOT
 
 PROGRAM = """#!{python} -IS
 import array, json, os, socket, sys
@@ -45,7 +47,11 @@ def server(folder: Path) -> Iterator[None]:
         program = folder / name
         program.write_text(PROGRAM.format(python=sys.executable, address=address, name=name))
         program.chmod(0o755)
-    process = subprocess.Popen([sys.executable, __file__, address], stdout=subprocess.PIPE)
+    process = subprocess.Popen(
+        [sys.executable, __file__, address],
+        stdout=subprocess.PIPE,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
     try:
         assert process.stdout.readline() == b"ready\n"
         yield
@@ -72,28 +78,18 @@ def call(words: list[str]) -> None:
         runpy.run_path(words[1], run_name="__main__")
 
 
-def status_of(words: list[str], cwd: str, environment: dict[str, str], files: list[int]) -> int:
-    """Fork a process for a command and wait for it."""
-    pid = os.fork()
-    if pid:
-        return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-    status = 1
-    try:
+def run(words: list[str], cwd: str, environment: dict[str, str], files: list[int]) -> int:
+    """Run a command in a forked process; return its exit status."""
+
+    def work() -> None:
         for target, file in enumerate(files):
             os.dup2(file, target)
         os.chdir(cwd)
         os.environ.clear()
         os.environ.update(environment)
         call(words)
-        status = 0
-    except SystemExit as stop:
-        status = stop.code if isinstance(stop.code, int) else int(stop.code is not None)
-    except BaseException:
-        traceback.print_exc()
-    finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(status)
+
+    return status_of(fork(work))
 
 
 def serve(address: str) -> None:
@@ -121,7 +117,7 @@ def serve(address: str) -> None:
                 files = array.array("i")
                 files.frombytes(ancillary[0][2])
                 request = connection.makefile("rb").read(int.from_bytes(size, "big"))
-                status = status_of(*json.loads(request), files=list(files))
+                status = run(*json.loads(request), files=list(files))
                 for file in files:
                     os.close(file)
                 connection.sendall(str(status).encode())

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
-import sys
-import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -15,6 +12,7 @@ import cvpods_ext.deploy  # noqa: F401
 import cvpods_ext.modeling  # noqa: F401
 from cvpods.tools.test import main as pods_test
 from cvpods.tools.train import main as pods_train
+from tests.forking import fork, print_to, status_of
 
 Main = Callable[[Sequence[str]], None]
 
@@ -29,35 +27,19 @@ class Commands:
     def run(self, main: Main, *words: str, data: str = "") -> tuple[int, str]:
         """Return the exit status and everything that was printed; `data` names the json file."""
         console = self.folder / "console.txt"
-        pid = os.fork()
-        if pid == 0:
-            self._child(main, words, data, console)
-        status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+        def work() -> None:
+            os.chdir(self.experiment)
+            os.environ["VARIANT"] = str(self.folder)
+            os.environ["VARIANT_JSON"] = data or "train.json"
+            print_to(console, os.O_TRUNC)
+            main(list(words))
+
+        status = status_of(fork(work))
         said = console.read_text(errors="replace")
         if "Traceback" in said:
             raise AssertionError(f"{main.__module__} {words}: {said[-3000:]}")
         return status, said
-
-    def _child(self, main: Callable, words: Sequence[str], data: str, console: Path) -> None:
-        status = 1
-        try:
-            os.chdir(self.experiment)
-            os.environ["VARIANT"] = str(self.folder)
-            os.environ["VARIANT_JSON"] = data or "train.json"
-            log = os.open(console, os.O_CREAT | os.O_TRUNC | os.O_WRONLY)
-            os.dup2(log, 1)
-            os.dup2(log, 2)
-            main(list(words))
-            status = 0
-        except SystemExit as error:
-            status = error.code if isinstance(error.code, int) else 1
-        except BaseException:
-            with contextlib.suppress(OSError):
-                traceback.print_exc()
-        finally:
-            sys.stdout.flush()
-            sys.stderr.flush()
-            os._exit(status)
 
     def output(self, name: str) -> list[str]:
         return ["OUTPUT_DIR", str(self.folder / name)]

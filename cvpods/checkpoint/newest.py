@@ -1,4 +1,4 @@
-"""Which checkpoint of a folder is the newest: the one whose content has gone furthest."""
+"""The newest checkpoint of a folder: the one with the highest iteration inside."""
 
 from __future__ import annotations
 

@@ -30,7 +30,7 @@ _SMALL_SHARE = 0.01
 
 
 class Resizing(NamedTuple):
-    """How training resizes images, and the distance of its locations, in pixels."""
+    """The size to which training resizes images, and the stride of its locations, in pixels."""
 
     short_edge: int
     max_size: int

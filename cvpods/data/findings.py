@@ -1,4 +1,4 @@
-"""What may be noticed in a data set: how grave each kind is, what to do, and what --fix does."""
+"""Kinds of findings in a data set: how grave each is, what to do, and what --fix does."""
 
 from __future__ import annotations
 
@@ -133,7 +133,7 @@ _FILES = ("missing file", "corrupt file", "other size than annotated")
 
 @dataclass
 class Report:
-    """What was noticed, {kind: [where, ...]}, and what was looked at.
+    """The findings in a data set, {kind: [where, ...]}, and how much was looked at.
 
     Attributes:
         lenient: kinds that count as warnings in this data set although they are errors elsewhere.

@@ -1,4 +1,4 @@
-"""What one image file is: its size, orientation and values."""
+"""Facts about an image file: its size, orientation and values."""
 
 from __future__ import annotations
 

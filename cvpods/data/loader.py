@@ -44,7 +44,7 @@ def worker_init_reset_seed(worker_id: int) -> None:
 
 
 class WorkerStart:
-    """What a worker does first; it travels from the training process to the worker.
+    """Preparation of a worker; it travels from the training process to the worker.
 
     A forked worker has the log and the modules of its parent. Another one starts with neither: it
     writes to the same log, and imports the experiment, so that what this registers is there.

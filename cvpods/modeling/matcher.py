@@ -94,7 +94,7 @@ class Matcher:
 
 
 class _Best:
-    """What has been seen of a quality matrix (M, R), slice of rows by slice of rows.
+    """State of matching over a quality matrix (M, R) that is seen in slices of rows.
 
     quality, matches: (R,) the highest value of each column, and its row; the first of equals.
     is_best: (R,) whether a column holds the highest value of some row, above 0.

@@ -7,7 +7,6 @@ line of json for each trial.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import random
@@ -16,7 +15,6 @@ import shutil
 import signal
 import sys
 import time
-import traceback
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -26,6 +24,7 @@ import torch
 import cvpods_ext.configs  # noqa: F401 - what the experiment imports is imported here, once
 import cvpods_ext.modeling  # noqa: F401
 from cvpods.tools.train import main as pods_train
+from tests.forking import fork, print_to, status_of
 
 KINDS = (
     "SIGKILL",
@@ -47,33 +46,15 @@ def start(experiment: Path, output: Path, *words: str, hangup: Any = signal.SIG_
         hangup: what SIGHUP does at its start; nohup has it ignored.
     """
     output.mkdir(parents=True, exist_ok=True)
-    pid = os.fork()
-    if pid:
-        return pid
-    status = 1  # as of any uncaught error
-    try:
+
+    def work() -> None:
         os.chdir(experiment)
-        log = os.open(output / "console.txt", os.O_CREAT | os.O_APPEND | os.O_WRONLY)
-        os.dup2(log, 1)
-        os.dup2(log, 2)
+        print_to(output / "console.txt", os.O_APPEND)
         signal.signal(signal.SIGINT, signal.default_int_handler)
         signal.signal(signal.SIGHUP, hangup)
         pods_train(["--num-gpus", "0", *words, "OUTPUT_DIR", str(output)])
-        status = 0
-    except SystemExit as error:
-        status = error.code if isinstance(error.code, int) else 1
-    except BaseException:
-        with contextlib.suppress(OSError):
-            traceback.print_exc()
-    finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(status)
 
-
-def status_of(pid: int) -> int:
-    """Wait for a process; its exit status, negative where a signal ended it."""
-    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    return fork(work)
 
 
 def wait_for_write(pid: int, output: Path, number: int) -> None:

@@ -437,7 +437,7 @@ def test_queries_stay_in_the_name(server, cache, query):
 
 
 def test_the_users_password_is_not_in_the_name(server, cache):
-    """Of http://user:word@host/x the folder is the host."""
+    """The folder of http://user:word@host/x is the host."""
     address = server.url.replace("http://", "http://user:word@")
     with pytest.raises(CheckpointError) as raised:
         find_file(f"{address}/x.pth")
@@ -518,7 +518,7 @@ def test_limits_that_are_not_numbers(server, monkeypatch, name, value):
 
 
 def test_progress_is_logged(server, monkeypatch):
-    """Where there is no terminal: lines, with how much of how much."""
+    """Without a terminal, lines say how much has come of how much."""
     said = []
     monkeypatch.setattr(download.logger, "info", said.append)
     monkeypatch.setattr(download, "LOG_INTERVAL", -1.0)
