@@ -8,6 +8,7 @@ line of json for each trial.
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import random
 import resource
@@ -38,17 +39,28 @@ KINDS = (
     "inside a write",
 )
 
+# Seconds that a worker takes which is not forked.
+IMPORTS = 5.0
 
-def start(experiment: Path, output: Path, *words: str, hangup: Any = signal.SIG_DFL) -> int:
+
+def start(
+    experiment: Path,
+    output: Path,
+    *words: str,
+    hangup: Any = signal.SIG_DFL,
+    method: str = "fork",
+) -> int:
     """Fork `pods_train` into the background; returns its process id.
 
     Args:
         hangup: what SIGHUP does at its start; nohup has it ignored.
+        method: how it starts loaders' workers.
     """
     output.mkdir(parents=True, exist_ok=True)
 
     def work() -> None:
         os.chdir(experiment)
+        multiprocessing.set_start_method(method, force=True)
         print_to(output / "console.txt", os.O_APPEND)
         signal.signal(signal.SIGINT, signal.default_int_handler)
         signal.signal(signal.SIGHUP, hangup)
@@ -123,19 +135,23 @@ def trial(index: int, experiment: Path, folder: Path, reference: Path, seconds: 
     kind = KINDS[index % len(KINDS)]
     output = folder / f"trial_{index}"
     workers = ["DATALOADER.NUM_WORKERS", str(rng.randint(0, 1))]
+    method = rng.choice(multiprocessing.get_all_start_methods())
+    if workers[1] == "1" and method != "fork":
+        seconds += IMPORTS
     hangup = signal.SIG_IGN if kind == "nohup" else signal.SIG_DFL
-    pid = start(experiment, output, *workers, hangup=hangup)
+    pid = start(experiment, output, *workers, hangup=hangup, method=method)
     remark = interrupt(kind, pid, output, rng.uniform(0, seconds), rng)
     status = status_of(pid)
     if kind == "truncate":
         remark = truncate_newest(output, rng)
     saved = sorted(path.name for path in output.glob("model_*.pth"))
-    resumed = status_of(start(experiment, output, "--resume", *workers))
+    resumed = status_of(start(experiment, output, "--resume", *workers, method=method))
     final, wanted = output / "model_final.pth", reference / "model_final.pth"
     ended = resumed == 0 and final.is_file()
     console = (output / "console.txt").read_text(errors="replace")
     return {
         "kind": kind,
+        "workers": f"{workers[1]}, {method}",
         "remark": remark,
         "status": status,
         "checkpoints": saved,

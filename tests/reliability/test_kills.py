@@ -60,7 +60,7 @@ def test_killed_runs_end_as_if_nothing_had_happened(run_of_eight, tmp_path, shap
         "7",
     ]
     env = {**command_environment(shapes_root), "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(words, env=env, capture_output=True, text=True, timeout=30 * TRIALS + 120)
+    done = subprocess.run(words, env=env, capture_output=True, text=True, timeout=60 * TRIALS + 120)
     assert done.returncode == 0, done.stderr[-3000:]
     records = [json.loads(line) for line in done.stdout.splitlines()]
     assert len(records) == TRIALS

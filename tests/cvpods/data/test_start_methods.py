@@ -308,3 +308,54 @@ def test_a_signal_to_all_processes(method, experiment, shapes_root):
     rest = process.stderr.read()
     assert process.wait(60) == 128 + signal.SIGTERM, begun[-2000:] + rest[-2000:]
     assert "iterations are done and saved" in rest and "Traceback" not in rest
+
+
+# -- Predictor -------------------------------------------------------------------------------------
+
+_PREDICT = """
+import multiprocessing
+import sys
+
+from cvpods.tools import Predictor
+
+FOLDER, WEIGHTS, IMAGE = sys.argv[2:]
+
+
+def make():
+    opts = ["MODEL.ATSS.SCORE_THRESH_TEST", 0.0]
+    return Predictor.from_experiment(FOLDER, WEIGHTS, device="cpu", opts=opts)
+
+
+def detect():
+    return make()(IMAGE).scores.tolist()
+
+
+if __name__ == "__main__":
+    multiprocessing.set_start_method(sys.argv[1])
+    with multiprocessing.Pool(1) as pool:
+        made_there = pool.apply(detect)
+        predictor = make()
+        sent_there = pool.apply(predictor, (IMAGE,)).scores.tolist()
+    assert len(made_there) > 10 and made_there == sent_there == detect()
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", METHODS)
+def test_predictor_in_another_process(experiment, shapes_root, tmp_path, method):
+    """Made there, or sent there: the detections are those of this process."""
+    config, build_model = load_experiment(experiment)
+    torch.manual_seed(0)
+    torch.save({"model": build_model(config).state_dict()}, tmp_path / "x.pth")
+    (tmp_path / "predict.py").write_text(_PREDICT)
+    image = next((shapes_root / "shapes" / "val").glob("*.jpg"))
+    words = [sys.executable, "predict.py", method, experiment, tmp_path / "x.pth", image]
+    done = subprocess.run(
+        list(map(str, words)),
+        cwd=tmp_path,
+        env=command_environment(shapes_root),
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
