@@ -9,9 +9,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from cvpods.data.coco_records import CocoRecords, Record, read_records
+from cvpods.data.coco_records import AMBIGUOUS, CocoRecords, Record, read_records
 from cvpods.data.conventions import (
-    BOX_FORMATS,
+    convert_box,
     look_for_conventions,
     look_for_notations,
     root_classes,
@@ -25,8 +25,10 @@ from cvpods.utils.errors import DataError
 
 __all__ = ["KINDS", "MANY_BOXES", "Report", "Resizing", "check_coco"]
 
-# From this share on, boxes below the finest stride are a finding.
-_SMALL_SHARE = 0.01
+# From this share on, boxes below the finest stride are a finding; standard COCO training has 1 %.
+_SMALL_SHARE = 0.05
+# Key of a box that was turned around.
+TURNED = "turned around"
 
 
 class Resizing(NamedTuple):
@@ -70,14 +72,14 @@ def check_coco(
     records = read_records(content, report)
     _check_classes(records, num_classes, report)
     _check_files(records, Path(image_root), files, max_pixels, report)
-    _convert_boxes(records, box_format)
+    _convert_boxes(records, box_format, report)
     look_for_conventions(records, report)
-    _check_boxes(records, report)
+    mended = _check_boxes(records, report)
     if resizing is not None:
         _check_small_boxes(records, resizing, report)
     _count(records, report)
     content = content if isinstance(content, Mapping) else {}
-    return report, _mended(content, records)
+    return report, _written(content, records, mended)
 
 
 # -- classes and images ----------------------------------------------------------------------------
@@ -91,12 +93,8 @@ def _check_classes(records: CocoRecords, num_classes: int | None, report: Report
     if not categories and not report.found["malformed record"]:
         report.add("malformed record", "'categories' is []")
     if num_classes is not None and len(categories) != num_classes:
-        names = ", ".join(c["name"] for c in list(categories.values())[:5])
-        report.add(
-            "NUM_CLASSES",
-            f"the model has NUM_CLASSES {num_classes}, but {report.name!r} has {len(categories)} "
-            f"classes ({names}, ...). Set MODEL.<method>.NUM_CLASSES to {len(categories)}",
-        )
+        there = f"{report.name!r} has {len(categories)} classes"
+        report.add("NUM_CLASSES", f"NUM_CLASSES {num_classes}, but {there}")
 
 
 def _check_files(
@@ -109,7 +107,8 @@ def _check_files(
         records.images[id_]["file_name"] = name
     chosen = list(records.images.values())
     if files is not None and files < len(chosen):
-        chosen = random.Random(0).sample(chosen, files)
+        sample = {id(image) for image in random.Random(0).sample(chosen, files)}
+        chosen = [i for i in chosen if id(i) in sample or None in (i["height"], i["width"])]
 
     def look(record: Record) -> ImageFacts | tuple[str, str]:
         return _facts(root / record["file_name"], max_pixels)
@@ -133,11 +132,12 @@ def _facts(path: Path, max_pixels: int | None) -> ImageFacts | tuple[str, str]:
     try:
         if not path.exists():
             return "missing file", str(path)
+    except (OSError, ValueError) as error:  # a name that is too long, or has a NUL
+        return "missing file", f"{path}: {error}"
+    try:
         return image_facts(path, max_pixels)
-    except (DataError, ValueError) as error:  # ValueError: a NUL in the path
+    except DataError as error:
         return "corrupt file", f"{path}: {error}"
-    except OSError as error:  # a name that is too long
-        return "missing file", f"{path}: {error.strerror}"
 
 
 def _fits(record: Record, facts: ImageFacts, root: Path, report: Report) -> bool:
@@ -163,14 +163,14 @@ def _check_values(found: Sequence[tuple[Record, ImageFacts]], report: Report) ->
     deep = [(record, facts) for record, facts in found if facts.highest is not None]
     level = level_of_values((facts.highest, facts.is_float) for _, facts in deep)
     for record, facts in deep:
+        name, most = record["file_name"], f"at most {facts.highest:g}"
         if facts.lowest < 0:
-            report.add("values below 0", f"{record['file_name']}: {facts.lowest:g}")
-        if level < (65535 if not facts.is_float else 1):
-            own = level_of(facts.highest, facts.is_float)
-            report.add(
-                "few of the bits used",
-                f"{record['file_name']}: at most {facts.highest:g}; white would be {own:g}",
-            )
+            report.add("values below 0", f"{name}: {facts.lowest:g}")
+        own = level_of(facts.highest, facts.is_float)
+        if own * 15 < level:  # 12 bits beside 16 differ by 16
+            report.add("images of different depths", f"{name}: {most}; white is {level:g}")
+        elif level < (65535 if not facts.is_float else 1):
+            report.add("few of the bits used", f"{name}: {most}; white would be {own:g}")
     for record, facts in found:
         if facts.deep_colours:
             report.add("48-bit colours", record["file_name"])
@@ -179,39 +179,52 @@ def _check_values(found: Sequence[tuple[Record, ImageFacts]], report: Report) ->
 # -- boxes -----------------------------------------------------------------------------------------
 
 
-def _convert_boxes(records: CocoRecords, box_format: str) -> None:
+def _convert_boxes(records: CocoRecords, box_format: str, report: Report) -> None:
     if box_format == "xywh":
         return
-    convert = BOX_FORMATS[box_format]
     annotations = [*records.annotations, *records.without_box]
     for annotation in annotations:
         image = records.images.get(annotation["image_id"])
         if image is not None and image["width"] and image["height"]:
-            annotation["bbox"] = convert(annotation["bbox"], image["width"], image["height"])
+            width, height = image["width"], image["height"]
+            annotation["bbox"] = convert_box(annotation["bbox"], box_format, width, height)
             annotation.pop("area", None)
     records.annotations = [a for a in annotations if has_area(a["bbox"])]
     records.without_box = [a for a in annotations if not has_area(a["bbox"])]
 
 
-def _check_boxes(records: CocoRecords, report: Report) -> None:
-    """Clip boxes to their images; turn negative sizes around; drop what has no area then."""
-    turned = [_turned_around(annotation) for annotation in records.without_box]
-    usable = []
-    for annotation in (*records.annotations, *turned):
+def _check_boxes(records: CocoRecords, report: Report) -> list[Record]:
+    """Keep the boxes that training uses, clipped to their images.
+
+    Returns:
+        The boxes that --fix writes: each once, and those of negative size turned around.
+    """
+    copies = {id(copy) for _, copy in same_boxes(records.annotations)}
+    used, mended = [], []
+    for annotation in (*records.annotations, *map(_turned_around, records.without_box)):
         image = records.images.get(annotation["image_id"])
-        if image is None or not has_area(annotation["bbox"]):
+        if image is None or image.get(AMBIGUOUS):
+            report.add("box of an image that is left out", f"annotation {annotation['id']}")
             continue
-        box = _clipped(annotation, image, report)
-        if box is not None:
-            usable.append({**annotation, "bbox": box})
-    records.annotations = usable
+        box = _clipped(annotation, image, report) if has_area(annotation["bbox"]) else None
+        if box is None:
+            continue
+        clipped = {**annotation, "bbox": box}
+        if box != annotation["bbox"]:
+            clipped.pop("area", None)  # the old one is that of the whole object
+        if TURNED not in annotation:
+            used.append(clipped)
+        if id(annotation) not in copies:
+            mended.append(clipped)
+    records.annotations = used
+    return mended
 
 
 def _turned_around(annotation: Record) -> Record:
     """Return the annotation with a negative width or height counted from the other side."""
     x, y, width, height = annotation["bbox"]
     box = [min(x, x + width), min(y, y + height), abs(width), abs(height)]
-    return {**annotation, "bbox": box}
+    return {**annotation, "bbox": box, TURNED: True}
 
 
 def _clipped(annotation: Record, image: Record, report: Report) -> list[float] | None:
@@ -262,23 +275,24 @@ def _count(records: CocoRecords, report: Report) -> None:
     for id_, name in names.items():
         if id_ in roots:
             report.add("root class", f"{name} (id {id_})")
-        elif not per_class[id_]:
+        elif not per_class[id_] and records.has_annotations:
             report.add("class without boxes", name)
     crowds = [a for a in records.annotations if a.get("iscrowd")]
     for annotation in crowds:
         report.add("crowd box", f"annotation {annotation['id']}")
+    if not records.images and not report.count("error"):
+        report.add("no image at all", "the list 'images' is empty")
     if not records.has_annotations:
         report.add("no box at all", "the file has no list 'annotations'")
-    elif len(crowds) == len(records.annotations):
-        what = "all boxes are crowds (iscrowd 1), which training leaves out" if crowds else "none"
-        report.add("no box at all", what)
+    elif crowds and len(crowds) == len(records.annotations):
+        report.add("no box at all", "all boxes are crowds (iscrowd 1), which training leaves out")
+    elif not records.annotations:
+        report.add("no box at all", "the list 'annotations' has no box that training can use")
     if records.has_annotations:
         _count_images(records, report)
 
 
 def _count_images(records: CocoRecords, report: Report) -> None:
-    if not records.images and not report.count("error"):
-        report.add("no image at all", "the list 'images' is empty")
     counts = Counter(a["image_id"] for a in records.annotations)
     for id_, image in records.images.items():
         if not counts[id_]:
@@ -287,20 +301,26 @@ def _count_images(records: CocoRecords, report: Report) -> None:
             report.add(f"more than {MANY_BOXES:,} boxes", f"{image['file_name']}: {counts[id_]:,}")
 
 
-def _mended(content: Mapping[str, Any], records: CocoRecords) -> dict[str, Any]:
-    """Return the content with the records that can be used, each box once."""
-    copies = {id(copy) for _, copy in same_boxes(records.annotations)}
-    annotations = [a for a in records.annotations if id(a) not in copies]
-    roots = root_classes(records)
-    images = [i for i in records.images.values() if i["height"] and i["width"]]
+def _written(
+    content: Mapping[str, Any], records: CocoRecords, annotations: Sequence[Record]
+) -> dict[str, Any]:
+    """Return the content with the records that can be used."""
+    roots = root_classes(records) if annotations else set()
+    images = [
+        image
+        for image in records.images.values()
+        if image["height"] and image["width"] and not image.get(AMBIGUOUS)
+    ]
     kept = {image["id"] for image in images}
-    sections = ("images", "annotations", "categories")
-    return {
-        **{key: value for key, value in content.items() if key not in sections},
-        "images": images,
-        "categories": [c for id_, c in records.categories.items() if id_ not in roots],
-        "annotations": _numbered([a for a in annotations if a["image_id"] in kept]),
-    }
+    categories = [c for id_, c in records.categories.items() if id_ not in roots]
+    other = {k: v for k, v in content.items() if k not in ("images", "annotations", "categories")}
+    written = {**other, "images": images, "categories": categories}
+    if records.has_annotations:
+        usable = [a for a in annotations if a["image_id"] in kept]
+        for annotation in usable:
+            annotation.pop(TURNED, None)
+        written["annotations"] = _numbered(usable)
+    return written
 
 
 def _numbered(records: list[Record]) -> list[Record]:

@@ -15,6 +15,8 @@ from cvpods.utils import coco_values as values
 
 Record = dict[str, Any]
 _FLAGS = ("iscrowd", "ignore")
+# Key of a record whose id stands for several things.
+AMBIGUOUS = "ambiguous id"
 
 
 @dataclass
@@ -44,7 +46,7 @@ def read_records(content: Any, report: Report) -> CocoRecords:
     """
     if not isinstance(content, Mapping):
         report.add("malformed record", "the file must hold a json object, not a list or a value")
-        content = {}
+        return CocoRecords()
     records = CocoRecords(has_annotations="annotations" in content)
     records.categories = _unique(content, "categories", _category, report, "duplicate category id")
     records.images = _unique(content, "images", _image, report, "duplicate image id")
@@ -81,15 +83,22 @@ def _read_section(
 def _unique(
     content: Mapping[str, Any], section: str, read: Any, report: Report, duplicate: str
 ) -> dict[int | str, Record]:
-    """Return {id: record} of a section, the first record of each id."""
+    """Return {id: record} of a section, the first record of each id.
+
+    Records of one id that name different things get "ambiguous": True, as nobody can say which of
+    them an annotation means.
+    """
     records = _read_section(content, section, read, report)
     counts = Counter(record["id"] for record in records)
+    key = "name" if section == "categories" else "file_name"
     unique: dict[int | str, Record] = {}
     for record in records:
-        if record["id"] in unique:
-            times = counts[record["id"]]
-            report.add(duplicate, f"id {record['id']!r} occurs {times} times")
-        unique.setdefault(record["id"], record)
+        first = unique.setdefault(record["id"], record)
+        if first is record:
+            continue
+        report.add(duplicate, f"id {record['id']!r} occurs {counts[record['id']]} times")
+        if first[key] != record[key]:
+            first[AMBIGUOUS] = True
     return unique
 
 
@@ -171,13 +180,14 @@ class _AnnotationReader:
         named = [i.get("id") for i in listed if isinstance(i, Mapping)]
         self.dropped = {i for i in named if isinstance(i, (int, float, str))} - set(self.images)
         self.report = report
+        # {section: {number: id}}, made when an id is not found.
+        self.numbers: dict[str, dict[int, int | str]] = {}
+        self.shown = f" {values.category_order(self.categories)!r:.200}"
 
     def read(self, record: Mapping[str, Any], report: Report) -> tuple[Record, bool]:
         """Return the annotation, and whether it can be used."""
         _need(record, "image_id", "category_id")
-        if "bbox" not in record:
-            raise ValueError(f"{record!r:.120} lacks ['bbox']")
-        annotation = dict(record)
+        annotation = {"bbox": None, **record}
         annotation["id"] = self._own_id(record)
         where = f"annotation {annotation['id']}"
         usable = self._known(annotation, "image_id", "images", self.images, where)
@@ -203,22 +213,31 @@ class _AnnotationReader:
             return True
         if key == "image_id" and id_ in self.dropped:
             return False
-        if (twin := values.same_written_otherwise(id_, known)) is not None:
-            kind, twins = ("a text", "a number") if isinstance(id_, str) else ("a number", "a text")
+        if (twin := self._twin(id_, section, known)) is not None:
+            kinds = {True: "a text", False: "a number"}
+            own, other = kinds[isinstance(id_, str)], kinds[isinstance(twin, str)]
             self.report.add(
                 "id of another type",
-                f"{key} {id_!r} of {where} is {kind}; {section!r} has {twin!r}, {twins}",
+                f"{key} {id_!r} of {where} is {own}; {section!r} has {twin!r}, {other}",
             )
             annotation[key] = twin
             return True
-        shown = f" {values.category_order(known)!r:.200}" if section == "categories" else ""
+        shown = self.shown if section == "categories" else ""
         text = " (a text)" if isinstance(id_, str) else ""
         kind = "unknown image id" if key == "image_id" else "unknown category id"
         self.report.add(kind, f"{key} {id_!r}{text} of {where} is not in {section!r}{shown}")
         return False
 
+    def _twin(self, id_: int | str, section: str, known: Mapping[Any, Any]) -> int | str | None:
+        """Return the id of `known` that is the same number, written in another way."""
+        if section not in self.numbers:
+            self.numbers[section] = values.by_number(known)
+        return self.numbers[section].get(values.whole_number(id_))
+
     def _box(self, annotation: Record, where: str) -> bool:
         raw = annotation["bbox"]
+        if raw is None or raw == []:
+            return self._without_box(annotation, where)
         try:
             box = annotation["bbox"] = values.read_box(raw)
         except ValueError as error:
@@ -233,6 +252,14 @@ class _AnnotationReader:
         if not values.has_area(box):
             self.report.add("zero or negative box", f"{where}: {raw!r:.60}")
         return True
+
+    def _without_box(self, annotation: Record, where: str) -> bool:
+        """Report an annotation without a box; give it that of its polygons, if it has any."""
+        box = values.polygon_box(annotation.get("segmentation"))
+        what = "but polygons" if box else "and no polygons"
+        self.report.add("annotation without a box", f"annotations: {where} has no bbox, {what}")
+        annotation["bbox"] = box or [0.0] * 4
+        return box is not None
 
     def _flag(self, annotation: Record, key: str, where: str) -> None:
         """Read a flag; null and what is neither 0 nor 1 are removed."""

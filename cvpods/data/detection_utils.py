@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -66,8 +67,9 @@ def reading_options(cfg: Any) -> dict[str, Any]:
     }
 
 
-def open_image(file_name: str | Path, max_pixels: int | None = None) -> Image.Image:
-    """Open an image file with Pillow; its pixels are read on first use.
+@contextmanager
+def open_image(file_name: str | Path, max_pixels: int | None = None) -> Iterator[Image.Image]:
+    """Open an image file with Pillow while the context lasts; its pixels are read on first use.
 
     Raises:
         DataError: the file is missing, is not a regular file or not an image, or is too large.
@@ -75,21 +77,23 @@ def open_image(file_name: str | Path, max_pixels: int | None = None) -> Image.Im
     limit = Image.MAX_IMAGE_PIXELS  # Pillow warns from here on, and refuses twice as many
     if max_pixels is not None and limit is not None:
         Image.MAX_IMAGE_PIXELS = max(limit, -(-max_pixels // 2))
-    try:
-        check_regular(file_name)
-        image = Image.open(file_name)
-    except FileNotFoundError:
-        raise DataError(f"Image {file_name!s:.300} does not exist.") from None
-    except _UNREADABLE as error:
-        raise _unreadable(str(file_name), error) from error
-    pixels = image.width * image.height
-    if max_pixels is not None and limit is not None and pixels > max_pixels:
-        image.close()
-        raise DataError(
-            f"Image {file_name!s:.300} cannot be read: it has {pixels:,} pixels, more than "
-            f"INPUT.MAX_PIXELS {max_pixels:,}.{_RAISE_MAX_PIXELS}"
-        )
-    return image
+    with ExitStack() as stack:
+        try:
+            check_regular(file_name)
+            # Given a name, Pillow maps gray TIFFs into memory and forgets to turn them.
+            file = stack.enter_context(open(file_name, "rb"))
+            image = stack.enter_context(Image.open(file))
+        except FileNotFoundError:
+            raise DataError(f"Image {file_name!s:.300} does not exist.") from None
+        except _UNREADABLE as error:
+            raise _unreadable(str(file_name), error) from error
+        pixels = image.width * image.height
+        if max_pixels is not None and limit is not None and pixels > max_pixels:
+            raise DataError(
+                f"Image {file_name!s:.300} cannot be read: it has {pixels:,} pixels, more than "
+                f"INPUT.MAX_PIXELS {max_pixels:,}.{_RAISE_MAX_PIXELS}"
+            )
+        yield image
 
 
 def _unreadable(name: str, error: Exception) -> DataError:

@@ -27,7 +27,6 @@ class Kind(NamedTuple):
     fix: str = ""
 
 
-_FIX_WRITES = "pods_check --fix FILE writes the annotations without them."
 _TABLE: dict[str, Kind] = {
     # -- the file cannot be used as it is ----------------------------------------------------------
     "malformed record": Kind("error", "", "left out"),
@@ -35,15 +34,33 @@ _TABLE: dict[str, Kind] = {
     "id of another type": Kind(
         "error", "pods_check --fix FILE writes the id as the other table has it.", "mended"
     ),
-    "duplicate image id": Kind("error", "", "left out"),
-    "duplicate category id": Kind("error", "", "left out"),
+    "duplicate image id": Kind(
+        "error",
+        "Nobody can say which of the images an annotation means; --fix leaves all of them out, "
+        "unless they name the same file.",
+        "left out",
+    ),
+    "duplicate category id": Kind(
+        "error",
+        "Nobody can say which of the classes a box has; --fix writes nothing, unless they have the "
+        "same name.",
+        "left out",
+    ),
     "unknown image id": Kind("error", "", "left out"),
     "unknown category id": Kind("error", "", "left out"),
-    "malformed box": Kind("error", _FIX_WRITES, "left out"),
+    "malformed box": Kind("error", "pods_check --fix FILE leaves such boxes out.", "left out"),
+    "annotation without a box": Kind(
+        "error",
+        "A detector learns boxes. pods_check --fix FILE computes them from polygons, and leaves "
+        "annotations out that have none (keypoints, run lengths).",
+        "mended from polygons or left out",
+    ),
     "malformed flag": Kind(
         "error", "iscrowd and ignore are 0, 1, true or false; --fix removes others.", "mended"
     ),
-    "NUM_CLASSES": Kind("error"),
+    "NUM_CLASSES": Kind(
+        "error", "Set the NUM_CLASSES of the method, MODEL.ATSS.NUM_CLASSES for example, to that."
+    ),
     "missing file": Kind("error", "", "left out"),
     "corrupt file": Kind("error", "", "left out"),
     "other size than annotated": Kind(
@@ -55,13 +72,10 @@ _TABLE: dict[str, Kind] = {
     "no image at all": Kind("error"),
     "no box at all": Kind("error"),
     # -- probably a mistake, or left out by the loader ---------------------------------------------
-    "boxes written as x1, y1, x2, y2": Kind(
+    "boxes in another format": Kind(
         "warning",
-        "COCO's boxes are x, y, width, height. Convert them: pods_check --boxes xyxy --fix FILE.",
-    ),
-    "boxes written as fractions": Kind(
-        "warning",
-        "COCO's boxes are in pixels. Convert them: pods_check --boxes fractions --fix FILE.",
+        "COCO's boxes are x, y, width, height in pixels. Convert them: pods_check --boxes FORMAT "
+        "--fix FILE, with the format that is named, and look at some with pods_draw.",
     ),
     "file names in another notation": Kind(
         "warning",
@@ -79,6 +93,11 @@ _TABLE: dict[str, Kind] = {
         "warning",
         "Images are turned as EXIF says before boxes are applied. Check with pods_draw that the "
         "boxes were drawn on turned images.",
+    ),
+    "images of different depths": Kind(
+        "warning",
+        "One white level holds for the data set, so that these images become dark. Convert all "
+        "images to one depth.",
     ),
     "few of the bits used": Kind(
         "warning",
@@ -99,6 +118,7 @@ _TABLE: dict[str, Kind] = {
         "mended or left out",
     ),
     "box outside the image": Kind("warning", "Training leaves these boxes out.", "left out"),
+    "box of an image that is left out": Kind("note", "", "left out"),
     "duplicate category name": Kind(
         "warning", "They stay two classes; per-class results name their ids."
     ),
@@ -121,7 +141,6 @@ _TABLE: dict[str, Kind] = {
     "area from the box": Kind(
         "note", "'area' is not a positive number; the box's own area is used.", "mended"
     ),
-    "byte order mark": Kind("note", "It is skipped.", "mended"),
     "box partly outside": Kind("note", "Training clips it.", "mended"),
     "image without boxes": Kind("note"),
     f"more than {MANY_BOXES:,} boxes": Kind("note"),

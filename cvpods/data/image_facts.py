@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 
 from cvpods.data.detection_utils import image_to_array, open_image
-from cvpods.data.white_level import has_deep_colours, is_deep
+from cvpods.data.white_level import finite_range, has_deep_colours, is_deep
 
 _ORIENTATION = 0x0112
 
@@ -40,18 +40,25 @@ def image_facts(path: str | Path, max_pixels: int | None = None) -> ImageFacts:
     """
     with open_image(path, max_pixels) as image:
         deep_colours = has_deep_colours(image)
+        orientation = _orientation(image)
         stored = (image.height, image.width)
+        if image.format == "TIFF" and orientation >= 5:
+            stored = stored[::-1]  # Pillow gives the size of the turned image
         # A level keeps image_to_array from guessing, and from warning about its guess.
         height, width = image_to_array(image, "RGB", str(path), white_level=65535).shape[:2]
-        orientation = int(image.getexif().get(_ORIENTATION, 1))
         facts = ImageFacts(height, width, stored, orientation, deep_colours=deep_colours)
         return facts._replace(**_values(image)) if is_deep(image) else facts
 
 
+def _orientation(image: Image.Image) -> int:
+    """Return EXIF's orientation or 1. Pillow takes it away when it reads the pixels of a TIFF."""
+    try:
+        value = image.getexif().get(_ORIENTATION)
+    except Exception:  # reading the pixels says what is wrong with the file
+        value = 1
+    return value if isinstance(value, int) and 1 <= value <= 8 else 1
+
+
 def _values(image: Image.Image) -> dict[str, float | bool]:
-    pixels = np.asarray(image)
-    return {
-        "lowest": float(pixels.min()),
-        "highest": float(pixels.max()),
-        "is_float": image.mode == "F",
-    }
+    lowest, highest = finite_range(np.asarray(image))
+    return {"lowest": lowest, "highest": highest, "is_float": image.mode == "F"}

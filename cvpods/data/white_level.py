@@ -60,12 +60,12 @@ def to_8_bit(image: Image.Image, white_level: float | None, name: str) -> Image.
     if not is_deep(image):
         return image
     values = np.asarray(image, dtype=np.float64)
+    low, high = finite_range(values)
     if white_level is None:
-        white_level = _guess(image, values, name)
+        white_level = _guess(image, high, name)
     is_float = image.mode == "F"
     # Whole numbers fall into 256 equal steps, so that 16 bits keep their upper 8.
     scaled = values * 255 / white_level if is_float else values * 256 / (white_level + 1)
-    low, high = values.min(initial=0), values.max(initial=0)
     if low < 0 or high > white_level:
         log_first_n(
             "WARNING",
@@ -73,12 +73,17 @@ def to_8_bit(image: Image.Image, white_level: float | None, name: str) -> Image.
             f"INPUT.WHITE_LEVEL {white_level:g} white.",
             key="caller",
         )
-    return Image.fromarray(np.nan_to_num(scaled).clip(0, 255).astype(np.uint8))
+    return Image.fromarray(np.nan_to_num(scaled, nan=0.0).clip(0, 255).astype(np.uint8))
 
 
-def _guess(image: Image.Image, values: np.ndarray, name: str) -> float:
+def finite_range(values: np.ndarray) -> tuple[float, float]:
+    """Return the lowest and highest finite value; depth maps have NaN for what is unknown."""
+    finite = values[np.isfinite(values)]
+    return (float(finite.min()), float(finite.max())) if finite.size else (0.0, 0.0)
+
+
+def _guess(image: Image.Image, highest: float, name: str) -> float:
     """Return the white level of a single image: that of its type, unless its values are small."""
-    highest = float(values.max(initial=0))
     if image.mode == "F" and highest <= 1:
         level = 1.0
     elif not image.mode.startswith("I;16") and highest <= 255:
@@ -116,7 +121,9 @@ def _extremes(file: str | Path) -> tuple[float, bool] | None:
         if not Path(file).is_file():
             return None
         with Image.open(file) as image:
-            return (float(np.max(image)), image.mode == "F") if is_deep(image) else None
+            return (
+                (finite_range(np.asarray(image))[1], image.mode == "F") if is_deep(image) else None
+            )
     except Exception as error:  # reading it for a sample says what is wrong, and where
         logger.debug(f"{file} is left out of the look at white levels: {error}")
         return None

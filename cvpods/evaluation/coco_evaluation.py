@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from cvpods.evaluation.registry import EVALUATOR
 from cvpods.structures import BoxMode
 from cvpods.utils import comm
 from cvpods.utils.coco_values import (
+    by_number,
     category_order,
     names_of,
     read_area,
@@ -28,7 +30,7 @@ from cvpods.utils.coco_values import (
     read_flag,
     read_id,
     read_number,
-    same_written_otherwise,
+    whole_number,
 )
 from cvpods.utils.errors import DataError
 
@@ -97,16 +99,16 @@ def match_boxes(
 ) -> tuple[COCOeval_faster, list[str]]:
     """Return COCO's evaluation, accumulated, and the class names in its order; see evaluate_boxes.
 
-    Images, classes and annotations are numbered 1, 2, ... here, images and annotations in the order
-    of the file, so that ids may be of any kind. COCO's code marks "matched" by the annotation's id
-    and "not matched" by 0, takes ids as 64-bit numbers, and orders equal scores by the image's id.
+    Images, classes and annotations are numbered 1, 2, ... here, so that ids may be of any kind.
+    COCO's code marks "matched" by the annotation's id and "not matched" by 0, and takes ids as
+    64-bit numbers. It orders equal scores by the image's id: see image_order().
 
     `evaluation.eval` holds "precision" and "scores" as (IoU, recall, class, area, max detections).
     """
     categories = {read_id(c["id"]): c for c in ground_truth["categories"]}
     order = category_order(categories)
     class_number = {id_: number for number, id_ in enumerate(order, 1)}
-    image_number = {read_id(i["id"]): n for n, i in enumerate(ground_truth["images"], 1)}
+    image_number = {id_: n for n, id_ in enumerate(image_order(ground_truth), 1)}
     numbered = {
         "info": {},
         "images": [{"id": number} for number in image_number.values()],
@@ -131,6 +133,18 @@ def match_boxes(
     evaluation.accumulate()
     names = names_of(categories)
     return evaluation, [names[id_] for id_ in order]
+
+
+def image_order(ground_truth: dict[str, Any]) -> list[int | str]:
+    """Return the ids of the images in the order in which COCO's code takes equal scores.
+
+    Numbers ascend, as in pycocotools. Texts, which have no order of their own, and numbers that
+    descend throughout the file are taken as the file lists them.
+    """
+    ids = [read_id(image["id"]) for image in ground_truth["images"]]
+    if any(isinstance(id_, str) for id_ in ids) or ids == sorted(ids, reverse=True):
+        return ids
+    return sorted(ids)
 
 
 def iou_index(evaluation: COCOeval_faster, iou: float) -> int:
@@ -174,10 +188,10 @@ def _detection(
         return {
             "image_id": _number(detection, "image_id", images),
             "category_id": _number(detection, "category_id", classes),
-            "bbox": read_box(detection["bbox"]),
-            "score": read_number(detection["score"]),
+            "bbox": _finite(read_box(detection["bbox"])),
+            "score": _finite([read_number(detection["score"])])[0],
         }
-    except (ValueError, KeyError) as error:
+    except (ValueError, LookupError, TypeError) as error:
         raise DataError(f"Detection {detection!r:.200} cannot be evaluated: {error}") from error
 
 
@@ -188,9 +202,15 @@ def _is_of_a_class(detection: dict[str, Any], classes: Mapping[Any, int]) -> boo
     """
     try:
         id_ = read_id(detection["category_id"])
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, LookupError, TypeError):
         return True  # _detection() says what is wrong
-    return id_ in classes or same_written_otherwise(id_, classes) is not None
+    return id_ in classes or whole_number(id_) in by_number(classes)
+
+
+def _finite(numbers: list[float]) -> list[float]:
+    if not all(map(math.isfinite, numbers)):
+        raise ValueError(f"{numbers} is not finite")
+    return numbers
 
 
 def _number(record: dict[str, Any], key: str, numbers: Mapping[Any, int]) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import re
 import sys
 from collections.abc import Sequence
@@ -15,12 +16,14 @@ from loguru import logger
 from cvpods.checkpoint.atomic import write_file
 from cvpods.data.build import largest_training_image
 from cvpods.data.check import Report, Resizing, check_coco
+from cvpods.data.coco_records import AMBIGUOUS
 from cvpods.data.conventions import BOX_FORMATS
 from cvpods.data.datasets import paths
 from cvpods.data.datasets.base_dataset import resolve_images
 from cvpods.data.datasets.coco import read_json
 from cvpods.data.registry import DATASETS
 from cvpods.tools.common import load_config, make_parser, reporting_errors
+from cvpods.utils.coco_values import read_area
 from cvpods.utils.errors import DataError
 
 # Image files that the check at the start of a training opens, of each data set.
@@ -93,6 +96,7 @@ def check_named(
         report.tolerate_files(config.DATALOADER.MAX_CORRUPT_SHARE)
     if not trained:
         report.lenient.add("no box at all")
+        report.found.pop("class without boxes", None)  # its AP is not defined, and that is all
     return report, mended
 
 
@@ -122,7 +126,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--num-classes", type=int, metavar="K", help="what --json should have")
     parser.add_argument(
         "--boxes",
-        choices=list(BOX_FORMATS),
+        choices=BOX_FORMATS,
         default="xywh",
         help="how the file writes boxes; --fix converts them to COCO's x, y, width, height",
     )
@@ -145,6 +149,8 @@ def _examine(args: argparse.Namespace) -> list[Report]:
     sources: list[Path] = []
     if args.json is not None:
         path = Path(args.json)
+        if not Path(args.images).is_dir():
+            raise DataError(f"--images {args.images} is not a folder.")
         content = read_json(path)
         checked.append(
             check_coco(
@@ -164,7 +170,9 @@ def _examine(args: argparse.Namespace) -> list[Report]:
         names = names or dict.fromkeys([*config.DATASETS.TRAIN, *config.DATASETS.TEST])
         for name in names:
             checked.append(check_named(config, name, files, args.boxes))
-            sources.append(Path(str(resolve_images(name)[1])))
+            source = str(resolve_images(name)[1])
+            if source.endswith(".json"):
+                sources.append(paths.resolve(source, f"The annotation file of {name!r}"))
     for report, _ in checked:
         print(f"{report}\n")
     if args.fix is not None:
@@ -179,15 +187,40 @@ def _write_fixed(
         raise DataError(f"--fix {out} is the file that is examined; name another one.")
     report, mended = checked[0]
     for section in ("images", "categories", "annotations"):
-        if not mended[section]:
+        if section in mended and not mended[section]:
             raise DataError(f"--fix {out}: no {section} would be left; nothing is written.")
-    write_file(out, json.dumps(mended).encode())
+    if any(category.get(AMBIGUOUS) for category in mended["categories"]):
+        raise DataError(
+            f"--fix {out}: two classes of {report.name} have one id, and nobody can say which of "
+            "them a box has; nothing is written."
+        )
+    for annotation in mended.get("annotations", ()):  # pycocotools fails without these
+        annotation.setdefault("area", read_area(None, annotation["bbox"]))
+        annotation.setdefault("iscrowd", 0)
+    write_file(out, _as_json(mended).encode())
     lines = [
-        f"Wrote {out}: {len(mended['images']):,} images, {len(mended['annotations']):,} boxes. "
+        f"Wrote {out}: {len(mended['images']):,} images, {len(mended.get('annotations', ())):,} "
+        "boxes. "
         f"{report.name} is unchanged.",
         *report.fixed(),
     ]
     print("\n".join(lines))
+
+
+def _as_json(content: Any) -> str:
+    """Return json text; NaN and infinity, which json does not have, become null."""
+    try:
+        return json.dumps(content, allow_nan=False)
+    except ValueError:
+        return json.dumps(_without_nan(content))
+
+
+def _without_nan(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _without_nan(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_without_nan(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ sets, the data check and the evaluation read through these, so that they agree o
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -13,7 +14,8 @@ from typing import Any
 # Coordinates at or beyond this are treated like infinite ones; no image is that large.
 LARGEST_COORDINATE = 1e7
 LARGEST_AREA = 1e10
-_FLAGS = {None: False, 0: False, 1: True, "0": False, "1": True}
+_FLAGS = {None: False, 0: False, 1: True, "0": False, "1": True, "false": False, "true": True}
+_WHOLE = re.compile(r"[+-]?\d{1,4000}(\.0*)?")
 
 
 def read_number(value: Any) -> float:
@@ -22,12 +24,13 @@ def read_number(value: Any) -> float:
     Raises:
         ValueError: it is neither.
     """
-    if isinstance(value, bool) or not isinstance(value, (int, float, str)):
-        raise ValueError(f"{value!r:.60} is not a number")
+    plain = isinstance(value, (int, float)) and not isinstance(value, bool)
     try:
-        return float(value)
+        if plain or (isinstance(value, str) and "_" not in value):
+            return float(value)
     except (ValueError, OverflowError):
-        raise ValueError(f"{value!r:.60} is not a number") from None
+        pass
+    raise ValueError(f"{value!r:.60} is not a number")
 
 
 def read_id(value: Any) -> int | str:
@@ -64,7 +67,7 @@ def read_flag(value: Any) -> bool:
         ValueError: it is anything else.
     """
     try:
-        return _FLAGS[value]
+        return _FLAGS[value.lower() if isinstance(value, str) else value]
     except (KeyError, TypeError):
         raise ValueError(f"{value!r:.60} is not 0 or 1") from None
 
@@ -76,9 +79,9 @@ def read_box(bbox: Any) -> list[float]:
         ValueError: it is not a list of four numbers, written as numbers or as texts.
     """
     if not isinstance(bbox, (list, tuple)):
-        raise ValueError(f"it must be a list x, y, width, height; got {_short(bbox)}")
+        raise ValueError(f"it must be a list x, y, width, height; got {bbox!r:.60}")
     if len(bbox) != 4:
-        raise ValueError(f"it must have 4 numbers; got {len(bbox)}: {_short(bbox)}")
+        raise ValueError(f"it must have 4 numbers; got {len(bbox)}: {bbox!r:.60}")
     return [read_number(value) for value in bbox]
 
 
@@ -101,15 +104,9 @@ def has_area(box: list[float]) -> bool:
     return abs(x) < limit and abs(y) < limit and 0 < width < limit and 0 < height < limit
 
 
-def same_written_otherwise(id_: int | str, known: Mapping[Any, Any]) -> int | str | None:
-    """Return the id of `known` that is the text of this number, or the number of this text."""
-    if isinstance(id_, int):
-        return str(id_) if str(id_) in known else None
-    try:
-        number = int(id_)
-    except ValueError:
-        return None
-    return number if number in known else None
+def by_number(known: Iterable[int | str]) -> dict[int, int | str]:
+    """Return {number: id} of the ids that are numbers, or texts of numbers such as "007"."""
+    return {number: id_ for id_ in known if (number := whole_number(id_)) is not None}
 
 
 def category_order(ids: Iterable[int | str]) -> list[int | str]:
@@ -118,8 +115,8 @@ def category_order(ids: Iterable[int | str]) -> list[int | str]:
     Texts that are whole numbers are ordered as numbers ("2" before "10").
     """
     ids = list(ids)
-    if all(isinstance(id_, int) or (id_.isdecimal() and len(id_) < 100) for id_ in ids):
-        return sorted(ids, key=lambda id_: (int(id_), str(id_)))
+    if all(whole_number(id_) is not None for id_ in ids):
+        return sorted(ids, key=lambda id_: (whole_number(id_), str(id_)))
     return sorted(ids, key=lambda id_: (isinstance(id_, str), id_))
 
 
@@ -152,5 +149,23 @@ def check_text(value: Any) -> str:
     return value
 
 
-def _short(value: Any) -> str:
-    return f"{value!r:.60}"
+def whole_number(id_: int | str) -> int | None:
+    """Return the number that an id is or is written as ("7", "007", "7.0"), otherwise None."""
+    if isinstance(id_, int):
+        return id_
+    return int(id_.partition(".")[0]) if _WHOLE.fullmatch(id_) else None
+
+
+def polygon_box(segmentation: Any) -> list[float] | None:
+    """Return x, y, width, height around polygons [[x, y, x, y, ...], ...]; None for others."""
+    if not isinstance(segmentation, list) or not segmentation:
+        return None
+    try:
+        numbers = [[read_number(value) for value in polygon] for polygon in segmentation]
+    except (TypeError, ValueError):
+        return None
+    xs, ys = ([v for polygon in numbers for v in polygon[i::2]] for i in (0, 1))
+    if not ys or len(xs) != len(ys):
+        return None
+    box = [min(xs), min(ys), max(xs) - min(xs), max(ys) - min(ys)]
+    return box if has_area(box) else None

@@ -169,7 +169,7 @@ def default_signals() -> None:
 @pytest.mark.parametrize("name", ["SIGHUP", "SIGUSR1"])
 def test_two_processes_save_at_a_hangup(name, experiment, shapes_root):
     """SIGHUP twice, as a closed terminal sends it to the launcher alone; SLURM's SIGUSR1."""
-    words = ["pods_train", "--num-gpus", "2", *SHORT]
+    words = ["pods_train", "--num-processes", "2", *SHORT]
     process = start(words, experiment, shapes_root, preexec_fn=default_signals)
     read_until(process, "iter: 2/12")
     signum = getattr(signal, name)
@@ -188,7 +188,9 @@ def test_two_processes_save_at_a_hangup(name, experiment, shapes_root):
 @pytest.mark.parametrize("count", ["1", "2"])
 def test_nohup(count, experiment, shapes_root):
     """SIGHUP to the launcher and all its processes: training ends as ever."""
-    words = ["pods_train", "--num-gpus", count, *SHORT] if count == "2" else ["pods_train", *SHORT]
+    words = (
+        ["pods_train", "--num-processes", count, *SHORT] if count == "2" else ["pods_train", *SHORT]
+    )
     ignored = lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN)  # noqa: E731
     process = start(words, experiment, shapes_root, preexec_fn=ignored)
     read_until(process, "iter: 2/12")
@@ -203,7 +205,7 @@ def test_nohup(count, experiment, shapes_root):
 @pytest.mark.parametrize("count", ["0", "2"])
 def test_a_closed_terminal(count, experiment, shapes_root):
     """The terminal goes away: writing to it fails, the signal comes, and the run is saved."""
-    words = [str(BIN / "pods_train"), "--num-gpus", count, *SHORT]
+    words = [str(BIN / "pods_train"), "--num-processes", count, *SHORT]
     pid, master = pty.fork()
     if pid == 0:
         default_signals()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import os
 import struct
 import zlib
@@ -12,6 +13,8 @@ import pytest
 from PIL import Image
 
 from cvpods.data.check import Resizing, check_coco
+from cvpods.data.detection_utils import read_image
+from cvpods.tools.check import main as pods_check
 
 SIZES = {1: (60, 40), 2: (40, 60), 3: (64, 48)}  # width, height
 
@@ -65,33 +68,38 @@ def test_coco_itself_has_nothing_to_say(folder):
     assert found(report) == {} and mended == content()
 
 
-def test_corners(folder):
-    """x, y, width, height of the first box, 5, 6, 20, 10, are the corners 5, 6, 25, 16."""
-    what = content()
-    for annotation in what["annotations"]:
-        x, y, w, h = annotation["bbox"]
-        annotation["bbox"] = [x, y, x + w, y + h]
-    report, _, _ = check(folder, what)
-    assert "boxes written as x1, y1, x2, y2" in found(report)
-    assert "--boxes xyxy --fix" in str(report)
-    _, mended, again = check(folder, what, box_format="xyxy")
-    assert [a["bbox"] for a in mended["annotations"]] == [
-        a["bbox"] for a in content()["annotations"]
-    ]
-    assert found(again) == {}
+def corners(box):
+    x, y, w, h = box
+    return [x, y, x + w, y + h]
 
 
-def test_fractions(folder):
+def centred(box):
+    x, y, w, h = box
+    return [x + w / 2, y + h / 2, w, h]
+
+
+READINGS = {"xywh": list, "xyxy": corners, "cxcywh": centred}
+
+
+@pytest.mark.parametrize("name", READINGS)
+@pytest.mark.parametrize("fractions", [False, True])
+def test_box_formats(folder, name, fractions):
+    """Every way to write them but COCO's is recognised, named and converted."""
     what = content()
     for annotation in what["annotations"]:
-        width, height = SIZES[annotation["image_id"]]
-        x, y, w, h = annotation["bbox"]
-        annotation["bbox"] = [x / width, y / height, w / width, h / height]
+        sides = SIZES[annotation["image_id"]] * 2 if fractions else (1, 1, 1, 1)
+        written = READINGS[name](annotation["bbox"])
+        annotation["bbox"] = [value / side for value, side in zip(written, sides, strict=True)]
+    wanted = f"fractions-{name}" if fractions else name
     report, _, _ = check(folder, what)
-    assert "boxes written as fractions" in found(report)
-    _, mended, again = check(folder, what, box_format="fractions")
-    for annotation, original in zip(mended["annotations"], content()["annotations"], strict=True):
-        assert annotation["bbox"] == pytest.approx(original["bbox"])
+    if wanted == "xywh":
+        assert found(report) == {}
+        return
+    (said,) = report.found["boxes in another format"]
+    assert said.startswith(f"{wanted}, for example [") and "--boxes FORMAT --fix" in str(report)
+    _, mended, again = check(folder, what, box_format=wanted)
+    for box, original in zip(boxes_of(mended), boxes_of(content()), strict=True):
+        assert box == pytest.approx(original)
     assert found(again) == {}
 
 
@@ -146,7 +154,8 @@ def test_file_names_that_no_system_takes(folder):
     what["images"][0]["file_name"] = "a" * 5000
     what["images"][1]["file_name"] = "\ud800.png"
     report, mended, _ = check(folder, what)
-    assert {"missing file": 1, "malformed record": 1}.items() <= found(report).items()
+    wanted = {"missing file": 1, "malformed record": 1}
+    assert wanted.items() <= found(report).items()
     assert [image["id"] for image in mended["images"]] == [3]
 
 
@@ -268,3 +277,121 @@ def test_all_crowds(folder):
         annotation["iscrowd"] = 1
     report, _, _ = check(folder, what)
     assert "all boxes are crowds" in report.found["no box at all"][0]
+
+
+def test_boxes_from_polygons(folder):
+    """Annotated by outlines alone: --fix writes the boxes around them."""
+    what = content()
+    what["annotations"][0].update(bbox=[], segmentation=[[5, 6, 25, 6, 25, 16], [7, 16, 5, 9]])
+    del what["annotations"][1]["bbox"]
+    report, mended, again = check(folder, what)
+    assert report.found["annotation without a box"] == [
+        "annotations: annotation 1 has no bbox, but polygons",
+        "annotations: annotation 2 has no bbox, and no polygons",
+    ]
+    assert boxes_of(mended) == [[5, 6, 20, 10], *boxes_of(content())[2:]] and found(again) == {}
+
+
+def test_ids_that_stand_for_two_things(folder):
+    """Images: both leave with their boxes. Equal records are one."""
+    what = content()
+    what["images"][1]["id"] = 1
+    report, mended, again = check(folder, what)
+    assert found(report)["duplicate image id"] == 1
+    assert [image["id"] for image in mended["images"]] == [3]
+    assert {a["image_id"] for a in mended["annotations"]} == {3}
+    assert found(again) == {}
+    what = content()
+    what["images"].append(dict(what["images"][0]))
+    assert check(folder, what)[1] == content()
+
+
+def test_what_other_programs_need(folder, capsys):
+    """The file that --fix writes is json without NaN, and has area and iscrowd."""
+    what = content()
+    what["info"] = {"version": float("nan")}
+    what["annotations"][0]["iscrowd"] = None
+    (folder / "a.json").write_text(json.dumps(what))
+    out = folder / "fixed.json"
+    pods_check(["--json", str(folder / "a.json"), "--images", str(folder), "--fix", str(out)])
+    written = json.loads(out.read_text(), parse_constant=pytest.fail)
+    assert written["info"] == {"version": None}
+    assert [a["area"] for a in written["annotations"]][:2] == [200, 504]
+    assert {a["iscrowd"] for a in written["annotations"]} == {0}
+    capsys.readouterr()
+
+
+def test_two_classes_of_one_id_are_not_merged(folder, capsys):
+    what = content()
+    what["categories"][1]["id"] = 1
+    (folder / "a.json").write_text(json.dumps(what))
+    out = folder / "fixed.json"
+    with pytest.raises(SystemExit):
+        pods_check(["--json", str(folder / "a.json"), "--images", str(folder), "--fix", str(out)])
+    assert "two classes of a.json have one id" in capsys.readouterr().err and not out.exists()
+
+
+def test_the_examined_file_is_never_overwritten(folder, monkeypatch, experiment, capsys):
+    """Also where it was found below a data root."""
+    monkeypatch.setenv("CVPODS_DATASETS", str(folder))
+    (folder / "a.json").write_text(json.dumps(content()))
+    register = (
+        "register_coco_instances('below', 'a.json', '.')\nconfig.MODEL.ATSS.NUM_CLASSES = 2\n"
+    )
+    config = experiment / "config.py"
+    config.write_text(f"{config.read_text()}\n{register}")
+    before = (folder / "a.json").read_bytes()
+    words = ["--dir", str(experiment), "--dataset", "below", "--fix", str(folder / "a.json")]
+    with pytest.raises(SystemExit):
+        pods_check(words)
+    assert "is the file that is examined" in capsys.readouterr().err
+    assert (folder / "a.json").read_bytes() == before
+
+
+def test_images_of_different_depths(folder):
+    """16 bits beside 12: one white level makes the latter dark."""
+    deep(np.full((40, 60), 4000, dtype=np.uint16), folder / "1.png")
+    deep(np.full((60, 40), 65000, dtype=np.uint16), folder / "2.png")
+    report, _, _ = check(folder, content())
+    assert report.found["images of different depths"] == ["1.png: at most 4000; white is 65535"]
+
+
+def test_images_with_nan(folder):
+    """Depth maps have it: the finite values count, and NaN becomes black."""
+    values = np.full((40, 60), 0.5, dtype=np.float32)
+    values[0, :2] = np.nan, np.inf
+    what = content()
+    what["images"][0]["file_name"] = "1.tif"
+    deep(values, folder / "1.tif")
+    report, _, _ = check(folder, what)
+    assert report.count("error") == 0
+    pixels = read_image(folder / "1.tif", white_level=1)[0, :3, 0]
+    assert pixels.tolist() == [0, 255, 127]
+
+
+@pytest.mark.parametrize("kind", [np.uint8, np.uint16])
+def test_orientation_of_an_uncompressed_tiff(folder, kind):
+    """6 turns 60 x 40 to 40 x 60, whatever the way in which Pillow reads the file."""
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    pixels = np.zeros((40, 60), dtype=kind)
+    pixels[:, 0] = np.iinfo(kind).max  # the left column comes to the top
+    Image.fromarray(pixels).save(folder / "1.tif", exif=exif)
+    turned = read_image(folder / "1.tif")
+    assert turned.shape == (60, 40, 3) and turned[0].min() == 255 and turned[1:].max() == 0
+    what = content()
+    what["images"][0]["file_name"] = "1.tif"
+    report, _, _ = check(folder, what)
+    assert found(report)["EXIF orientation"] == 1
+    assert (
+        "annotated 60 x 40 (the size before it is turned"
+        in report.found["other size than annotated"][0]
+    )
+
+
+def test_sizes_are_read_beyond_the_sample(folder):
+    what = content()
+    for image in what["images"]:
+        del image["width"]
+    _, mended = check_coco("a", what, folder, files=1)
+    assert mended["images"] == content()["images"]

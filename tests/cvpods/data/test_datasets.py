@@ -136,16 +136,7 @@ SIZELESS = [
     (1, 1, 4, float("inf")),
 ]
 # Not four numbers: nobody can say what was meant.
-MALFORMED = [
-    (1, 1, 4),
-    (1, 1, 4, "wide"),
-    (1, 1, 4, None),
-    None,
-    [],
-    {},
-    "1 1 4 3",
-    (1, 1, 4, 3, 1),
-]
+MALFORMED = [(1, 1, 4), (1, 1, 4, "wide"), (1, 1, 4, None), {}, "1 1 4 3", (1, 1, 4, 3, 1)]
 
 
 @pytest.mark.parametrize("bad", SIZELESS)
@@ -277,6 +268,13 @@ def test_annotations_need_no_ids_of_their_own(tmp_path, ids):
 def test_malformed_boxes_are_refused(tmp_path, bad):
     with pytest.raises(DataError, match=r"cells\.json: malformed box: annotation 8: .*--fix"):
         load(tmp_path, content([image(5)], [box(8, 5, bad), box(2, 5, (2, 1, 4, 3))]))
+
+
+@pytest.mark.parametrize("bad", [{"bbox": None}, {"bbox": []}, {}])
+def test_annotations_by_polygons_or_keypoints_alone_are_refused(tmp_path, bad):
+    annotation = {"id": 8, "image_id": 5, "category_id": 3, "keypoints": [1, 2, 2], **bad}
+    with pytest.raises(DataError, match=r"annotation 8 has no bbox, and no polygons.*--fix"):
+        load(tmp_path, content([image(5)], [annotation, box(2, 5)]))
 
 
 def test_numbers_written_as_texts_are_read(tmp_path):
