@@ -113,7 +113,8 @@ class _Best:
         if len(table) == 0:
             return
         quality, row = table.max(dim=0)
-        better = ~(quality <= self.quality)  # NaN counts as the highest, as in max()
+        # NaN counts as the highest, as in max(), and the first of equals stays.
+        better = (quality > self.quality) | (quality.isnan() & ~self.quality.isnan())
         self.quality = torch.where(better, quality, self.quality)
         self.matches = torch.where(better, row + part.start, self.matches)
 

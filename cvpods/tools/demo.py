@@ -29,6 +29,7 @@ from cvpods.tools.demo_files import OutputNames, find_sources
 from cvpods.tools.predictor import Predictor
 from cvpods.tools.results import choose_results
 from cvpods.utils.errors import ConfigError, DataError
+from cvpods.utils.files import read_text
 from cvpods.utils.logger import is_terminal
 from cvpods.utils.video import VideoReader, VideoWriter, is_camera, is_video
 from cvpods.utils.visualize import draw_boxes
@@ -111,7 +112,7 @@ def _best_scores(path: Path, dataset: Any) -> dict[str, ScoreThreshold]:
     if ground_truth is None:
         raise DataError(f"{dataset.name!r} has no annotations to compute thresholds from.")
     try:
-        results = json.loads(path.read_text(encoding="utf-8"))
+        results = json.loads(read_text(path))
         best = best_score_thresholds(ground_truth, results) if isinstance(results, list) else {}
     except (ValueError, KeyError, IndexError, TypeError, AssertionError) as error:
         raise DataError(f"{path} holds no results for {dataset.name!r}: {error!r}.") from error

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,9 @@ from cvpods.data.detection_utils import read_image, reading_options
 from cvpods.structures import BoxMode
 from cvpods.tools.common import load_config, make_parser, reporting_errors
 from cvpods.tools.results import choose_results
+from cvpods.utils.coco_values import read_box
 from cvpods.utils.errors import DataError
+from cvpods.utils.files import read_text
 from cvpods.utils.visualize import add_caption, draw_boxes, tile
 
 
@@ -31,7 +33,8 @@ def draw(args: argparse.Namespace) -> Path:
     dataset = build_dataset(config, config.DATASETS.TEST[:1], is_train=False)
     name = config.DATASETS.TEST[0]
     results = choose_results(config, name, args.results)
-    found = _by_image(results.path, args.score)
+    classes = dataset.meta.thing_dataset_id_to_contiguous_id
+    found = _by_image(results.path, args.score, classes)
     samples = dataset.datasets[0].dataset_dicts
     step = max(len(samples) // args.count, 1)
     reading = {**reading_options(config), "white_level": dataset.white_level}
@@ -48,19 +51,22 @@ def draw(args: argparse.Namespace) -> Path:
     return output
 
 
-def _by_image(path: Path, least_score: float) -> dict[Any, list[dict]]:
+def _by_image(path: Path, least_score: float, classes: Mapping[Any, int]) -> dict[Any, list[dict]]:
     """Return the detections of each image; the best come last, so that their labels lie on top.
 
+    Args:
+        classes: {category id: class} of the data set; a detection gets its class as "label".
+
     Raises:
-        DataError: the file holds no detections.
+        DataError: the file holds no detections, or those of other classes.
     """
     found: dict[Any, list[dict]] = defaultdict(list)
     try:
-        for detection in sorted(
-            json.loads(path.read_text(encoding="utf-8")), key=lambda d: d["score"]
-        ):
+        for detection in sorted(json.loads(read_text(path)), key=lambda d: d["score"]):
             if detection["score"] >= least_score:
-                found[detection["image_id"]].append(detection)
+                label = classes[detection["category_id"]]
+                box = read_box(detection["bbox"])
+                found[detection["image_id"]].append({**detection, "bbox": box, "label": label})
     except (OSError, ValueError, LookupError, TypeError) as error:
         raise DataError(
             f"{path} cannot be read as detections in COCO's result format: {error!r}."
@@ -76,8 +82,7 @@ def _pair(
     boxes = [BoxMode.convert(a["bbox"], a["bbox_mode"], BoxMode.XYXY_ABS) for a in truth]
     classes = [a["category_id"] for a in truth]
     found = [BoxMode.convert(d["bbox"], BoxMode.XYWH_ABS, BoxMode.XYXY_ABS) for d in detections]
-    to_class = meta.thing_dataset_id_to_contiguous_id
-    labels = [to_class[d["category_id"]] for d in detections]
+    labels = [d["label"] for d in detections]
     scores = [d["score"] for d in detections]
     names = meta.thing_classes
     return [

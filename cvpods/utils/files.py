@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
+import unicodedata
 from pathlib import Path
 from urllib.parse import unquote
 
@@ -32,16 +33,37 @@ def read_text(path: str | Path) -> str:
     return Path(path).read_text(encoding="utf-8-sig")
 
 
+def describe_encoding(path: str | Path) -> str:
+    """Return what a file is and what to do if it is not plain UTF-8 text, otherwise ""."""
+    starts = {
+        b"\x1f\x8b": "it is compressed by gzip; unpack it",
+        b"PK\x03\x04": "it is a zip archive; unpack it",
+        b"\xff\xfe": "it is text in UTF-16; write it in UTF-8",
+        b"\xfe\xff": "it is text in UTF-16; write it in UTF-8",
+    }
+    try:
+        check_regular(path)
+        with open(path, "rb") as file:
+            start = file.read(4)
+    except OSError:
+        return ""
+    return next((said for sign, said in starts.items() if start.startswith(sign)), "")
+
+
 def existing_name(root: Path, name: str) -> str:
     """Return the notation of a file's name under which it exists below `root`.
 
-    Windows' tools write cam\\1.jpg for cam/1.jpg, and tools of the web cam%201.jpg for cam 1.jpg.
-    A name that exists in no notation is returned as it is.
+    Windows' tools write cam\\1.jpg for cam/1.jpg, tools of the web cam%201.jpg for cam 1.jpg, and
+    macOS stores accents apart from their letters. A name that exists in no notation is returned as
+    it is.
     """
-    other = unquote(name.replace("\\", "/"))
-    if other == name or is_file(root / name) or not is_file(root / other):
+    if name.isascii() and "\\" not in name and "%" not in name:
         return name
-    return other
+    plain = unquote(name.replace("\\", "/"))
+    others = {plain, *(unicodedata.normalize(form, plain) for form in ("NFC", "NFD"))} - {name}
+    if not others or is_file(root / name):
+        return name
+    return next((other for other in sorted(others) if is_file(root / other)), name)
 
 
 def is_file(path: Path) -> bool:

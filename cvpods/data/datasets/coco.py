@@ -17,7 +17,7 @@ from cvpods.data.registry import DATASETS
 from cvpods.structures import BoxMode
 from cvpods.utils.coco_values import category_order, clip_box
 from cvpods.utils.errors import DataError
-from cvpods.utils.files import existing_name, read_text
+from cvpods.utils.files import describe_encoding, existing_name, read_text
 
 
 def read_json(path: Path) -> Any:
@@ -29,7 +29,8 @@ def read_json(path: Path) -> Any:
     try:
         return json.loads(read_text(path))
     except (OSError, ValueError, RecursionError) as error:  # ValueError: not UTF-8, or not json
-        raise DataError(f"Annotation file {path} cannot be read as json: {error}") from error
+        what = describe_encoding(path) or error
+        raise DataError(f"Annotation file {path} cannot be read as json: {what}") from error
 
 
 def load_coco(path: Path) -> tuple[dict[str, Any], CocoRecords, Report]:

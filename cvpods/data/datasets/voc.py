@@ -10,6 +10,7 @@ from cvpods.data.datasets import paths
 from cvpods.data.datasets.base_dataset import BaseDataset, resolve_images
 from cvpods.data.registry import DATASETS
 from cvpods.structures import BoxMode
+from cvpods.utils.coco_values import has_area, read_number, read_side
 from cvpods.utils.errors import DataError
 from cvpods.utils.files import check_regular, read_text
 
@@ -43,7 +44,8 @@ class VOCDataset(BaseDataset):
         split_file = root / "ImageSets" / "Main" / f"{self.meta['split']}.txt"
         if not split_file.exists():
             raise DataError(f"Split file {split_file} of {self.name!r} is not found.")
-        names = read_text(split_file).split()
+        # A line may go on with a label, as in the lists of single classes.
+        names = [line.split()[0] for line in read_text(split_file).splitlines() if line.strip()]
         return [_load_xml(root, name, index) for index, name in enumerate(names)]
 
     def coco_ground_truth(self) -> dict[str, Any] | None:
@@ -78,22 +80,23 @@ def _load_xml(root: Path, name: str, index: int) -> dict[str, Any]:
     try:
         check_regular(xml_file)
         tree = ElementTree.parse(xml_file)
-        size = tree.find("size")
         return {
             "file_name": str(root / "JPEGImages" / f"{name}.jpg"),
             "image_id": index,
-            "height": int(size.findtext("height")),
-            "width": int(size.findtext("width")),
+            "height": read_side(_text(tree, "size/height")),
+            "width": read_side(_text(tree, "size/width")),
             "annotations": [_load_object(obj) for obj in tree.findall("object")],
         }
-    except (OSError, ElementTree.ParseError, AttributeError, TypeError, ValueError) as error:
+    except (OSError, ElementTree.ParseError, ValueError) as error:
         raise DataError(f"VOC annotation {xml_file} cannot be used: {error}") from error
 
 
 def _load_object(obj: ElementTree.Element) -> dict[str, Any]:
-    box = obj.find("bndbox")
-    x1, y1, x2, y2 = (float(box.findtext(k)) for k in ("xmin", "ymin", "xmax", "ymax"))
-    name = obj.findtext("name")
+    sides = ("xmin", "ymin", "xmax", "ymax")
+    x1, y1, x2, y2 = (read_number(_text(obj, f"bndbox/{side}")) for side in sides)
+    if not has_area([x1 - 1, y1 - 1, x2 - x1 + 1, y2 - y1 + 1]):
+        raise ValueError(f"the box {x1:g}, {y1:g}, {x2:g}, {y2:g} has no size")
+    name = _text(obj, "name")
     if name not in VOC_CLASSES:
         raise ValueError(
             f"{name!r} is not one of the {len(VOC_CLASSES)} classes of VOC. Other classes need "
@@ -103,5 +106,13 @@ def _load_object(obj: ElementTree.Element) -> dict[str, Any]:
         "category_id": VOC_CLASSES.index(name),
         "bbox": [x1 - 1, y1 - 1, x2, y2],
         "bbox_mode": BoxMode.XYXY_ABS,
-        "difficult": int(obj.findtext("difficult") or 0),
+        "difficult": int((obj.findtext("difficult") or "").strip() == "1"),
     }
+
+
+def _text(node: Any, path: str) -> str:
+    """Return the text of an element; raises ValueError if it is not there."""
+    text = node.findtext(path)
+    if text is None:
+        raise ValueError(f"<{path}> is missing")
+    return text.strip()

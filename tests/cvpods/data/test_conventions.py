@@ -6,6 +6,7 @@ import copy
 import json
 import os
 import struct
+import unicodedata
 import zlib
 
 import numpy as np
@@ -146,6 +147,16 @@ def test_file_names_in_another_notation(folder, written):
     report, mended, again = check(folder, what)
     assert found(report) == {"file names in another notation": 1}
     assert mended["images"][0]["file_name"] == "sub/1.png" and found(again) == {}
+
+
+@pytest.mark.parametrize("stored, written", [("NFC", "NFD"), ("NFD", "NFC")])
+def test_accents_apart_from_their_letters(folder, stored, written):
+    """macOS's archives hold them so."""
+    (folder / "1.png").rename(folder / unicodedata.normalize(stored, "Zürich.png"))
+    what = content()
+    what["images"][0]["file_name"] = unicodedata.normalize(written, "Zürich.png")
+    report, mended, again = check(folder, what)
+    assert found(report) == {"file names in another notation": 1} and found(again) == {}
 
 
 def test_file_names_that_no_system_takes(folder):

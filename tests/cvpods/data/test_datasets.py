@@ -316,6 +316,21 @@ def test_byte_order_mark(tmp_path):
     assert len(COCODataset(config(), "cells")) == 1
 
 
+@pytest.mark.parametrize(
+    "start, said",
+    [
+        (b"\x1f\x8b\x08", "compressed by gzip; unpack it"),
+        (b"PK\x03\x04", "a zip archive; unpack it"),
+        ("{}".encode("utf-16"), "text in UTF-16; write it in UTF-8"),
+    ],
+)
+def test_files_in_another_encoding_are_named(tmp_path, start, said):
+    write(tmp_path, "")
+    (tmp_path / "cells.json").write_bytes(start)
+    with pytest.raises(DataError, match=said):
+        COCODataset(config(), "cells")
+
+
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="the system has no named pipes")
 def test_named_pipes_are_refused_at_once(tmp_path):
     """Opening one would wait for a writer for ever."""
@@ -655,3 +670,25 @@ def test_voc_missing_files(tmp_path):
         VOCDataset(config(), "voc_2007_val")
     with pytest.raises(DataError, match=r"Main/test\.txt of 'voc_2007_test' is not found"):
         VOCDataset(config(), "voc_2007_test")
+
+
+@pytest.mark.parametrize(
+    "change, said",
+    [
+        (
+            ("<name>dog", "<name>plate"),
+            "'plate' is not one of the 20 classes of VOC.*COCO's format",
+        ),
+        (("<width>8</width>", ""), "<size/width> is missing"),
+        (("<xmax>4</xmax>", ""), "<bndbox/xmax> is missing"),
+        (("<xmax>4</xmax>", "<xmax>nan</xmax>"), "has no size"),
+        (("<ymin>1</ymin>", "<ymin>one</ymin>"), "'one' is not a number"),
+    ],
+)
+def test_voc_names_what_is_wrong(tmp_path, change, said):
+    path = voc(tmp_path, [voc_object("dog", 1, 1, 4, 4)])
+    text = "".join(path.read_text().split("\n"))
+    assert change[0] in text, text
+    path.write_text(text.replace(*change))
+    with pytest.raises(DataError, match=said):
+        VOCDataset(config(), "voc_2007_val")

@@ -243,3 +243,28 @@ def test_detections_of_other_classes_are_passed_over():
     truth, detections = one_object()
     others = [{**detections[0], "category_id": 9, "score": 0.9}]
     assert evaluate_boxes(truth, [*others, *detections])[0]["AP"] == pytest.approx(100)
+
+
+def test_images_in_any_order():
+    """As in pycocotools, equal scores go by the image's id, wherever the file lists the image."""
+    for seed in range(3):
+        truth, detections = random_data(seed)
+        np.random.default_rng(seed).shuffle(truth["images"])
+        expected, _ = by_pycocotools(truth, detections)
+        numbers, _ = by_us(truth, detections)
+        np.testing.assert_allclose(numbers, expected, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    "bad", [{"score": float("nan")}, {"score": float("inf")}, {"bbox": [0, 0, 1, float("nan")]}]
+)
+def test_detections_that_are_not_finite_are_refused(bad):
+    truth, detections = one_object()
+    with pytest.raises(DataError, match="is not finite"):
+        evaluate_boxes(truth, [{**detections[0], **bad}])
+
+
+def test_detections_that_are_not_objects_are_refused():
+    truth, _ = one_object()
+    with pytest.raises(DataError, match="Detection 5 cannot be evaluated"):
+        evaluate_boxes(truth, [5])
