@@ -19,7 +19,6 @@ import shutil
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -32,7 +31,6 @@ from torchvision.models import mobilenet_v2
 
 from cvpods.tools.common import open_experiment
 from cvpods.utils.video import VideoWriter
-from tests.command_server import server
 from tests.conftest import TINY
 from tests.load_script import ROOT
 
@@ -180,14 +178,6 @@ def template(tmp_path_factory) -> Path:
     shutil.move(root / "cells/images", atss / "images")
     torch.save(mobilenet_v2().state_dict(), root / "data/mobilenet_v2.pth")
     return root
-
-
-@pytest.fixture(scope="module")
-def programs(tmp_path_factory) -> Iterator[Path]:
-    """A folder with the commands."""
-    folder = tmp_path_factory.mktemp("commands") / "bin"
-    with server(folder):
-        yield folder
 
 
 @pytest.fixture
