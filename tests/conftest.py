@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 import torch
 
 from cvpods_ext.configs import fragments
+from tests import command_server
 from tests.load_script import ROOT, load_script
 
 SHARED = Path(os.environ.get("CVPODS_SHARED", ROOT.parent / "shared"))
@@ -45,17 +46,28 @@ def command_environment(data: Path) -> dict[str, str]:
     return {**os.environ, **own}
 
 
+@pytest.fixture(scope="session")
+def programs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A folder with the project's commands, which start in a fraction of a second."""
+    folder = tmp_path_factory.mktemp("commands") / "bin"
+    with command_server.server(folder):
+        yield folder
+
+
 @pytest.fixture
-def run_command(shapes_root: Path) -> Callable[..., subprocess.CompletedProcess]:
+def run_command(shapes_root: Path, programs: Path) -> Callable[..., subprocess.CompletedProcess]:
     """Run a command of the project as a user types it, in a folder; returns the finished process.
 
-    The command comes from the same environment as the tests; data is the small shapes data set.
+    Data is the small shapes data set. With `real`, the command is the installed one, and its
+    process imports everything itself.
     """
 
     def run(
-        words: list[str], cwd: Path, status: int | None = 0, **env: str
+        words: list[str], cwd: Path, status: int | None = 0, real: bool = False, **env: str
     ) -> subprocess.CompletedProcess:
-        program = Path(sys.executable).parent / words[0]
+        program = programs / words[0]
+        if real or not program.is_file():
+            program = Path(sys.executable).parent / words[0]
         result = subprocess.run(
             [str(program), *map(str, words[1:])],
             cwd=cwd,
