@@ -44,6 +44,9 @@ class RunnerBase:
         """Add hooks; see HookBase for the order in which they are called."""
         for hook in hooks:
             if hook is not None:
+                if not isinstance(hook, HookBase):
+                    got = type(hook).__name__
+                    raise TypeError(f"A hook must be an object of a HookBase; got a {got}.")
                 hook.trainer = self
                 self._hooks.append(hook)
         self._hooks.sort(key=lambda hook: hook.comes_last - hook.part_of_step)
@@ -56,6 +59,7 @@ class RunnerBase:
         self.agreed = False
         with EventStorage(start_iter, self.window_size) as self.storage:
             self.storage.restore(self.windows, self.hints)
+            self.storage.keeps_images = False  # until a writer takes them
             try:
                 self.before_train()
                 if start_iter > 0:
