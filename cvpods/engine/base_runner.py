@@ -11,7 +11,7 @@ from cvpods.engine.failures import log_failure
 from cvpods.engine.hooks import HookBase
 from cvpods.engine.launch import lost_a_peer
 from cvpods.utils.events import EventStorage
-from cvpods.utils.stop import Stopped
+from cvpods.utils.stop import ENDS, EndNow, Stopped
 
 
 class RunnerBase:
@@ -80,7 +80,7 @@ class RunnerBase:
         """Call after_train() without hiding the error that ended the run."""
         try:
             self.after_train()
-        except Exception as error:
+        except ENDS as error:
             log_failure("Closing the run failed", error)
 
     def before_train(self) -> None:
@@ -118,7 +118,9 @@ class RunnerBase:
         for hook in hooks:
             try:
                 getattr(hook, method)()
-            except (Exception, Stopped) as error:
+            except EndNow:
+                raise
+            except ENDS as error:
                 if not (isinstance(error, Stopped) or lost_a_peer(error)):
                     # The first one is raised below, and so has its traceback shown.
                     details = self.failure is not None
