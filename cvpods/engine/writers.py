@@ -154,7 +154,7 @@ class _ScalarFile:
                     lines[iteration][name] = new[iteration]
         if lines or (self.takes_images and storage.images):
             self.append(lines)
-        self._done.update({name: i for i, record in lines.items() for name in record})
+        self._done.update({name: i for i in sorted(lines) for name in lines[i]})
 
     def step(self) -> None:
         pass
@@ -213,7 +213,7 @@ def _records(path: Path) -> list[dict[str, Any]]:
     ):
         try:
             record = json.loads(line)
-            if isinstance(record["iteration"], int):
+            if type(record["iteration"]) is int:  # not True
                 records.append(record)
         except (ValueError, TypeError, KeyError):
             continue

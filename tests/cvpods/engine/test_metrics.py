@@ -273,3 +273,17 @@ def test_images_do_not_gather(tmp_path):
 def test_only_hooks_are_registered():
     with pytest.raises(TypeError, match="HookBase; got a dict"):
         Runner().register_hooks([{}])
+
+
+def test_a_lost_file_is_written_from_the_checkpoint(tmp_path):
+    """metrics.json was removed: what the checkpoint has of a resumed run is written once."""
+    windows = {"loss": [(4.0, 4), (5.0, 5)], "odd": [(i, i) for i in (1, 3, 5)]}
+    hints = {"since": {"loss": 0, "odd": 5}, "written": 3}
+    writer = JSONWriter(tmp_path / "metrics.json", 1)
+    with EventStorage(6) as storage:
+        storage.restore(windows, hints)
+        storage.iter = 5
+        for _ in range(2):
+            writer.write()
+    assert found(tmp_path, "odd") == [(1, 1.0), (3, 3.0), (5, 5.0)]
+    assert found(tmp_path, "loss") == [(5, 5.0)]
