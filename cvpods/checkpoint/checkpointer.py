@@ -37,7 +37,7 @@ class Checkpointer:
         """Write `name`.pth and point last_checkpoint to it; only rank 0 writes.
 
         Raises:
-            CheckpointError: it cannot be written; nothing that was there has changed.
+            CheckpointError: `name`.pth cannot be written; nothing that was there has changed.
         """
         if not comm.is_main_process():
             return
@@ -47,15 +47,24 @@ class Checkpointer:
         try:
             self.save_dir.mkdir(parents=True, exist_ok=True)
             write_atomically(path, lambda file: torch.save(content, file))
-            write_atomically(
-                self.save_dir / LAST_CHECKPOINT, lambda file: file.write(path.name.encode())
-            )
         except OSError as error:
             raise CheckpointError(
                 f"{path} cannot be written: {error}. What was saved before is whole: with room to "
-                "write, pods_train --resume goes on from it."
+                "write, pods_train --resume continues from it."
             ) from error
         logger.info(f"Saved {path}")
+        self._point_to(path)
+
+    def _point_to(self, path: Path) -> None:
+        """Write last_checkpoint; resume() finds the newest file without it too."""
+        pointer = self.save_dir / LAST_CHECKPOINT
+        try:
+            write_atomically(pointer, lambda file: file.write(path.name.encode()))
+        except OSError as error:
+            logger.error(
+                f"{pointer} cannot be written: {error}. {path.name} is whole, and pods_train "
+                "--resume continues from it all the same."
+            )
 
     def has_checkpoint(self) -> bool:
         return (self.save_dir / LAST_CHECKPOINT).exists()
@@ -150,12 +159,14 @@ class Checkpointer:
         found = list_checkpoints(self.save_dir)
         extra = [named] if named is not None and named not in found else []
         ranked, damages = rank_checkpoints([*found, *extra])
+        whole = set(ranked)
         for path in reversed(ranked):
             content, damage = _read(path)
             if content is None:
                 damages.append(damage)
+                whole.remove(path)
             elif path == named or isinstance(content.get("iteration"), int):
-                self._explain(path, named, damages)
+                self._explain(path, named, named in whole, damages)
                 return path, content
         if damages:
             raise CheckpointError(
@@ -164,16 +175,24 @@ class Checkpointer:
             )
         return None, None
 
-    def _explain(self, path: Path, named: Path | None, damages: list[str]) -> None:
-        """Log why another file than the one of last_checkpoint is resumed from."""
+    def _explain(self, path: Path, named: Path | None, whole: bool, damages: list[str]) -> None:
+        """Log why another file than the one of last_checkpoint is resumed from.
+
+        Args:
+            whole: whether the file that it names can be read.
+        """
         if path == named:
             return
-        why = f"It holds more iterations than {named.name}. " if named is not None else ""
-        back = f"To continue from {named.name}, move newer ones away. " if named is not None else ""
-        logger.warning(
-            f"Resuming from the newest whole checkpoint, {path.name}, which {LAST_CHECKPOINT} does "
-            f"not name. {why}{back}{' '.join(damages)}"
-        )
+        why = f"{LAST_CHECKPOINT} does not name a file that is there."
+        if named is not None and whole:
+            why = (
+                f"It holds more iterations than {named.name}, which {LAST_CHECKPOINT} names. To "
+                f"continue from {named.name}, move newer ones away."
+            )
+        elif named is not None:
+            why = f"{named.name}, which {LAST_CHECKPOINT} names, cannot be read."
+        said = " ".join([why, *damages])
+        logger.warning(f"Resuming from the newest whole checkpoint, {path.name}. {said}")
 
 
 def _read(path: Path) -> tuple[dict[str, Any] | None, str]:

@@ -5,10 +5,9 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from loguru import logger
-
 from cvpods.checkpoint.files import read_entries
 from cvpods.utils.errors import CheckpointError
+from cvpods.utils.logger import log_first_n
 
 LAST_CHECKPOINT = "last_checkpoint"
 # model_iter_0010000.pth, model_0009999.pth (0-based, older cvpods), model_epoch_0001.pth.
@@ -82,5 +81,5 @@ def newest_checkpoint(output_dir: str | Path) -> Path:
     if not ranked:
         return found[-1]  # whoever reads it says what is wrong
     for damage in damages:
-        logger.warning(f"Passed over: {damage}")
+        log_first_n("WARNING", f"Passed over: {damage}", key="message")
     return ranked[-1]

@@ -11,7 +11,7 @@ from cvpods.engine.failures import log_failure
 from cvpods.engine.hooks import HookBase
 from cvpods.engine.launch import lost_a_peer
 from cvpods.utils.events import EventStorage
-from cvpods.utils.stop import Stopped
+from cvpods.utils.stop import ENDS, EndNow, Stopped
 
 
 class RunnerBase:
@@ -44,6 +44,9 @@ class RunnerBase:
         """Add hooks; see HookBase for the order in which they are called."""
         for hook in hooks:
             if hook is not None:
+                if not isinstance(hook, HookBase):
+                    got = type(hook).__name__
+                    raise TypeError(f"A hook must be an object of a HookBase; got a {got}.")
                 hook.trainer = self
                 self._hooks.append(hook)
         self._hooks.sort(key=lambda hook: hook.comes_last - hook.part_of_step)
@@ -56,6 +59,7 @@ class RunnerBase:
         self.agreed = False
         with EventStorage(start_iter, self.window_size) as self.storage:
             self.storage.restore(self.windows, self.hints)
+            self.storage.keeps_images = False  # until a writer takes them
             try:
                 self.before_train()
                 if start_iter > 0:
@@ -76,7 +80,7 @@ class RunnerBase:
         """Call after_train() without hiding the error that ended the run."""
         try:
             self.after_train()
-        except Exception as error:
+        except ENDS as error:
             log_failure("Closing the run failed", error)
 
     def before_train(self) -> None:
@@ -114,7 +118,9 @@ class RunnerBase:
         for hook in hooks:
             try:
                 getattr(hook, method)()
-            except (Exception, Stopped) as error:
+            except EndNow:
+                raise
+            except ENDS as error:
                 if not (isinstance(error, Stopped) or lost_a_peer(error)):
                     # The first one is raised below, and so has its traceback shown.
                     details = self.failure is not None

@@ -81,8 +81,12 @@ ON_RESUME: dict[str, str] = {
 _OF_SCHEDULE = {*SCHEDULE_KEYS.values(), "SOLVER.LR_SCHEDULER.NAME"} | {
     "SOLVER.OPTIMIZER.BIAS_LR_FACTOR"
 }
-# A WarmupLR logs these itself, also for checkpoints without a config.
-_LOGGED_BY_SCHEDULE = {*SCHEDULE_KEYS.values()} - {"SOLVER.LR_SCHEDULER.MAX_ITER"}
+# What the log says of a change where the first sentence of ON_RESUME is about another one.
+_SAID = {
+    "SOLVER.OPTIMIZER.NAME": "Takes effect: both are the same.",
+    "TRAINER.EMA.ENABLED True": "The average starts from the resumed weights.",
+    "TRAINER.EMA.ENABLED False": "The average is dropped; evaluation uses the plain weights.",
+}
 
 
 def config_of(cfg: Any) -> dict[str, Any]:
@@ -101,13 +105,15 @@ def apply_changes(runner: Any, content: Mapping[str, Any]) -> None:
     changed = [key for key, value in now.items() if key in before and before[key] != value]
     if not isinstance(runner.scheduler, WarmupLR):
         _refuse_for_schedule(runner, [key for key in changed if key in _OF_SCHEDULE], before, now)
-        known: set[str] = set()
-    else:
-        known = _LOGGED_BY_SCHEDULE
+    saved = content.get("scheduler", {}) if isinstance(runner.scheduler, WarmupLR) else {}
+    # A WarmupLR logs these itself, also for checkpoints without a config.
+    known = {key for attribute, key in SCHEDULE_KEYS.items() if attribute in saved}
     for key in changed:
         if key not in known:
-            what = ON_RESUME.get(key, _AT_ONCE)
+            what = _said(key, now[key])
             logger.warning(f"{key}: {before[key]!r} in the checkpoint, now {now[key]!r}. {what}")
+    if now["SOLVER.AUTO_SCALE"] == "linear":
+        _warn_of_scale(runner, before, now)
     if not before and "ema" in content and runner.ema is None:
         logger.warning("TRAINER.EMA.ENABLED is off now: the checkpoint's average is dropped.")
     images = len(runner.data_loader.dataset)
@@ -116,6 +122,29 @@ def apply_changes(runner: Any, content: Mapping[str, Any]) -> None:
             f"The training set had {content['images']:,} images and has {images:,} now. "
             f"{ON_RESUME['DATASETS.TRAIN']}"
         )
+
+
+def _said(key: str, value: Any) -> str:
+    """Return what the log says of a changed key: what happens, without the table's other cases."""
+    cell = ON_RESUME.get(key, _AT_ONCE)
+    return (
+        _SAID.get(key) or _SAID.get(f"{key} {value}") or f"{cell.partition('. ')[0].rstrip('.')}."
+    )
+
+
+def _warn_of_scale(runner: Any, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    """Warn that AUTO_SCALE divides all iterations, also those that are done, by the batch."""
+    key = "SOLVER.LR_SCHEDULER.MAX_ITER"
+    batch, new = before.get("SOLVER.IMS_PER_BATCH"), now["SOLVER.IMS_PER_BATCH"]
+    if batch in (None, new) or before.get(key) in (None, now[key]):
+        return
+    logger.warning(
+        f"SOLVER.AUTO_SCALE 'linear' gives {now[key]} iterations with {new} images per step; the "
+        f"checkpoint's run had {before[key]} with {batch}, and {runner.start_iter} of them are "
+        "done. The images of the whole training are not the same number. To keep the schedule, "
+        "resume with as many processes and SOLVER.IMS_PER_DEVICE as before, or write "
+        f"SOLVER.AUTO_SCALE '' {key} {before[key]} with the STEPS that you want."
+    )
 
 
 def _refuse_for_schedule(

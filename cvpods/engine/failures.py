@@ -10,8 +10,8 @@ from cvpods.engine.memory import first_line, is_dead_worker, is_out_of_memory
 from cvpods.utils.errors import PodsError
 from cvpods.utils.stop import PeerFailed, Stopped
 
-# What a user's input or machine can cause; anything else is a defect and keeps its traceback.
-_EXPECTED = (PodsError, OSError, FloatingPointError)
+# What a user can cause or want; anything else is a defect and keeps its traceback.
+_EXPECTED = (PodsError, OSError, FloatingPointError, SystemExit, KeyboardInterrupt)
 
 
 def is_expected(error: BaseException) -> bool:
@@ -21,8 +21,10 @@ def is_expected(error: BaseException) -> bool:
 
 def reason(error: BaseException) -> str:
     """Return the first line of an error, with its type where that is needed."""
-    line = first_line(error)
-    return line if is_expected(error) else f"{type(error).__name__}: {line}"
+    if isinstance(error, SystemExit):
+        return f"sys.exit({'' if error.code is None else repr(error.code)}) was called"
+    line, kind = first_line(error), type(error).__name__
+    return line if is_expected(error) or line == kind else f"{kind}: {line}"
 
 
 def log_failure(what: str, error: BaseException, details: bool = True) -> None:

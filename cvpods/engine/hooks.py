@@ -24,7 +24,8 @@ class HookBase:
     """Called by the runner; `trainer` is the runner.
 
     Hooks are called in the order in which they were registered, except that those with
-    `part_of_step` come before the others, and those with `comes_last` after them. The state of a
+    `part_of_step` come before the others, and those with `comes_last` after them; a number above 1
+    comes after those with True. The state of a
     run is whole, and can be saved, once the optimiser and the hooks with `part_of_step` have moved.
     After a failure of any other hook the rest of them are still called; then the run is saved and
     ends.
@@ -32,7 +33,7 @@ class HookBase:
 
     trainer: Any = None
     part_of_step = False
-    comes_last = False
+    comes_last: int = False
 
     def before_train(self) -> None:
         """Before the first iteration."""
@@ -154,14 +155,21 @@ class ModelEMA(HookBase):
 class PeriodicWriter(HookBase):
     """Writes the recorded scalars every `period` iterations, at the first and at the last.
 
-    What is recorded less often than at every iteration is written at once, so that no value of it
-    is lost. A writer that fails is named in the log; training continues, and it is tried again.
+    What is not recorded at every iteration is written at once, so that no value of it is lost. A
+    writer that fails is named in the log; training continues, and it is tried again.
     """
+
+    comes_last = True  # after every hook that may record a scalar
 
     def __init__(self, writers: Sequence[Any], period: int = 20) -> None:
         self.writers = list(writers)
         self.period = period
         self._failed: set[str] = set()
+
+    def before_train(self) -> None:
+        # A writer of an experiment's own may take images.
+        takes = (getattr(writer, "takes_images", True) for writer in self.writers)
+        self.trainer.storage.keeps_images |= any(takes)
 
     def after_step(self) -> None:
         due = self._is_time_to_write()
@@ -170,6 +178,7 @@ class PeriodicWriter(HookBase):
             self._try(writer, "step")
             due_here = due or (first and isinstance(writer, CommonMetricPrinter))
             self._try(writer, "write" if due_here else "write_occasional")
+        self._note(due)
 
     def after_resume(self) -> None:
         """Write what a kill after the checkpoint has kept from being written."""
@@ -177,10 +186,16 @@ class PeriodicWriter(HookBase):
         for writer in self.writers:
             if not self._try(writer, "has_written", self.trainer.iter):
                 self._try(writer, "write" if due else "write_occasional")
+        self._note(due)
 
     def after_train(self) -> None:
         for writer in self.writers:
+            self._try(writer, "write_last")
             self._try(writer, "close")
+
+    def _note(self, due: bool) -> None:
+        if due:
+            self.trainer.storage.written = self.trainer.iter
 
     def _is_time_to_write(self) -> bool:
         return self.trainer.iter == 0 or self.is_last or self.is_due(self.period)

@@ -285,6 +285,20 @@ def _run_alone(main_func: Callable[..., Any], args: tuple, on_cpu: bool) -> Any:
             dist.destroy_process_group()
 
 
+def _status(end: SystemExit | KeyboardInterrupt) -> int:
+    """Return the exit status of a process of a group: never 0, for which its launcher would wait.
+
+    A text is printed, as at the end of any process.
+    """
+    if isinstance(end, KeyboardInterrupt):
+        return 128 + signal.SIGINT
+    if isinstance(end.code, int) and end.code % 256:
+        return end.code % 256
+    text = end.code if isinstance(end.code, str) else "sys.exit() was called before its end"
+    print(f"error: Rank {comm.get_rank()}: {text}", file=sys.stderr, flush=True)
+    return 1
+
+
 def _run_worker(main_func: Callable[..., Any], args: tuple, on_cpu: bool) -> Any:
     """What each process of a launched group runs; the launcher has set RANK, WORLD_SIZE, ..."""
     if on_cpu:
@@ -296,6 +310,8 @@ def _run_worker(main_func: Callable[..., Any], args: tuple, on_cpu: bool) -> Any
         result = main_func(*args)
     except Stopped as stop:
         sys.exit(stop.status)
+    except (SystemExit, KeyboardInterrupt) as end:
+        sys.exit(_status(end))
     # Not after an error: waiting for the others here would hide which process failed first.
     dist.destroy_process_group()
     return result

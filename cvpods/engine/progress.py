@@ -89,7 +89,8 @@ def _describe_changes(runner: Any, content: Mapping[str, Any]) -> None:
         "that are divided by a number of the pass differ a little, and so results do not agree "
         "to the last bit."
     )
-    if (total := content.get("images_per_step")) not in (None, runner.plan.total):
+    total = content.get("images_per_step")
+    if "config" not in content and total not in (None, runner.plan.total):
         logger.warning(
             f"SOLVER.IMS_PER_BATCH was {total} and is {runner.plan.total}: iterations count on, so "
             "the schedule now covers another number of images."

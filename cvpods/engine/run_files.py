@@ -31,6 +31,28 @@ def set_aside(output: Path) -> None:
     found = [*checkpoints, *(p for pattern in _OF_A_RUN for p in output.glob(pattern))]
     if not found:
         return
+    folder = _move(found, output)
+    what = "checkpoints" if checkpoints else "files"
+    logger.warning(
+        f"{output} holds the {what} of an earlier run: they are now in {folder.name}. Use "
+        "--resume to continue a run."
+    )
+
+
+def set_weights_aside(output: Path) -> None:
+    """Move weights without an iteration, which --resume cannot continue, to earlier_<n>."""
+    found = list_checkpoints(output)
+    if not found:
+        return
+    folder = _move(found, output)
+    names = ", ".join(path.name for path in found)
+    logger.warning(
+        f"{output} holds weights without an iteration to resume ({names}): they are now in "
+        f"{folder.name}. To start from them, write MODEL.WEIGHTS {folder / found[-1].name}"
+    )
+
+
+def _move(found: list[Path], output: Path) -> Path:
     number = 1
     while (output / f"earlier_{number}").exists():
         number += 1
@@ -38,8 +60,4 @@ def set_aside(output: Path) -> None:
     folder.mkdir()
     for path in found:
         path.rename(folder / path.name)
-    what = "checkpoints" if checkpoints else "files"
-    logger.warning(
-        f"{output} holds the {what} of an earlier run: they are now in {folder.name}. Use "
-        "--resume to go on with a run."
-    )
+    return folder

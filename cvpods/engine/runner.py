@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-import re
+import textwrap
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -29,10 +29,11 @@ from cvpods.engine.class_names import (
 )
 from cvpods.engine.defaults import check_num_classes
 from cvpods.engine.failures import log_failure
-from cvpods.engine.memory import first_line
+from cvpods.engine.failures import reason as describe
 from cvpods.engine.model import maybe_convert_module, prepare_model
 from cvpods.engine.nonfinite import NonFiniteLoss, NonFinitePolicy
 from cvpods.engine.progress import progress_of, restore_progress
+from cvpods.engine.run_files import set_weights_aside
 from cvpods.engine.scaling import plan_batches, resolve_epochs
 from cvpods.engine.status import CorruptImages, StatusExchange
 from cvpods.engine.step import TrainingStep
@@ -47,7 +48,7 @@ from cvpods.utils.env import seed_all_rng
 from cvpods.utils.errors import ConfigError
 from cvpods.utils.events import EventStorage
 from cvpods.utils.registry import Registry
-from cvpods.utils.stop import Stopped, remembering_stop_signals
+from cvpods.utils.stop import ENDS, EndNow, remembering_stop_signals
 
 RUNNERS = Registry("runners")
 
@@ -180,6 +181,16 @@ class DefaultRunner(TrainingStep):
             StatusExchange(self.corrupt, self.nonfinite),
         ]
 
+    def _add_missing_hooks(self) -> None:
+        """Register what no run works without, for a build_hooks() that leaves it out."""
+        kept = (value for hook in self._hooks for value in vars(hook).values())
+        if not any(value is self.scheduler for value in kept):
+            self.register_hooks([hooks.LRScheduler(self.optimizer, self.scheduler)])
+        if not any(isinstance(hook, hooks.ModelEMA) for hook in self._hooks):
+            self.register_hooks([self.ema])
+        if not any(isinstance(hook, StatusExchange) for hook in self._hooks):
+            self.register_hooks([StatusExchange(self.corrupt, self.nonfinite)])
+
     # -- training ------------------------------------------------------------------------------
 
     def _distribute(self, model: nn.Module) -> nn.Module:
@@ -213,12 +224,16 @@ class DefaultRunner(TrainingStep):
             self._saved = self.start_iter
             return
         if resume:
-            logger.info(f"No checkpoint in {self.cfg.OUTPUT_DIR}: starting anew.")
+            logger.info(f"{self.cfg.OUTPUT_DIR} has no checkpoint to resume: the run starts.")
         content = self.checkpointer.load(self.cfg.MODEL.WEIGHTS, config=self.cfg)
         warn_of_other_classes(content.get("thing_classes"), self.class_names)
         settle_white_level(self.cfg, self.data_loader.dataset.dataset)
         if self.ema is not None:
             self.ema.load_state_dict(self.bare_model.state_dict())
+        if resume:
+            comm.synchronize()  # MODEL.WEIGHTS may be one of the files that move
+            if comm.is_main_process():
+                set_weights_aside(Path(self.cfg.OUTPUT_DIR))
 
     def save(self, name: str) -> None:
         """Save everything that resuming needs; every rank must call it."""
@@ -238,6 +253,7 @@ class DefaultRunner(TrainingStep):
             Stopped: by a signal.
         """
         self.results: Mapping[str, Any] = {}
+        self._add_missing_hooks()
         with remembering_stop_signals():
             if self.start_iter >= self.max_iter:
                 logger.info(
@@ -248,7 +264,9 @@ class DefaultRunner(TrainingStep):
                 self._start_loader(self.start_iter)
             try:
                 super().train(self.start_iter, self.max_iter)
-            except (Exception, Stopped) as reason:
+            except EndNow:
+                raise
+            except ENDS as reason:
                 self._save_before_the_end(reason)
                 raise
         return self.results
@@ -273,10 +291,10 @@ class DefaultRunner(TrainingStep):
         together = self.agreed or isinstance(reason, NonFiniteLoss) or comm.get_world_size() == 1
         if not together or self.done == 0:
             return
-        first_sentence = re.split(r"[.:]\s", first_line(reason))[0]
+        ending = textwrap.shorten(describe(reason), 200, placeholder=" ...").rstrip(".")
         if self.done is None:
             logger.warning(
-                f"{first_sentence}. This came while the weights, the schedule and the average were "
+                f"{ending}. This came while the weights, the schedule and the average were "
                 f"changing, so iteration {self.iter + 1} is not saved; pods_train --resume "
                 "continues from the last checkpoint."
             )
@@ -286,9 +304,7 @@ class DefaultRunner(TrainingStep):
         state = "saved; pods_train --resume goes on" if saved else "not saved"
         if not wanted:
             state += ", as SOLVER.CHECKPOINT_PERIOD < 0 says"
-        logger.warning(
-            f"{first_sentence}. {self.done} of {self.max_iter} iterations are done and {state}."
-        )
+        logger.warning(f"{ending}. {self.done} of {self.max_iter} iterations are done and {state}.")
         comm.synchronize()  # no rank leaves, which ends the others, before the file is there
 
     def _is_saved(self) -> bool:

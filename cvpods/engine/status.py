@@ -75,7 +75,7 @@ class StatusExchange(HookBase):
         nonfinite: counter of the steps that were left out.
     """
 
-    comes_last = True
+    comes_last = 2  # after the writers
 
     def __init__(self, corrupt: CorruptImages, nonfinite: NonFinitePolicy | None = None) -> None:
         self.corrupt = corrupt

@@ -72,7 +72,7 @@ class TrainingStep(RunnerBase):
         before = get_torch_rng_state(), norm_statistics(self.bare_model)
         try:
             self._try_step(before)
-        except Exception:
+        except BaseException:
             if self.done is not None:
                 set_torch_rng_state(before[0])
                 restore_statistics(before[1])

@@ -33,6 +33,8 @@ _BOOKKEEPING = {"time", "data_time", "lr"}
 class CommonMetricPrinter:
     """The progress line of the log, and a live bar on a terminal."""
 
+    takes_images = False
+
     def __init__(self, max_iter: int, window_size: int = 20) -> None:
         self.max_iter = max_iter
         self.window_size = window_size
@@ -93,7 +95,13 @@ def _max_resident_mib() -> float:
 
 
 class _ScalarFile:
-    """Scalars that a file does not have yet: the latest value of each, at its own iteration."""
+    """Scalars that a file does not have yet, each at its own iteration.
+
+    What is recorded at every iteration is written with its latest value; what is recorded now and
+    then, with every value.
+    """
+
+    takes_images = False
 
     def __init__(self) -> None:
         self._done: dict[str, int] | None = None
@@ -115,23 +123,38 @@ class _ScalarFile:
         self._write(get_event_storage().names())
 
     def write_occasional(self) -> None:
-        """Add those that are not recorded at every iteration, before another value follows."""
-        names = get_event_storage().occasional() - _BOOKKEEPING
-        if names:
+        """Add those that are not recorded at every iteration, and images."""
+        storage = get_event_storage()
+        at_resumption = storage.iter < storage.start_iter
+        names = storage.occasional() | (set() if at_resumption else storage.ended())
+        self._write_some(names)
+
+    def write_last(self) -> None:
+        """Add what was recorded at the last iteration after write_occasional()."""
+        if self._done is not None:
+            self._write_some(get_event_storage().occasional())
+
+    def _write_some(self, names: Collection[str]) -> None:
+        names = set(names) - _BOOKKEEPING
+        if names or (self.takes_images and get_event_storage().images):
             self._write(names)
 
     def _write(self, names: Collection[str]) -> None:
         storage = get_event_storage()
         start = min(storage.iter, storage.start_iter)
+        every = (storage.occasional() | storage.ended()) - _BOOKKEEPING
         if self._done is None:
             self._done = self.open(start)
         lines: dict[int, dict[str, float]] = defaultdict(dict)
-        for name, (value, iteration) in storage.latest().items():
-            stale = name in _BOOKKEEPING and iteration != storage.iter
-            if name in names and not stale and iteration > self._done.get(name, start - 1):
-                lines[iteration][name] = value
-        self.append(lines)
-        self._done.update({name: i for i, record in lines.items() for name in record})
+        for name in names:
+            new = storage.after(name, self._done.get(name, start - 1))
+            for iteration in new if name in every else list(new)[-1:]:
+                stale = name in _BOOKKEEPING and iteration != storage.iter
+                if not stale:
+                    lines[iteration][name] = new[iteration]
+        if lines or (self.takes_images and storage.images):
+            self.append(lines)
+        self._done.update({name: i for i in sorted(lines) for name in lines[i]})
 
     def step(self) -> None:
         pass
@@ -167,7 +190,7 @@ class JSONWriter(_ScalarFile):
         storage = get_event_storage()
         text = ""
         for iteration, record in sorted(lines.items()):
-            shown = {name: storage.shown(name, self.window_size) for name in record}
+            shown = {name: storage.shown(name, self.window_size, iteration) for name in record}
             text += json.dumps(without_nan({"iteration": iteration, **shown}), sort_keys=True)
             text += "\n"
         append_whole(self.path, text.encode())
@@ -190,7 +213,7 @@ def _records(path: Path) -> list[dict[str, Any]]:
     ):
         try:
             record = json.loads(line)
-            if isinstance(record["iteration"], int):
+            if type(record["iteration"]) is int:  # not True
                 records.append(record)
         except (ValueError, TypeError, KeyError):
             continue
@@ -200,11 +223,13 @@ def _records(path: Path) -> list[dict[str, Any]]:
 class TensorboardXWriter(_ScalarFile):
     """Writer of events.out.tfevents.*: the same scalars as they were recorded, and images."""
 
+    takes_images = True
+
     def __init__(self, log_dir: str | Path) -> None:
         super().__init__()
         self.log_dir = Path(log_dir)
         name = f"{int(time.time()):010d}.{socket.gethostname()}.{os.getpid()}"
-        self.path = self.log_dir / f"events.out.tfevents.{name}.{next(_COUNTER)}"
+        self.path = self.log_dir / f"events.out.tfevents.{name}.{next(_COUNTER):03d}"
 
     def has_written(self, iteration: int) -> bool:
         """Return False, because it is not known; a point that is written twice is drawn once."""

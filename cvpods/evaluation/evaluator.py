@@ -86,12 +86,12 @@ def inference_on_dataset(
         Stopped: a signal came to one of the processes; on all of them.
         PeerFailed: another process has failed; what it raises itself is its own error.
     """
-    check_finite_weights(model)
-    evaluator.reset()
     total, compute, images = len(data_loader), 0.0, 0
     start = time.perf_counter()
     bar = tqdm(data_loader, desc="inference", disable=not is_terminal(), leave=False)
     with failing_together(), inference_mode(model):
+        check_finite_weights(model)
+        evaluator.reset()
         for done, inputs in enumerate(bar, 1):
             began = time.perf_counter()
             if autocast is None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import errno
+import os
 import sys
 import time
 import traceback
@@ -24,7 +25,7 @@ from cvpods.engine.memory import (
 )
 from cvpods.tools.experiment import load_experiment
 from cvpods.utils import comm
-from cvpods.utils.env import check_gpus
+from cvpods.utils.env import check_gpus, has_gpus
 from cvpods.utils.errors import ConfigError, PodsError
 from cvpods.utils.handles import describe_handles, is_out_of_handles, scarce_handles
 from cvpods.utils.logger import setup_logger
@@ -94,7 +95,14 @@ def load_config(args: argparse.Namespace) -> tuple[Any, Callable[[Any], Any]]:
     """The experiment's (config, build_model), with the command line's overrides."""
     on_cpu = args.num_gpus == 0 or getattr(args, "num_processes", None) is not None
     device = "cpu" if on_cpu else None
-    return open_experiment(args.dir or ".", args.opts, device)
+    found = open_experiment(args.dir or ".", args.opts, device)
+    typed = dict(zip(args.opts[::2], args.opts[1::2], strict=False)).get("MODEL.DEVICE", "")
+    if str(typed).startswith("cuda") and not has_gpus():
+        raise ConfigError(
+            f"MODEL.DEVICE {typed} needs a CUDA GPU, and this machine has none that torch can use. "
+            "For the CPU, write MODEL.DEVICE cpu or leave it out."
+        )
+    return found
 
 
 def open_experiment(
@@ -105,20 +113,22 @@ def open_experiment(
     config.merge_from_list(list(opts))
     if device is not None:
         config.MODEL.DEVICE = device
-    if not Path(config.OUTPUT_DIR).is_absolute():
-        config.OUTPUT_DIR = str(Path(folder).resolve() / config.OUTPUT_DIR)
+    config.OUTPUT_DIR = str(Path(folder).resolve() / os.path.expanduser(config.OUTPUT_DIR))
     return config, build_model
 
 
+def typed_weights(config: Any, opts: Sequence[Any]) -> str | None:
+    """Return MODEL.WEIGHTS of the overrides `opts`; None where it is left out or empty."""
+    return (config.MODEL.WEIGHTS or None) if "MODEL.WEIGHTS" in opts[::2] else None
+
+
 def chosen_weights(config: Any, opts: Sequence[Any]) -> str | Path:
-    """Return MODEL.WEIGHTS of the overrides `opts`, or else the newest checkpoint of OUTPUT_DIR.
+    """Return typed_weights(), or else the newest checkpoint of OUTPUT_DIR.
 
     Raises:
         CheckpointError: there is no checkpoint.
     """
-    if "MODEL.WEIGHTS" in opts[::2]:
-        return config.MODEL.WEIGHTS
-    return newest_checkpoint(config.OUTPUT_DIR)
+    return typed_weights(config, opts) or newest_checkpoint(config.OUTPUT_DIR)
 
 
 @contextmanager
@@ -160,8 +170,8 @@ def _about_file(error: OSError) -> str | None:
     """Return what to tell about a file that cannot be used, or a full disk; None otherwise."""
     if error.errno in _NO_SPACE:
         return (
-            f"No space is left to write to ({error}). Make room; pods_train --resume goes on from "
-            "the last checkpoint."
+            f"No space is left to write {error.filename or 'a file'}: {error.strerror}. Make room "
+            "and repeat the command; pods_train continues a run with --resume."
         )
     if error.filename is None:
         return None

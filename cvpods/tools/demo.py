@@ -24,7 +24,7 @@ from cvpods.data.detection_utils import read_image
 from cvpods.engine.class_names import class_order, names_of
 from cvpods.evaluation.score_thresholds import ScoreThreshold, best_score_thresholds
 from cvpods.structures import Instances
-from cvpods.tools.common import load_config, make_parser, reporting_errors
+from cvpods.tools.common import load_config, make_parser, reporting_errors, typed_weights
 from cvpods.tools.demo_files import OutputNames, find_sources
 from cvpods.tools.predictor import Predictor
 from cvpods.tools.results import choose_results
@@ -253,7 +253,7 @@ def demo(args: argparse.Namespace) -> list[str]:
         logger.error(f"Skipped: {text} is no file, no folder with images, and no pattern of files.")
     if not sources:
         return bad
-    weights = config.MODEL.WEIGHTS if "MODEL.WEIGHTS" in args.opts else None
+    weights = typed_weights(config, args.opts)
     predictor = Predictor.from_config(config, build_model, weights)
     thresholds = score_thresholds(args, config, origin_of(getattr(predictor, "model", None)))
     folder = Path(args.output or Path(config.OUTPUT_DIR) / "demo")

@@ -21,7 +21,7 @@ from cvpods.engine.defaults import refuse_unsupported
 from cvpods.engine.model import autocast
 from cvpods.modeling.test_time_augmentation import TestTimeAugmentation, groups_of_one_size
 from cvpods.structures import Instances
-from cvpods.tools.common import newest_checkpoint, open_experiment
+from cvpods.tools.common import newest_checkpoint, open_experiment, typed_weights
 from cvpods.tools.detectors import load_detector
 from cvpods.utils.env import select_device
 from cvpods.utils.errors import DataError
@@ -91,9 +91,7 @@ class Predictor:
             PodsError: the folder is no experiment, the weights do not fit, a key is wrong.
         """
         cfg, build_model = open_experiment(folder, opts, device)
-        if weights is None and "MODEL.WEIGHTS" in opts:
-            weights = cfg.MODEL.WEIGHTS
-        return cls.from_config(cfg, build_model, weights)
+        return cls.from_config(cfg, build_model, weights or typed_weights(cfg, opts))
 
     @classmethod
     def from_config(

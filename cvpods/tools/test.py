@@ -5,16 +5,18 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from loguru import logger
 
 from cvpods.checkpoint import iteration_of, list_checkpoints, newest_checkpoint
+from cvpods.checkpoint.newest import iteration_inside
 from cvpods.checkpoint.origin import origin_of
 from cvpods.engine import RUNNERS, default_setup
 from cvpods.engine.testing import results_folder
 from cvpods.evaluation import verify_results
-from cvpods.tools.common import chosen_weights, load_config, make_parser, run_tool
+from cvpods.tools.common import chosen_weights, load_config, make_parser, run_tool, typed_weights
 from cvpods.tools.detectors import load_detector
 from cvpods.utils import comm
 from cvpods.utils.errors import CheckpointError
@@ -22,18 +24,18 @@ from cvpods.utils.errors import CheckpointError
 
 def choose_weights(args: argparse.Namespace, config: Any) -> list[str]:
     """What to evaluate: MODEL.WEIGHTS of the command line; with iteration bounds, all checkpoints
-    between them (both included); else the newest by the iteration inside.
+    between them (both included, counted by what is inside); else the newest.
 
     Raises:
         CheckpointError: there is none.
     """
     bounded = args.start_iter is not None or args.end_iter is not None
-    if "MODEL.WEIGHTS" in args.opts[::2] or not bounded:
+    if typed_weights(config, args.opts) or not bounded:
         return [str(chosen_weights(config, args.opts))]
     found = list_checkpoints(config.OUTPUT_DIR)
     low = args.start_iter or 0
     high = float("inf") if args.end_iter is None else args.end_iter
-    chosen = [path for path in found if low <= iteration_of(path) <= high]
+    chosen = [path for path in found if low <= _iterations(path) <= high]
     if not chosen:
         raise CheckpointError(
             f"No checkpoint to test in {config.OUTPUT_DIR} between iterations {low} and {high} "
@@ -41,6 +43,12 @@ def choose_weights(args: argparse.Namespace, config: Any) -> list[str]:
             "MODEL.WEIGHTS x.pth"
         )
     return [str(path) for path in chosen]
+
+
+def _iterations(path: Path) -> float:
+    """Return the iterations done of a checkpoint; what its name says for weights alone."""
+    inside = iteration_inside(path)
+    return inside + 1 if inside is not None else iteration_of(path) or 0
 
 
 def test(args: argparse.Namespace) -> bool:

@@ -12,6 +12,7 @@ from filelock import FileLock, Timeout
 from loguru import logger
 
 from cvpods.checkpoint import list_checkpoints
+from cvpods.checkpoint.addresses import find_file, in_weights_folder
 from cvpods.configs.check import check_training
 from cvpods.engine import RUNNERS, default_setup
 from cvpods.engine.defaults import check_setup, dump_config
@@ -82,7 +83,7 @@ def _alone_in(config: Any, args: argparse.Namespace) -> Iterator[None]:
         output.mkdir(parents=True, exist_ok=True)
         # Loaders' workers of a killed run hold the lock for some seconds more.
         lock = FileLock(output / ".pods_train.lock", timeout=20)
-        lock.acquire()
+        held = lock.acquire()
     except Timeout:
         raise ConfigError(
             f"Another pods_train is at work in OUTPUT_DIR {output}: name another folder."
@@ -90,18 +91,27 @@ def _alone_in(config: Any, args: argparse.Namespace) -> Iterator[None]:
     except (OSError, NotImplementedError):  # default_setup() says what is wrong with the folder
         yield
         return
-    with lock:
+    with held:
         if not args.resume:
-            weights = Path(config.MODEL.WEIGHTS)
-            if config.MODEL.WEIGHTS and weights.resolve() in [
-                path.resolve() for path in list_checkpoints(output)
-            ]:
+            weights = str(config.MODEL.WEIGHTS or "")
+            own = [path.resolve() for path in list_checkpoints(output)]
+            named = _local_file(weights) if own else None
+            if named is not None and named.resolve() in own:
                 raise ConfigError(
                     f"MODEL.WEIGHTS {weights} is of an earlier run in OUTPUT_DIR {output}, whose "
                     "files a new run moves aside: name another OUTPUT_DIR, or --resume."
                 )
             set_aside(output)
         yield
+
+
+def _local_file(weights: str) -> Path | None:
+    """Return the file that MODEL.WEIGHTS names without a download."""
+    plain = weights.partition("#")[0]
+    if "://" not in plain:
+        return find_file(weights) if weights else None
+    name = plain.removeprefix("cvpods://")
+    return in_weights_folder([name, f"{name}/model_final.pth"])
 
 
 def _smaller_passes(config: Any, args: argparse.Namespace) -> Callable[[], bool]:

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import statistics
-from collections import defaultdict, deque
+from collections import deque
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
+from loguru import logger
+
+from cvpods.utils.logger import log_first_n
+
+# Images that wait for a writer, at most: the oldest ones make room.
+_MAX_IMAGES = 64
 _STACK: list[EventStorage] = []
 
 
@@ -36,19 +42,20 @@ class History:
     def latest_iter(self) -> int:
         return self._values[-1][1]
 
-    def previous_iter(self) -> int | None:
-        """Return the iteration with a value before the latest one; None without such."""
-        last = self.latest_iter()
-        return next((i for _, i in reversed(self._values) if i != last), None)
-
     def entries(self, size: int) -> list[tuple[float, int]]:
         return list(self._values)[-size:]
 
-    def window(self, size: int) -> list[float]:
-        return [value for value, _ in self.entries(size)]
+    def after(self, iteration: int) -> dict[int, float]:
+        """Return {iteration: its last value} of the iterations after the given one."""
+        return {i: value for value, i in self._values if i > iteration}
 
-    def median(self, window_size: int) -> float:
-        return statistics.median(self.window(window_size))
+    def window(self, size: int, end: int | None = None) -> list[float]:
+        """Return the last values, of iterations up to `end` (included)."""
+        values = [value for value, i in self._values if end is None or i <= end]
+        return values[-size:]
+
+    def median(self, window_size: int, end: int | None = None) -> float:
+        return statistics.median(self.window(window_size, end))
 
     def avg(self, window_size: int) -> float:
         return statistics.fmean(self.window(window_size))
@@ -62,15 +69,21 @@ class EventStorage(AbstractContextManager):
 
     Attributes:
         results: names of the metrics of evaluations, see put_results().
+        written: the last iteration at which the writers wrote every scalar.
+        keeps_images: whether a writer takes images; without one they are dropped.
     """
 
     def __init__(self, start_iter: int = 0, window_size: int = 20) -> None:
         self.iter = self.start_iter = start_iter
         self.window_size = window_size
-        self._histories: dict[str, History] = defaultdict(History)
+        self.written = start_iter - 1
+        self._histories: dict[str, History] = {}
+        # The first iteration of the latest ones in a row at which each scalar was recorded.
+        self._since: dict[str, int] = {}
         self._smooth: dict[str, bool] = {}
         self.results: set[str] = set()
-        self.images: list[tuple[str, Any, int]] = []
+        self.keeps_images = True
+        self.images: deque[tuple[str, Any, int]] = deque(maxlen=_MAX_IMAGES)
 
     def put_scalar(self, name: str, value: float, smoothing_hint: bool | None = None) -> None:
         """Record `value` for `name` at the current iteration.
@@ -78,8 +91,17 @@ class EventStorage(AbstractContextManager):
         Args:
             smoothing_hint: whether the log and metrics.json show the median over the window
                 instead of the latest value. None: the median if the name contains "loss".
+
+        Raises:
+            ValueError: the value is not a number, or the name is "iteration".
         """
-        self._histories[name].update(float(value), self.iter)
+        name, number = str(name), _number(name, value)
+        if name == "iteration":
+            raise ValueError("A scalar must not be named 'iteration': metrics.json has that key.")
+        history = self._histories.get(name)
+        if history is None or self.iter - history.latest_iter() not in (0, 1):
+            self._since[name] = self.iter
+        self._histories.setdefault(name, History()).update(number, self.iter)
         if smoothing_hint is not None:
             self._smooth[name] = smoothing_hint
 
@@ -89,14 +111,30 @@ class EventStorage(AbstractContextManager):
             self.put_scalar(name, value, smoothing_hint)
 
     def put_results(self, results: Mapping[str, float]) -> None:
-        """Record the metrics of an evaluation, which progress lines do not repeat."""
-        self.results.update(results)
+        """Record the metrics of an evaluation, which progress lines do not repeat.
+
+        A result that is not a number is named in the log and left out.
+        """
         for name, value in results.items():
-            self.put_scalar(name, value, smoothing_hint=False)
+            try:
+                self.put_scalar(name, value, smoothing_hint=False)
+                self.results.add(str(name))
+            except ValueError as error:
+                logger.warning("The evaluation's result is not recorded. {}", error)
 
     def put_image(self, name: str, image: Any) -> None:
-        """Queue an image, (3, H, W) or (H, W, 3), for the TensorBoard writer."""
-        self.images.append((name, image, self.iter))
+        """Queue an image, (3, H, W) or (H, W, 3), for the TensorBoard writer.
+
+        Raises:
+            ValueError: the array is not an image.
+        """
+        _check_image(name, image)
+        if not self.keeps_images:
+            return
+        if len(self.images) == _MAX_IMAGES:
+            text = f"More than {_MAX_IMAGES} images wait to be written: the oldest are left out."
+            log_first_n("WARNING", text)
+        self.images.append((str(name), image, self.iter))
 
     def history(self, name: str) -> History:
         if name not in self._histories:
@@ -110,19 +148,37 @@ class EventStorage(AbstractContextManager):
         """Return {name: (latest value, the iteration it was recorded at)}."""
         return {n: (h.latest(), h.latest_iter()) for n, h in self._histories.items()}
 
-    def shown(self, name: str, window_size: int) -> float:
-        """Return the value that people read: the median over the window, or the latest value."""
+    def shown(self, name: str, window_size: int, iteration: int | None = None) -> float:
+        """Return the value that people read: the median over the window, or the latest value.
+
+        Args:
+            iteration: the value that was read then, instead of now.
+        """
         history = self.history(name)
         smooth = self._smooth.get(name, "loss" in name)
-        return history.median(window_size) if smooth else history.latest()
+        return history.median(window_size if smooth else 1, iteration)
+
+    def after(self, name: str, iteration: int) -> dict[int, float]:
+        """Return the values of a scalar after an iteration, see History.after()."""
+        return self.history(name).after(iteration)
 
     def occasional(self) -> set[str]:
-        """Return the names recorded at this iteration, but not at the one before."""
-        return {
-            name
-            for name, history in self._histories.items()
-            if history.latest_iter() == self.iter and history.previous_iter() != self.iter - 1
-        }
+        """Return the names recorded at this iteration whose value must be written now.
+
+        These are the results of evaluations, and what was not recorded at every iteration since
+        the writers wrote every scalar.
+        """
+        new = {n for n, h in self._histories.items() if h.latest_iter() == self.iter}
+        return {n for n in new if n in self.results or self._is_late(self._since.get(n, 0))}
+
+    def _is_late(self, since: int) -> bool:
+        """Return whether a scalar is not of those that are recorded at every iteration so far."""
+        appeared_after_the_writers = since == self.iter == self.written
+        return since > self.written + 1 or appeared_after_the_writers
+
+    def ended(self) -> set[str]:
+        """Return the names recorded at the iteration before, but not at this one."""
+        return {n for n, h in self._histories.items() if h.latest_iter() == self.iter - 1}
 
     def step(self) -> None:
         self.iter += 1
@@ -142,7 +198,12 @@ class EventStorage(AbstractContextManager):
 
     def hints(self) -> dict[str, Any]:
         """Return how the scalars are shown, for a checkpoint."""
-        return {"smooth": dict(self._smooth), "results": sorted(self.results)}
+        return {
+            "smooth": dict(self._smooth),
+            "results": sorted(self.results),
+            "since": dict(self._since),
+            "written": self.written,
+        }
 
     def restore(
         self,
@@ -151,10 +212,14 @@ class EventStorage(AbstractContextManager):
     ) -> None:
         """Record what windows() and hints() returned."""
         for name, entries in windows.items():
+            history = self._histories.setdefault(name, History())
             for value, iteration in entries:
-                self._histories[name].update(float(value), int(iteration))
-        self._smooth.update((hints or {}).get("smooth", {}))
-        self.results.update((hints or {}).get("results", []))
+                history.update(float(value), int(iteration))
+        hints = hints or {}
+        self._smooth.update(hints.get("smooth", {}))
+        self.results.update(hints.get("results", []))
+        self._since.update(hints.get("since", {}))
+        self.written = min(hints.get("written", self.written), self.start_iter - 1)
 
     def __enter__(self) -> EventStorage:
         _STACK.append(self)
@@ -162,3 +227,22 @@ class EventStorage(AbstractContextManager):
 
     def __exit__(self, *exc_info: object) -> None:
         _STACK.pop()
+
+
+def _number(name: Any, value: Any) -> float:
+    try:
+        return float(value)
+    except (TypeError, ValueError, RuntimeError, OverflowError):
+        got = f"{type(value).__name__} {value!r}"[:100]
+        raise ValueError(f"The scalar {str(name)!r} must be a number; got {got}.") from None
+
+
+def _check_image(name: Any, image: Any) -> None:
+    shape, dtype = tuple(getattr(image, "shape", ())), str(getattr(image, "dtype", "none"))
+    colours = len(shape) == 3 and (shape[0] in (1, 3) or shape[2] in (1, 3))
+    numbers = dtype.removeprefix("torch.").startswith(("uint8", "float"))
+    if not (colours and numbers and min(shape) > 0):
+        raise ValueError(
+            f"The image {str(name)!r} must be a tensor or array of uint8 or of float, (3, H, W) or "
+            f"(H, W, 3); got {type(image).__name__} of shape {shape}, dtype {dtype}."
+        )

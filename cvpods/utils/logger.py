@@ -6,6 +6,7 @@ import inspect
 import logging
 import sys
 from collections import Counter
+from contextlib import suppress
 from pathlib import Path
 
 from loguru import logger
@@ -25,7 +26,31 @@ def _write_above_the_bar(message: str) -> None:
     """Write a log line without tearing a progress bar apart."""
     from tqdm import tqdm
 
-    tqdm.write(message, file=sys.stderr, end="")
+    with suppress(OSError):  # a terminal that is gone, a full disk
+        tqdm.write(message, file=sys.stderr, end="")
+
+
+class _LogFile:
+    """A log file for whole lines; a failure to write is said once, and lines are left out."""
+
+    def __init__(self, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self.path = path
+        self._file = path.open("ab", buffering=0)
+        self._fails = False
+
+    def write(self, message: str) -> None:
+        try:
+            self._file.write(message.encode(errors="replace"))
+            self._fails = False
+        except OSError as error:
+            if not self._fails:
+                said = f"{self.path} cannot be written, and lines are missing there: {error}\n"
+                _write_above_the_bar(said)
+            self._fails = True
+
+    def stop(self) -> None:
+        self._file.close()
 
 
 def setup_logger(output: str | Path | None = None, distributed_rank: int = 0) -> None:
@@ -50,10 +75,8 @@ def log_settings() -> tuple[str | Path | None, int]:
 
 
 def _log_to(path: Path) -> None:
-    # The library fills in what stands in braces; doubled, they are the file's own.
-    name = str(path).replace("{", "{{").replace("}", "}}")
     try:
-        logger.add(name, format=_FORMAT, colorize=False, encoding="utf-8")
+        logger.add(_LogFile(path), format=_FORMAT, colorize=False)
     except OSError as error:
         raise ConfigError(
             f"The log {path} cannot be written: {error}. Remove what is in its place, or name "

@@ -42,6 +42,14 @@ class Stopped(BaseException):
         return f"Stopped by {signal.Signals(self.signum).name}"
 
 
+class EndNow(SystemExit):
+    """The end of a process at its second signal: nothing is saved."""
+
+
+# What ends a run where a user's code raises it: everything is saved first.
+ENDS = (Exception, Stopped, SystemExit, KeyboardInterrupt)
+
+
 class PeerFailed(PodsError):  # noqa: N818 - the failure is another process'
     """Another process of the group has failed and has told so."""
 
@@ -77,7 +85,7 @@ def remembering_stop_signals() -> Iterator[None]:
         global _received
         if _received in _IMPATIENT:
             if number in _IMPATIENT and comm.get_world_size() == 1:
-                raise SystemExit(128 + number)
+                raise EndNow(128 + number)
             return
         if _received is None or number in _IMPATIENT:
             _received = number
@@ -118,10 +126,12 @@ def failing_together() -> Iterator[None]:
         PeerFailed: the part has failed on another rank. A rank on which it has failed raises its
             own error.
     """
-    failure: Exception | None = None
+    failure: BaseException | None = None
     try:
         yield
-    except Exception as error:
+    except EndNow:
+        raise
+    except (Exception, SystemExit, KeyboardInterrupt) as error:
         failure = error
     said = None if failure is None else str(failure).strip() or type(failure).__name__
     failures = comm.all_gather(said)

@@ -91,7 +91,9 @@ class NumbersRunner(DefaultRunner):
         return [Users(), *super().build_hooks()]
 
 
-def run(output: Path, resume: bool = False, **changes: Any) -> NumbersRunner:
+def run(
+    output: Path, resume: bool = False, kind: type[NumbersRunner] = NumbersRunner, **changes: Any
+) -> NumbersRunner:
     """Train, with all that TRAINER and SOLVER can bring into it."""
     cfg = make_config(output, CHECKPOINT_PERIOD=2)
     output.mkdir(exist_ok=True)
@@ -109,7 +111,7 @@ def run(output: Path, resume: bool = False, **changes: Any) -> NumbersRunner:
         }
     )
     torch.manual_seed(0)
-    runner = NumbersRunner(cfg, lambda cfg: Numbers())
+    runner = kind(cfg, lambda cfg: Numbers())
     runner.resume_or_load(resume)
     runner.train()
     return runner
@@ -137,16 +139,22 @@ def same_end(output: Path, reference: Path) -> None:
 
 
 @contextmanager
-def failing(owner: Any, method: str, when: Callable[[Any], bool], late: bool = False) -> Any:
+def failing(
+    owner: Any,
+    method: str,
+    when: Callable[[Any], bool],
+    late: bool = False,
+    error: BaseException | None = None,
+) -> Any:
     """Let a method fail, before or after (`late`) its work, when `when(its object)` says so."""
     original = getattr(owner, method)
 
     def fails(self: Any, *args: Any, **kwargs: Any) -> Any:
         if when(self) and not late:
-            raise DataError("injected")
+            raise error or DataError("injected")
         result = original(self, *args, **kwargs)
         if when(self):
-            raise DataError("injected")
+            raise error or DataError("injected")
         return result
 
     with mock.patch.object(owner, method, fails):

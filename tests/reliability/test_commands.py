@@ -145,7 +145,7 @@ def test_full_disk(limit, experiment, shapes_root):
     text = process.stderr.read()
     assert process.wait() == 1
     assert "error: " in text and ("cannot be written" in text or "No space is left" in text)
-    assert "--resume goes on" in text
+    assert "--resume continues" in text
     output = experiment / "output"
     assert not list(output.glob("*.pth")) and not list(output.glob(".*.tmp"))
 

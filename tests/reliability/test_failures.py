@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import os
+import re
+import signal
 from pathlib import Path
+from unittest import mock
 
 import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
-from cvpods.engine import writers
+from cvpods.engine import failures, hooks, writers
 from cvpods.utils import comm
 from cvpods.utils.errors import CheckpointError, DataError
-from cvpods.utils.stop import PeerFailed
+from cvpods.utils.stop import PeerFailed, Stopped
 from tests.reliability import failing_runs as runs
 from tests.reliability.failing_runs import END, LAST, MIDDLE, PARTS, at, failing
 
@@ -180,6 +184,86 @@ def test_closing_does_not_hide_the_first_failure(tmp_path):
     )
 
 
+@pytest.mark.parametrize("part", ["user's", "user's before", "forward", "evaluation"])
+@pytest.mark.parametrize(
+    "end, said",
+    [
+        (SystemExit(), r"sys.exit\(\) was called"),
+        (SystemExit(3), r"sys.exit\(3\) was called"),
+        (KeyboardInterrupt(), "KeyboardInterrupt"),
+    ],
+    ids=["exit", "exit 3", "interrupt"],
+)
+def test_an_end_that_a_user_asks_for_saves_first(end, said, part, tmp_path, reference):
+    """It keeps its status, the log says why and what is saved, and the run can be resumed."""
+    iteration = 2 if part == "evaluation" else MIDDLE
+    owner, method = PARTS[part]
+    log = []
+    sink = writers.logger.add(log.append, format="{message}", level="WARNING")
+    with failing(owner, method, at(iteration), error=end), pytest.raises(type(end)) as caught:
+        runs.run(tmp_path)
+    writers.logger.remove(sink)
+    assert caught.value is end
+    done = saved_after(part, iteration)
+    assert newest(tmp_path) == done
+    assert re.match(rf"{said}\. {done} of 6 iterations are done and saved", log[-1])
+    assert not any("Traceback" in line for line in log)
+    runs.run(tmp_path, resume=True)
+    runs.same_end(tmp_path, reference)
+
+
+class OldStyle(runs.NumbersRunner):
+    """Its build_hooks() lists what it wants, and not what every run needs."""
+
+    def build_hooks(self):
+        return [
+            runs.Users(),
+            hooks.PeriodicCheckpointer(self.save, self.cfg.SOLVER.CHECKPOINT_PERIOD),
+        ]
+
+
+class WithSchedule(OldStyle):
+    def build_hooks(self):
+        return [*super().build_hooks(), self.ema, hooks.LRScheduler(self.optimizer, self.scheduler)]
+
+
+@pytest.mark.parametrize("kind", [OldStyle, WithSchedule])
+def test_hooks_that_are_left_out(kind, tmp_path, reference):
+    """Schedule, average and signals work, each once."""
+    runner = runs.run(tmp_path, kind=kind)
+    runs.same_end(tmp_path, reference)
+    names = sorted(type(hook).__name__ for hook in runner._hooks)
+    assert names == ["LRScheduler", "ModelEMA", "PeriodicCheckpointer", "StatusExchange", "Users"]
+
+
+def test_a_signal_to_a_run_without_the_status_exchange(tmp_path):
+    def send(hook):
+        if hook.trainer.iter == MIDDLE:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with mock.patch.object(runs.Users, "after_step", send), pytest.raises(Stopped):
+        runs.run(tmp_path, kind=OldStyle)
+    assert newest(tmp_path) == MIDDLE + 1
+
+
+def test_resume_does_not_replace_weights_alone(tmp_path):
+    """They are in earlier_1 afterwards, and the run has started from them where it was told so."""
+    weights = tmp_path / "model_final.pth"
+    torch.save({"model": {"weight": torch.tensor([3.0, 3, 3])}, "note": "mine"}, weights)
+    changes = {"MODEL.WEIGHTS": str(weights), "SOLVER.OPTIMIZER.BASE_LR": 1e-6}
+    runner = runs.run(tmp_path, resume=True, **changes)
+    kept = torch.load(tmp_path / "earlier_1" / "model_final.pth", weights_only=True)
+    assert kept["note"] == "mine" and newest(tmp_path) == LAST
+    assert torch.allclose(runner.bare_model.weight, torch.tensor(3.0), atol=1e-3)
+
+
+def test_reasons():
+    assert failures.reason(RuntimeError()) == "RuntimeError"
+    assert failures.reason(RuntimeError("Expected 3. Got 4.\nmore")) == (
+        "RuntimeError: Expected 3. Got 4."
+    )
+
+
 # -- two processes ---------------------------------------------------------------------------------
 
 # (part, rank that fails or None for both, iteration).
@@ -190,9 +274,18 @@ TOGETHER = [
     ("timer", 1, MIDDLE),
     ("user's", None, MIDDLE),
     ("evaluation", 1, 2),
+    ("reset", 1, 2),
+    ("exit", 1, MIDDLE),
     ("evaluation", None, 2),
     ("evaluation", 0, END),
 ]
+
+
+OWNERS = {
+    "evaluation": (runs.Mean, "process"),
+    "reset": (runs.Mean, "reset"),
+    "exit": PARTS["user's"],
+}
 
 
 def two_processes(rank: int, folder: str) -> None:
@@ -205,30 +298,27 @@ def two_processes(rank: int, folder: str) -> None:
     for number, (part, failing_rank, iteration) in enumerate(TOGETHER):
         output = Path(folder) / f"case_{number}"
         # An evaluation fails while this rank's images are read.
-        owner, method = (runs.Mean, "process") if part == "evaluation" else PARTS[part]
+        owner, method = OWNERS.get(part) or PARTS[part]
         when = at(iteration, failing_rank)
-        if part == "evaluation":
+        if evaluates := part in ("evaluation", "reset"):
             when = evaluating(iteration, failing_rank)
         ended = None
-        with failing(owner, method, when):
+        kind = SystemExit if part == "exit" else DataError
+        with failing(owner, method, when, error=kind("injected")):
             try:
                 runs.run(output)
-            except DataError as error:
+            except kind as error:
                 ended = error
             except PeerFailed as error:
                 ended = error
                 assert "injected" in str(error)
         mine = failing_rank in (None, rank)
         assert type(ended) is (
-            type(None)
-            if part == "evaluation" and iteration != END
-            else DataError
-            if mine
-            else PeerFailed
+            type(None) if evaluates and iteration != END else kind if mine else PeerFailed
         ), (part, failing_rank, iteration, ended)
         comm.synchronize()
         if rank == 0:
-            done = LAST if part == "evaluation" else iteration + 1
+            done = LAST if evaluates else iteration + 1
             assert newest(output) == done, (part, failing_rank, iteration)
         runs.run(output, resume=True)
         comm.synchronize()

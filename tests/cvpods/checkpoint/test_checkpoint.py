@@ -194,6 +194,52 @@ def test_no_whole_checkpoint(tmp_path):
     assert checkpointer.resume() is None
 
 
+@pytest.mark.parametrize(
+    "damaged, said",
+    [
+        (None, "It holds more iterations than model_iter_0000002.pth, which last_checkpoint names"),
+        (2, "model_iter_0000002.pth, which last_checkpoint names, cannot be read."),
+        (0, "last_checkpoint does not name a file that is there."),
+    ],
+)
+def test_why_another_file_is_resumed(damaged, said, tmp_path, log):
+    """Files of 2 and 4 iterations; last_checkpoint names the first, which may be damaged."""
+    checkpointer = Checkpointer(torch.nn.Linear(1, 1), tmp_path)
+    for done in (2, 4):
+        checkpointer.save(f"model_iter_{done:07d}", iteration=done - 1)
+    (tmp_path / "last_checkpoint").write_text("gone" if damaged == 0 else "model_iter_0000002.pth")
+    if damaged:
+        path = tmp_path / "model_iter_0000002.pth"
+        path.write_bytes(path.read_bytes()[:300])
+    assert checkpointer.resume()["iteration"] == 3
+    (line,) = [line for line in log if "Resuming" in line]
+    assert f"model_iter_0000004.pth. {said}" in line
+    assert ("more iterations" in line) is (damaged is None)
+
+
+def test_the_newest_is_damaged(tmp_path, log):
+    """It is what last_checkpoint names: the older one is resumed, and does not hold more."""
+    checkpointer = Checkpointer(torch.nn.Linear(1, 1), tmp_path)
+    for done in (2, 4):
+        checkpointer.save(f"model_iter_{done:07d}", iteration=done - 1)
+    path = tmp_path / "model_iter_0000004.pth"
+    path.write_bytes(path.read_bytes()[:300])
+    assert checkpointer.resume()["iteration"] == 1
+    (line,) = [line for line in log if "Resuming" in line]
+    assert "model_iter_0000004.pth, which last_checkpoint names, cannot be read." in line
+    assert "more iterations" not in line
+
+
+def test_last_checkpoint_that_cannot_be_written(tmp_path, log):
+    """The checkpoint is there, and is resumed from."""
+    (tmp_path / "last_checkpoint").mkdir()
+    checkpointer = Checkpointer(torch.nn.Linear(1, 1), tmp_path)
+    checkpointer.save("model_final", iteration=5)
+    (line,) = [line for line in log if line.startswith("ERROR")]
+    assert "last_checkpoint cannot be written" in line and "model_final.pth is whole" in line
+    assert checkpointer.resume()["iteration"] == 5
+
+
 def test_last_checkpoint_may_end_with_a_newline(tmp_path):
     checkpointer = Checkpointer(net(), tmp_path)
     checkpointer.save("model_final")
@@ -254,7 +300,7 @@ def test_a_save_that_fails_leaves_something_to_resume(tmp_path, monkeypatch):
 
     with monkeypatch.context() as patch:
         patch.setattr(torch, "save", fail)
-        with pytest.raises(CheckpointError, match="No space left.*--resume goes on"):
+        with pytest.raises(CheckpointError, match="No space left.*--resume continues"):
             Run(tmp_path, seed=0).checkpointer.save("model_iter_0000004", iteration=3)
     assert Run(tmp_path, seed=1).checkpointer.resume()["iteration"] == 1
     names = {path.name for path in tmp_path.iterdir()}

@@ -119,7 +119,8 @@ def test_a_changed_key_is_obeyed_and_logged(key, stopped, log):
     runner = runs.run(stopped, resume=True, **changes)
     said = THROUGH.get(key, key)
     lines = [line for line in log if line.startswith(f"{said}")]
-    assert len(lines) >= 1 and " in the checkpoint, now " in lines[0], log
+    assert len(lines) == 1 and " in the checkpoint, now " in lines[0], log
+    assert "Refused" not in lines[0] and len(lines[0].partition(", now ")[2]) < 200
     if key == "SOLVER.OPTIMIZER.BASE_LR":
         assert "[0.1] in the checkpoint, now [0.2]" in lines[0]
     assert runner.iter + 1 == runner.max_iter
@@ -240,3 +241,29 @@ def test_a_shorter_training_set_is_named(stopped, log, monkeypatch):
     monkeypatch.setattr(runs.Loader, "__init__", shorter)
     runs.run(stopped, resume=True)
     assert any("had 8 images and has 5 now" in line for line in log)
+
+
+def test_a_cosine_schedule_names_its_end_once(tmp_path, log):
+    """Its own state has MAX_ITER, so that it logs the change."""
+    cosine = {"SOLVER.LR_SCHEDULER.NAME": "WarmupCosineLR"}
+    runs.run(tmp_path, **cosine)
+    runs.run(tmp_path, resume=True, **cosine, **{"SOLVER.LR_SCHEDULER.MAX_ITER": 8})
+    assert len([line for line in log if line.startswith("SOLVER.LR_SCHEDULER.MAX_ITER")]) == 1
+
+
+@pytest.mark.parametrize("value, said", [(True, "starts from"), (False, "is dropped")])
+def test_the_average_is_switched(value, said, tmp_path, log):
+    runs.run(tmp_path, **{"TRAINER.EMA.ENABLED": not value})
+    more = {"SOLVER.LR_SCHEDULER.MAX_ITER": 8, "TRAINER.EMA.ENABLED": value}
+    runs.run(tmp_path, resume=True, **more)
+    (line,) = [line for line in log if line.startswith("TRAINER.EMA.ENABLED:")]
+    assert f"The average {said}" in line and ("is dropped" in line) is not value
+
+
+def test_another_batch_with_linear_scaling(stopped, log):
+    """A batch of 4, 2 images per device: 3 iterations of 8 instead of 6 of 4; 4 are done."""
+    changes = {"SOLVER.AUTO_SCALE": "linear", "SOLVER.IMS_PER_DEVICE": 8}
+    runs.run(stopped, resume=True, **changes, **{"SOLVER.LR_SCHEDULER.STEPS": (2,)})
+    (line,) = [line for line in log if line.startswith("SOLVER.AUTO_SCALE 'linear' gives")]
+    assert "gives 3 iterations with 8 images" in line and "had 6 with 4, and 4 of them" in line
+    assert "SOLVER.AUTO_SCALE '' SOLVER.LR_SCHEDULER.MAX_ITER 6" in line

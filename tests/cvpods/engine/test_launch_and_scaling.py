@@ -7,7 +7,7 @@ import torch
 import torch.distributed as dist
 
 from cvpods.configs import BaseDetectionConfig
-from cvpods.engine.launch import WorkersFailed, launch
+from cvpods.engine.launch import WorkersFailed, _status, launch
 from cvpods.engine.scaling import plan_batches, resolve_epochs
 from cvpods.utils import comm
 from cvpods.utils.errors import ConfigError
@@ -44,6 +44,34 @@ def test_two_processes_talk():
 def test_a_failing_process_ends_the_others():
     with pytest.raises(WorkersFailed, match="Process 1 failed first"):
         launch(fail_on_rank_1, num_processes=2)
+
+
+def end_on_rank_1(end: BaseException) -> None:
+    if comm.get_rank() == 1:
+        raise end
+    comm.synchronize()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("end", [SystemExit(), SystemExit(0)])
+def test_an_exit_of_one_process_ends_the_others(end):
+    with pytest.raises(WorkersFailed, match=r"Process 1 failed first \(exit status 1\)"):
+        launch(end_on_rank_1, args=(end,), num_processes=2)
+
+
+@pytest.mark.parametrize(
+    "end, status, said",
+    [
+        (SystemExit(), 1, "Rank 0: sys.exit"),
+        (SystemExit(256), 1, "Rank 0: sys.exit"),
+        (SystemExit("text"), 1, "Rank 0: text"),
+        (SystemExit(3), 3, ""),
+        (SystemExit(-1), 255, ""),
+        (KeyboardInterrupt(), 130, ""),
+    ],
+)
+def test_statuses_of_processes(end, status, said, capsys):
+    assert _status(end) == status and said in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

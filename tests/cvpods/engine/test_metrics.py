@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 
+import numpy as np
 import pytest
 import torch
 from loguru import logger
@@ -169,3 +170,120 @@ def test_images_reach_tensorboard(tmp_path):
     events = EventAccumulator(str(tmp_path)).Reload()
     (image,) = events.Images("picture")
     assert (image.step, image.height, image.width) == (3, 4, 5)
+
+
+class At(HookBase):
+    """Records its iteration at given iterations; "final" when the run closes."""
+
+    def __init__(self, *iterations):
+        self.iterations = iterations
+
+    def after_step(self):
+        if self.trainer.iter in self.iterations:
+            self.trainer.storage.put_scalar("some", self.trainer.iter)
+
+    def after_train(self):
+        self.trainer.storage.put_scalar("final", 7)
+
+
+def run(folder, hooks, iterations=10, period=10):
+    """Train with hooks before and after the writers; returns the runner."""
+    runner = Runner()
+    files = [JSONWriter(folder / "metrics.json", 1), TensorboardXWriter(folder)]
+    before, after = hooks
+    runner.register_hooks([*before, hooks_module.PeriodicWriter(files, period), *after])
+    runner.train(0, iterations)
+    return runner
+
+
+def found(folder, name):
+    lines = lines_of(folder / "metrics.json")
+    return [(line["iteration"], line[name]) for line in lines if name in line]
+
+
+@pytest.mark.parametrize("late", [False, True], ids=["before the writers", "after them"])
+@pytest.mark.parametrize(
+    "iterations", [(0, 1, 3, 4, 6, 7, 9), (1, 2, 5), (5, 6, 7, 9), (0, 1, 2), (3,), (9,)]
+)
+def test_values_at_iterations_in_a_row(iterations, late, tmp_path):
+    hooks = ([], [At(*iterations)]) if late else ([At(*iterations)], [])
+    run(tmp_path, hooks)
+    wanted = [(i, float(i)) for i in iterations]
+    assert found(tmp_path, "some") == wanted and points_of(tmp_path, "some") == wanted
+    assert found(tmp_path, "final") == points_of(tmp_path, "final") == [(9, 7.0)]
+    assert found(tmp_path, "loss") == [(0, 0.0), (9, 9.0)]
+
+
+def test_an_evaluation_at_every_iteration(tmp_path):
+    """8 evaluations, written every 20: all of them arrive."""
+    evaluate = hooks_module.EvalHook(1, lambda: {"bbox": {"AP": 3.0}})
+    run(tmp_path, ([evaluate], []), 8, 20)
+    assert (
+        found(tmp_path, "bbox/AP") == points_of(tmp_path, "bbox/AP") == [(i, 3) for i in range(8)]
+    )
+
+
+@pytest.mark.parametrize("name, value", [("note", "text"), ("note", [1, 2]), ("iteration", 3)])
+def test_a_scalar_that_cannot_be_used(name, value, tmp_path):
+    """It is named, and writers write the rest."""
+    with EventStorage() as storage:
+        storage.put_scalar(4, torch.tensor(2.0))
+        with pytest.raises(ValueError, match=f"'{name}'"):
+            storage.put_scalar(name, value)
+        JSONWriter(tmp_path / "metrics.json").write()
+    assert lines_of(tmp_path / "metrics.json") == [{"iteration": 0, "4": 2.0}]
+
+
+def test_results_that_are_no_numbers(tmp_path):
+    results = {"bbox": {"AP": 40.0, "name": "text", "none": None}}
+    run(tmp_path, ([hooks_module.EvalHook(5, lambda: results)], []))
+    assert found(tmp_path, "bbox/AP") == [(4, 40.0), (9, 40.0)]
+    assert found(tmp_path, "bbox/name") == [] and found(tmp_path, "loss")[-1] == (9, 9.0)
+
+
+@pytest.mark.parametrize("image", [np.zeros((4, 4)), np.zeros((4, 4, 3), int), "text", None])
+def test_an_array_that_is_not_an_image(image):
+    with EventStorage() as storage:
+        with pytest.raises(ValueError, match=r"'picture'.*\(3, H, W\)"):
+            storage.put_image("picture", image)
+        assert not storage.images
+
+
+class Picture(HookBase):
+    def after_step(self):
+        self.trainer.storage.put_image("picture", np.zeros((4, 5, 3), np.uint8))
+
+
+def test_images_do_not_gather(tmp_path):
+    """They are written at their iteration; without a writer, nothing is kept."""
+    runner = run(tmp_path, ([Picture()], []))
+    assert len(runner.storage.images) == 0
+    events = EventAccumulator(str(tmp_path), {"images": 0}).Reload()
+    assert [image.step for image in events.Images("picture")] == list(range(10))
+    runner = Runner()
+    runner.register_hooks([Picture()])
+    runner.train(0, 3)
+    assert len(runner.storage.images) == 0
+    with EventStorage() as storage:
+        for _ in range(100):
+            storage.put_image("picture", np.zeros((4, 5, 3), np.uint8))
+        assert len(storage.images) == 64
+
+
+def test_only_hooks_are_registered():
+    with pytest.raises(TypeError, match="HookBase; got a dict"):
+        Runner().register_hooks([{}])
+
+
+def test_a_lost_file_is_written_from_the_checkpoint(tmp_path):
+    """metrics.json was removed: what the checkpoint has of a resumed run is written once."""
+    windows = {"loss": [(4.0, 4), (5.0, 5)], "odd": [(i, i) for i in (1, 3, 5)]}
+    hints = {"since": {"loss": 0, "odd": 5}, "written": 3}
+    writer = JSONWriter(tmp_path / "metrics.json", 1)
+    with EventStorage(6) as storage:
+        storage.restore(windows, hints)
+        storage.iter = 5
+        for _ in range(2):
+            writer.write()
+    assert found(tmp_path, "odd") == [(1, 1.0), (3, 3.0), (5, 5.0)]
+    assert found(tmp_path, "loss") == [(5, 5.0)]

@@ -65,3 +65,13 @@ def test_a_config_for_a_gpu_falls_back(wanted):
 def test_devices_that_cannot_be_used(wanted):
     with pytest.raises(ConfigError, match=f"MODEL.DEVICE '{wanted}' cannot be used: .*Use 'cuda'"):
         select_device(wanted)
+
+
+@pytest.mark.parametrize("words", [["MODEL.DEVICE", "cuda"], ["MODEL.DEVICE", "cuda:1"]])
+def test_a_gpu_that_is_typed_must_be_there(experiment, words, monkeypatch):
+    args = make_parser("").parse_args(["--dir", str(experiment), *words])
+    with pytest.raises(ConfigError, match=rf"{' '.join(words)} needs a CUDA GPU.*leave it out"):
+        load_config(args)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    assert load_config(args)[0].MODEL.DEVICE == words[1]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 
@@ -10,6 +11,7 @@ from loguru import logger
 
 from cvpods.engine.defaults import default_setup
 from cvpods.tools.experiment import load_experiment
+from cvpods.utils import logger as log_module
 from cvpods.utils.errors import ConfigError
 from cvpods.utils.logger import setup_logger
 
@@ -82,7 +84,7 @@ def test_permission_is_denied(experiment, tmp_path, monkeypatch, where):
     if name:
         monkeypatch.setattr(name, deny)
     else:
-        monkeypatch.setattr(logger, "add", lambda sink, **kw: deny() if type(sink) is str else 1)
+        monkeypatch.setattr(log_module, "_LogFile", deny)
     with pytest.raises(ConfigError, match="cannot be written.*Permission denied.*OUTPUT"):
         set_up(experiment, tmp_path / "o")
 
@@ -113,3 +115,24 @@ def test_a_training_whose_log_is_a_folder(experiment, run_command):
     result = run_command(["pods_train", "--num-processes", "2"], experiment, status=1)
     assert "Traceback" not in result.stderr
     assert result.stderr.count("error: The log") == 1
+
+
+def test_a_full_disk_is_said_once(tmp_path, monkeypatch, capsys):
+    """Not for each line, and without a traceback; with room again, lines are written again."""
+    setup_logger(tmp_path)
+    file = next(sink for sink in gc.get_objects() if isinstance(sink, log_module._LogFile))
+    real = file._file
+
+    class Full:
+        def write(self, content):
+            raise OSError(28, "No space left on device")
+
+    file._file = Full()
+    for number in range(3):
+        logger.info(f"line {number}")
+    file._file = real
+    logger.info("line 3")
+    said = capsys.readouterr().err
+    assert said.count("No space left on device") == 1 and "log.txt cannot be written" in said
+    assert "Logging error" not in said and "Traceback" not in said
+    assert "line 3" in (tmp_path / "log.txt").read_text()
