@@ -58,7 +58,8 @@ def launch(
     Args:
         main_func: a module-level function.
         num_gpus_per_machine: processes on this machine, one per GPU; None takes all GPUs, or one
-            process on the CPU of a machine without. 0 is one process on the CPU.
+            process on the CPU of a machine without. 0 is one process on the CPU. As in cvpods, a
+            machine without GPUs runs that many processes on the CPU; the commands refuse it.
         dist_url: "tcp://host:port" of machine 0; None or "auto" picks a port of this machine.
         max_restarts: how often all processes are started again after one has failed; see
             restart_count().
@@ -119,7 +120,8 @@ def _count_processes(num_gpus: int | None, num_processes: int | None) -> int:
     if num_processes is None:
         if num_gpus is None:
             num_gpus = torch.cuda.device_count()
-        check_gpus(num_gpus)
+        if has_gpus():
+            check_gpus(num_gpus)
         return max(num_gpus, 1)
     if num_gpus:
         raise ConfigError(

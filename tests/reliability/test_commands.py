@@ -73,7 +73,7 @@ from net_of_experiment import build_model as build
 
 def build_model(cfg):
     folder, _, _ = paths.entry("shapes_train")
-    for file in sorted(paths.resolve(folder, "").glob("*.jpg"))[:2]:
+    for file in sorted(paths.resolve(folder, "").glob("*.jpg"))[:4]:
         file.unlink()
     return build(cfg)
 """
@@ -189,18 +189,32 @@ def resident_mib() -> float:
     return pages * resource.getpagesize() / 2**20
 
 
+_MOVES_AN_IMAGE = """
+import contextlib
+import os
+from net_of_experiment import build_model as build
+
+
+def build_model(cfg):
+    with contextlib.suppress(FileNotFoundError):  # another process was first
+        os.rename({image!r}, {away!r})
+    return build(cfg)
+"""
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("count", ["1", "2"])
 def test_an_evaluation_that_fails(count, experiment, shapes_root, tmp_path, run_command):
-    """One validation image is missing: the periodic evaluation after 2 of 4 iterations fails and
-    training continues; the last one fails the command, with model_final there. With the image back,
-    --resume makes the last one up. Two processes: the image is in one rank's share.
+    """One validation image vanishes after the start: the periodic evaluation after 2 of 4 iterations
+    fails and training continues; the last one fails the command, with model_final there. With the
+    image back, --resume makes the last one up. Two processes: the image is in one rank's share.
     """
     root = tmp_path / "data"
     shutil.copytree(shapes_root, root)
     (folder,) = {path.parent for path in root.rglob("*.jpg") if "val" in path.parent.name}
     image = sorted(folder.iterdir())[-1]
-    image.rename(tmp_path / "away")
+    whole = (experiment / "net.py").read_text()
+    wrap_net(experiment, _MOVES_AN_IMAGE.format(image=str(image), away=str(tmp_path / "away")))
     data = {"CVPODS_DATASETS": str(root)}
     words = ["pods_train", "--num-processes", count, "TEST.EVAL_PERIOD", "2"]
     said = run_command(words, experiment, status=1, **data).stderr
@@ -210,6 +224,7 @@ def test_an_evaluation_that_fails(count, experiment, shapes_root, tmp_path, run_
     assert torch.load(output / "model_final.pth", weights_only=True)["iteration"] == 3
     assert "4 of 4 iterations are done and saved" in said
     (tmp_path / "away").rename(image)
+    (experiment / "net.py").write_text(whole)
     again = run_command([*words[:1], "--resume", *words[1:]], experiment, **data).stderr
     assert "copypaste: AP,AP50" in again
     assert json.loads((output / "inference/results.json").read_text())["bbox"]

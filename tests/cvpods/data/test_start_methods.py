@@ -10,6 +10,7 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -154,7 +155,7 @@ def test_signals_wait_until_workers_are_started():
     before = signal.signal(signal.SIGTERM, lambda number, frame: got.append(number))
     try:
         with loader._stop_signals_held():
-            os.kill(os.getpid(), signal.SIGTERM)
+            signal.pthread_kill(threading.main_thread().ident, signal.SIGTERM)
             assert got == []
         assert got == [signal.SIGTERM]
     finally:
