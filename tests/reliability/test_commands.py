@@ -190,13 +190,13 @@ def resident_mib() -> float:
 
 
 _MOVES_AN_IMAGE = """
-import contextlib
 import os
+from cvpods.utils import comm
 from net_of_experiment import build_model as build
 
 
 def build_model(cfg):
-    with contextlib.suppress(FileNotFoundError):  # another process was first
+    if comm.is_main_process():  # which has checked the data before
         os.rename({image!r}, {away!r})
     return build(cfg)
 """
@@ -205,9 +205,9 @@ def build_model(cfg):
 @pytest.mark.slow
 @pytest.mark.parametrize("count", ["1", "2"])
 def test_an_evaluation_that_fails(count, experiment, shapes_root, tmp_path, run_command):
-    """One validation image vanishes after the start: the periodic evaluation after 2 of 4 iterations
-    fails and training continues; the last one fails the command, with model_final there. With the
-    image back, --resume makes the last one up. Two processes: the image is in one rank's share.
+    """One validation image vanishes after the start: the evaluation after 2 of 4 iterations fails
+    and training continues; the last one fails the command, with model_final there. With the image
+    back, --resume makes the last one up. Two processes: the image is in one rank's share.
     """
     root = tmp_path / "data"
     shutil.copytree(shapes_root, root)
