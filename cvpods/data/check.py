@@ -199,9 +199,10 @@ def _check_boxes(records: CocoRecords, report: Report) -> list[Record]:
     Returns:
         The boxes that --fix writes: each once, and those of negative size turned around.
     """
-    copies = {id(copy) for _, copy in same_boxes(records.annotations)}
+    boxes = [*records.annotations, *map(_turned_around, records.without_box)]
+    copies = {id(copy) for _, copy in same_boxes(boxes)}
     used, mended = [], []
-    for annotation in (*records.annotations, *map(_turned_around, records.without_box)):
+    for annotation in boxes:
         image = records.images.get(annotation["image_id"])
         if image is None or image.get(AMBIGUOUS):
             report.add("box of an image that is left out", f"annotation {annotation['id']}")

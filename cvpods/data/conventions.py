@@ -80,7 +80,7 @@ def look_for_conventions(records: CocoRecords, report: Report) -> None:
     for name, ids in ids_of.items():
         if len(ids) > 1:
             report.add("one file under two ids", f"{name}: ids {ids}")
-    for first, second in same_boxes(records.annotations):
+    for first, second in same_boxes((*records.annotations, *records.without_box)):
         report.add("the same box twice", f"annotations {first['id']} and {second['id']}")
 
 

@@ -119,6 +119,16 @@ def test_the_same_box_twice(folder):
     assert mended == content() and found(again) == {}
 
 
+def test_the_same_turned_box_twice(folder):
+    """Found by mutation: copies of a box of negative size, which --fix turns around."""
+    what = content()
+    turned = {**what["annotations"][0], "bbox": [25, 16, -20, -10], "id": 8}
+    what["annotations"] += [turned, {**turned, "id": 9}]
+    report, mended, again = check(folder, what)
+    assert "annotations 8 and 9" in report.found["the same box twice"]
+    assert boxes_of(mended) == boxes_of(content()) and found(again) == {}
+
+
 def test_a_root_class(folder):
     """Roboflow lists the project as a class of its own, without boxes."""
     what = content()
