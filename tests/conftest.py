@@ -10,7 +10,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from loguru import logger
 
+from cvpods.utils import logger as log_module
 from cvpods_ext.configs import fragments
 from tests import command_server
 from tests.load_script import ROOT, load_script
@@ -38,6 +40,16 @@ def shapes_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("data")
     load_script("datasets/make_shapes.py").make_shapes(root / "shapes", train=24, val=8, seed=0)
     return root
+
+
+@pytest.fixture
+def log() -> Iterator[list[str]]:
+    """The lines logged during the test, those that a process logs once included."""
+    lines: list[str] = []
+    log_module._SEEN.clear()
+    sink = logger.add(lines.append, format="{level} {message}")
+    yield lines
+    logger.remove(sink)
 
 
 def command_environment(data: Path) -> dict[str, str]:

@@ -85,8 +85,8 @@ def _unique(
 ) -> dict[int | str, Record]:
     """Return {id: record} of a section, the first record of each id.
 
-    Records of one id that name different things get "ambiguous": True, as nobody can say which of
-    them an annotation means.
+    If records of one id name different things, the first gets AMBIGUOUS: True, as nobody can say
+    which of them an annotation means.
     """
     records = _read_section(content, section, read, report)
     counts = Counter(record["id"] for record in records)
@@ -118,22 +118,23 @@ def _read_id(record: Mapping[str, Any], key: str, report: Report) -> int | str:
         raise ValueError(f"{key} {error}") from None
 
 
+def _read_text(record: Mapping[str, Any], key: str) -> str:
+    try:
+        return values.check_text(record[key])
+    except ValueError as error:
+        raise ValueError(f"{key} {error}") from None
+
+
 def _category(record: Mapping[str, Any], report: Report) -> Record:
     _need(record, "id", "name")
-    try:
-        name = values.check_text(record["name"])
-    except ValueError as error:
-        raise ValueError(f"name {error}") from None
+    name = _read_text(record, "name")
     return {**record, "id": _read_id(record, "id", report), "name": name}
 
 
 def _image(record: Mapping[str, Any], report: Report) -> Record:
     """Sides that are missing become None; those that are wrong raise."""
     _need(record, "id", "file_name")
-    try:
-        file_name = values.check_text(record["file_name"])
-    except ValueError as error:
-        raise ValueError(f"file_name {error}") from None
+    file_name = _read_text(record, "file_name")
     image = {**record, "id": _read_id(record, "id", report), "file_name": file_name}
     for key in ("height", "width"):
         image[key] = _side(record, key, file_name, report)

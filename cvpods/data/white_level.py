@@ -132,7 +132,7 @@ def _extremes(file: str | Path) -> tuple[float, bool] | None:
 def settle_white_level(cfg: Any, dataset: Any) -> None:
     """Make the training data and the config, for evaluation, agree on one white level.
 
-    What the config says wins: a number of its own, or that of the weights it started from. With
+    The config decides: a number of its own, or that of the weights it started from. With
     "auto", the level of the training data goes into the config.
 
     Args:

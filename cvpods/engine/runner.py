@@ -301,7 +301,7 @@ class DefaultRunner(TrainingStep):
             return
         wanted = self.cfg.SOLVER.CHECKPOINT_PERIOD >= 0
         saved = wanted and self._is_saved()
-        state = "saved; pods_train --resume goes on" if saved else "not saved"
+        state = "saved; pods_train --resume continues from it" if saved else "not saved"
         if not wanted:
             state += ", as SOLVER.CHECKPOINT_PERIOD < 0 says"
         logger.warning(f"{ending}. {self.done} of {self.max_iter} iterations are done and {state}.")

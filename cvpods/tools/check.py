@@ -40,7 +40,7 @@ def _method_groups(config: Any) -> list[dict[str, Any]]:
 
 
 def num_classes_of(config: Any) -> int | None:
-    """Return NUM_CLASSES of the method's group; None if there is no such group, or several."""
+    """Return the method's NUM_CLASSES; None if the config has none, or several that differ."""
     groups = _method_groups(config)
     values = {g["NUM_CLASSES"] for g in groups if isinstance(g.get("NUM_CLASSES"), int)}
     return values.pop() if len(values) == 1 else None

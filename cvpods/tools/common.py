@@ -126,7 +126,7 @@ def chosen_weights(config: Any, opts: Sequence[Any]) -> str | Path:
     """Return typed_weights(), or else the newest checkpoint of OUTPUT_DIR.
 
     Raises:
-        CheckpointError: there is no checkpoint.
+        CheckpointError: OUTPUT_DIR has no checkpoint.
     """
     return typed_weights(config, opts) or newest_checkpoint(config.OUTPUT_DIR)
 

@@ -7,7 +7,6 @@ import struct
 import numpy as np
 import pytest
 import torch
-from loguru import logger
 from torch import nn
 
 from cvpods.checkpoint import (
@@ -21,15 +20,6 @@ from cvpods.checkpoint import (
 from cvpods.checkpoint.atomic import write_atomically
 from cvpods.checkpoint.caffe2 import rename_caffe2
 from cvpods.utils.errors import CheckpointError
-
-
-@pytest.fixture
-def log():
-    """The lines logged during the test."""
-    lines = []
-    sink = logger.add(lines.append, format="{level} {message}")
-    yield lines
-    logger.remove(sink)
 
 
 def net(seed=0):

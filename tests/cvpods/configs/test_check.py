@@ -1,25 +1,14 @@
-"""What configs/check.py says, and that what it advises can be typed."""
+"""The messages of configs/check.py; the commands that they advise can be typed."""
 
 from __future__ import annotations
 
 import shlex
 
 import pytest
-from loguru import logger
 
 from cvpods.configs import BaseConfig
 from cvpods.configs.check import check_config, check_training
-from cvpods.utils import logger as log_module
 from cvpods.utils.errors import ConfigError
-
-
-@pytest.fixture
-def log():
-    lines = []
-    log_module._SEEN.clear()
-    sink = logger.add(lines.append, format="{level} {message}")
-    yield lines
-    logger.remove(sink)
 
 
 @pytest.mark.parametrize("warmup, warns", [(9, False), (10, True), (1000, True)])

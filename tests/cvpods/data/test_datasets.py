@@ -6,7 +6,6 @@ import os
 
 import numpy as np
 import pytest
-from loguru import logger
 from PIL import Image
 
 from cvpods.configs import BaseDetectionConfig
@@ -30,15 +29,6 @@ def own_tables(monkeypatch, tmp_path):
     monkeypatch.delenv("CVPODS_DATASETS", raising=False)
     (tmp_path / "work").mkdir()
     monkeypatch.chdir(tmp_path / "work")
-
-
-@pytest.fixture
-def log():
-    """The lines logged during the test."""
-    lines = []
-    sink = logger.add(lines.append, format="{level} {message}")
-    yield lines
-    logger.remove(sink)
 
 
 def image(id_, width=8, height=6):

@@ -6,7 +6,6 @@ import json
 
 import numpy as np
 import pytest
-from loguru import logger
 from PIL import Image
 
 from cvpods.checkpoint.expectations import check_expectations
@@ -22,18 +21,8 @@ from cvpods.data.white_level import (
     level_of_files,
     settle_white_level,
 )
-from cvpods.utils import logger as log_module
 from cvpods.utils.errors import ConfigError
 from cvpods.utils.ranges import read_auto
-
-
-@pytest.fixture
-def log():
-    lines = []
-    log_module._SEEN.clear()
-    sink = logger.add(lines.append, format="{level} {message}")
-    yield lines
-    logger.remove(sink)
 
 
 def save(folder, values, name="a.tif"):
@@ -146,7 +135,7 @@ def test_one_level_for_joined_data_sets(tmp_path):
 
 
 def test_the_training_data_settle_the_key(tmp_path):
-    """What the config says wins: for the data set too."""
+    """A number in the config is used for the data set too."""
     write_dataset(tmp_path / "a", "deep", 4095)
     cfg = BaseConfig()
     joined = build_dataset(cfg, ["deep"])

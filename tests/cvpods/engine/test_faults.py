@@ -361,7 +361,7 @@ def test_a_closed_terminal_may_say_so_twice(signum, default_hangup):
 
 
 def test_what_is_ignored_at_the_start_stays_ignored(default_hangup):
-    """As under nohup."""
+    """nohup ignores SIGHUP for the command that it starts."""
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     with remembering_stop_signals():
         os.kill(os.getpid(), signal.SIGHUP)
@@ -369,7 +369,7 @@ def test_what_is_ignored_at_the_start_stays_ignored(default_hangup):
 
 
 def test_without_these_signals():
-    """As on Windows: the module is imported where SIGHUP and SIGUSR1 do not exist."""
+    """Windows has no SIGHUP and no SIGUSR1; the module can be imported all the same."""
     code = (
         "import signal; del signal.SIGHUP, signal.SIGUSR1;"
         "from cvpods.utils.stop import STOP_SIGNALS, remembering_stop_signals\n"
@@ -413,7 +413,7 @@ def test_an_earlier_run_is_moved_aside(tmp_path):
     ],
 )  # fmt: skip
 def test_a_run_without_a_checkpoint_is_moved_aside(name, tmp_path):
-    """Whatever it has left, results too; the log goes on, and other folders stay."""
+    """All that it left is moved, results too; the log and other folders stay."""
     for path in (tmp_path / name, tmp_path / "log.txt", tmp_path / "demo/picture.png"):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text("first")

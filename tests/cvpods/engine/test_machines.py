@@ -43,7 +43,7 @@ def busy_port():
 
 @pytest.fixture
 def said(monkeypatch) -> list[str]:
-    """What is logged."""
+    """The messages that are logged."""
     lines: list[str] = []
     monkeypatch.setattr(machines.logger, "info", lines.append)
     return lines

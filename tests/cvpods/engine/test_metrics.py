@@ -1,4 +1,4 @@
-"""What metrics.json, TensorBoard and the log have of scalars that come at their own pace."""
+"""Scalars recorded at some iterations only, in metrics.json, TensorBoard and the log."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ class Now(HookBase):
 
 
 class Snapshot(HookBase):
-    """What a checkpoint after `done` iterations holds of the scalars."""
+    """Keeps the scalars that a checkpoint after `done` iterations holds."""
 
     def __init__(self, done):
         self.done = done

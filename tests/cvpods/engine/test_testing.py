@@ -36,7 +36,7 @@ def evaluated(experiment, shapes_root, monkeypatch):
 
 
 def is_found(row: list, others: list) -> bool:
-    """Whether `others` hold a detection of that class with nearly its score and box."""
+    """Return whether `others` has that class with nearly the same score and box."""
     near = [o for o in others if o[1] == row[1] and abs(o[0] - row[0]) < 1e-4]
     return any(other[2:] == pytest.approx(row[2:], abs=0.05) for other in near)
 

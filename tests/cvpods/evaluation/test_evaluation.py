@@ -12,7 +12,6 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from loguru import logger
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 from torch import nn
@@ -35,15 +34,6 @@ from cvpods.utils.errors import CheckpointError, ConfigError, DataError
 METRICS = ["AP", "AP50", "AP75", "APs", "APm", "APl"]
 SHARED = Path(os.environ.get("CVPODS_SHARED", Path(__file__).parents[4] / "shared"))
 COCO_VAL = SHARED / "data" / "coco" / "annotations" / "instances_val2017.json"
-
-
-@pytest.fixture
-def log():
-    """The lines logged during the test."""
-    lines = []
-    sink = logger.add(lines.append, format="{level} {message}")
-    yield lines
-    logger.remove(sink)
 
 
 # -- the numbers -----------------------------------------------------------------------------------
