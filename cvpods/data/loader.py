@@ -12,6 +12,7 @@ import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from multiprocessing import resource_tracker
 from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
 from typing import Any
@@ -74,11 +75,12 @@ class Loader(DataLoader):
         super().__init__(dataset, worker_init_fn=WorkerStart(), **kwargs)
 
     def __iter__(self) -> Iterator[Any]:
-        if self.num_workers and multiprocessing.get_start_method() == "forkserver":
+        method = multiprocessing.get_start_method() if self.num_workers else "fork"
+        if method == "forkserver":
             # The server imports it once, instead of every worker.
             multiprocessing.set_forkserver_preload(["__main__", __name__])
         try:
-            with _stop_signals_held():
+            with _stop_signals_held(method):
                 return super().__iter__()
         except _NOT_SENT as error:
             found = find_unsendable(self.dataset, "dataset") if self.num_workers else None
@@ -88,11 +90,18 @@ class Loader(DataLoader):
 
 
 @contextmanager
-def _stop_signals_held() -> Iterator[None]:
-    """Inside, processes start with the signals blocked; this one gets them afterwards."""
+def _stop_signals_held(method: str) -> Iterator[None]:
+    """Inside, processes start with the signals blocked; this one gets them afterwards.
+
+    Args:
+        method: by which the processes start. All but "fork" need Python's resource tracker, whose
+            start unblocks SIGTERM and SIGINT (seen in Python 3.11); so it is started here first.
+    """
     if not hasattr(signal, "pthread_sigmask"):  # Windows
         yield
         return
+    if method != "fork":
+        resource_tracker.ensure_running()
     before = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
     try:
         yield

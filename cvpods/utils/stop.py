@@ -153,6 +153,9 @@ def shield_worker() -> None:
     They may be sent to all processes of a job at once, and the step that is under way needs its
     images. SIGTERM from the training process itself ends the worker, as ever. A sample that cannot
     be sent, because shared memory is full, ends it too; else the training would wait for ever.
+
+    The worker must have started with the signals blocked, see Loader: SIGTERM would else end it
+    through a thread that a library has started meanwhile.
     """
     Queue._on_queue_feeder_error = staticmethod(_die_of)  # type: ignore[method-assign]
     for number in STOP_SIGNALS:

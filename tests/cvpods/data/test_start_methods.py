@@ -121,6 +121,7 @@ def test_configs_can_be_sent(experiment):
 
 
 def shielded(pipe) -> None:
+    threading.Thread(target=time.sleep, args=(60,), daemon=True).start()  # as a library's
     shield_worker()
     pipe.send("ready")
     time.sleep(60)
@@ -135,7 +136,10 @@ def test_a_worker_obeys_the_process_that_made_it(method):
     context = multiprocessing.get_context(method)
     mine, theirs = context.Pipe()
     worker = context.Process(target=shielded, args=(theirs,), daemon=True)
-    worker.start()
+    with loader._stop_signals_held(
+        method
+    ):  # as Loader does; libraries' threads start with the worker
+        worker.start()
     try:
         assert mine.poll(60) and mine.recv() == "ready"
         subprocess.run(["kill", "-TERM", str(worker.pid)], check=True)
@@ -154,7 +158,7 @@ def test_signals_wait_until_workers_are_started():
     got = []
     before = signal.signal(signal.SIGTERM, lambda number, frame: got.append(number))
     try:
-        with loader._stop_signals_held():
+        with loader._stop_signals_held("fork"):
             signal.pthread_kill(threading.main_thread().ident, signal.SIGTERM)
             assert got == []
         assert got == [signal.SIGTERM]
