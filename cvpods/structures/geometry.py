@@ -1,0 +1,97 @@
+"""Geometry of boxes; every formula of the project stands here once.
+
+Boxes are corners (x1, y1, x2, y2), shape (..., 4); points are (x, y), shape (..., 2); both in
+pixels. The leading dimensions of two arguments broadcast against each other: boxes (M, 1, 4) and
+(R, 4) give a table (M, R), two tensors (P, 4) give (P,).
+
+The epsilon rule: the denominator of a quotient of areas is kept at or above EPS square pixels. So
+two boxes without area have an IoU of 0, and gradients stay finite.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+EPS = torch.finfo(torch.float32).eps
+
+
+def areas(boxes: Tensor) -> Tensor:
+    """Return the areas (...) of boxes (..., 4); 0 for boxes whose corners are swapped."""
+    width, height = sizes(boxes).clamp(min=0).unbind(-1)
+    return width * height
+
+
+def sizes(boxes: Tensor) -> Tensor:
+    """Return width and height (..., 2) of boxes (..., 4)."""
+    return boxes[..., 2:] - boxes[..., :2]
+
+
+def centers(boxes: Tensor) -> Tensor:
+    """Return the centres (..., 2) of boxes (..., 4)."""
+    return (boxes[..., :2] + boxes[..., 2:]) / 2
+
+
+def has_area(boxes: Tensor) -> Tensor:
+    """Return (...) bool: whether boxes (..., 4) are wider and higher than 0."""
+    return (boxes[..., 2:] > boxes[..., :2]).all(-1)
+
+
+def intersections(boxes1: Tensor, boxes2: Tensor) -> Tensor:
+    """Return the areas (...) that boxes (..., 4) share."""
+    top_left = torch.maximum(boxes1[..., :2], boxes2[..., :2])
+    bottom_right = torch.minimum(boxes1[..., 2:], boxes2[..., 2:])
+    width, height = (bottom_right - top_left).clamp(min=0).unbind(-1)
+    return width * height
+
+
+def iou(boxes1: Tensor, boxes2: Tensor) -> Tensor:
+    """Return the intersection over union (...) of boxes (..., 4); 0 if both have no area."""
+    intersection = intersections(boxes1, boxes2)
+    union = areas(boxes1) + areas(boxes2) - intersection
+    return intersection / union.clamp(min=EPS)
+
+
+def generalized_iou(boxes1: Tensor, boxes2: Tensor) -> Tensor:
+    """Return GIoU (...) of boxes (..., 4), in [-1, 1] (arXiv:1902.09630, Algorithm 1)."""
+    intersection = intersections(boxes1, boxes2)
+    union = areas(boxes1) + areas(boxes2) - intersection
+    hull = areas(enclosing(boxes1, boxes2))
+    return intersection / union.clamp(min=EPS) - (hull - union) / hull.clamp(min=EPS)
+
+
+def enclosing(boxes1: Tensor, boxes2: Tensor) -> Tensor:
+    """Return the smallest boxes (..., 4) around pairs of boxes (..., 4)."""
+    top_left = torch.minimum(boxes1[..., :2], boxes2[..., :2])
+    bottom_right = torch.maximum(boxes1[..., 2:], boxes2[..., 2:])
+    return torch.cat([top_left, bottom_right], dim=-1)
+
+
+def distances_to_sides(points: Tensor, boxes: Tensor) -> Tensor:
+    """Return the distances (..., 4) from points (..., 2) to the sides: left, top, right, bottom.
+
+    They are negative for sides that a point lies beyond (FCOS, arXiv:1904.01355, Eq. 1).
+    """
+    return torch.cat([points - boxes[..., :2], boxes[..., 2:] - points], dim=-1)
+
+
+def boxes_around(points: Tensor, distances: Tensor) -> Tensor:
+    """Return the boxes (..., 4) whose sides lie `distances` (..., 4) from points (..., 2)."""
+    return torch.cat([points - distances[..., :2], points + distances[..., 2:]], dim=-1)
+
+
+def is_inside(points: Tensor, boxes: Tensor, margin: float = 0.0) -> Tensor:
+    """Return (...) bool: whether points (..., 2) lie more than `margin` pixels inside boxes."""
+    inner = inset(boxes, margin)
+    return ((points > inner[..., :2]) & (points < inner[..., 2:])).all(-1)
+
+
+def inset(boxes: Tensor, margin: float) -> Tensor:
+    """Return boxes (..., 4) whose sides lie `margin` pixels further inside (outside below 0)."""
+    return boxes + boxes.new_tensor([margin, margin, -margin, -margin])
+
+
+def clip(boxes: Tensor, height: float, width: float) -> Tensor:
+    """Return boxes (..., 4) clipped to an image of this size."""
+    limit = boxes.new_tensor([width, height, width, height])
+    return boxes.clamp(min=0).minimum(limit)
