@@ -6,7 +6,6 @@ import io
 import json
 import pickle
 import zipfile
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +22,7 @@ from cvpods.checkpoint.plain_values import CONSTRUCTORS, PlainArray, PlainDtype,
 from cvpods.checkpoint.timm_weights import load_timm
 from cvpods.checkpoint.torch_pickle import check_torch_pickle
 from cvpods.utils.errors import CheckpointError
+from cvpods.utils.lazy import resolve
 
 # Where files keep the weights among other things.
 _WEIGHTS_KEYS = ("model", "state_dict", "model_state_dict", "weights")
@@ -30,9 +30,9 @@ _WEIGHTS_KEYS = ("model", "state_dict", "model_state_dict", "weights")
 _LEGACY_TORCH = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
 
 
-# What may be done with a file's content once it is read: {what: function of the content}. The
-# extension converts other frameworks' weights here.
-READERS: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {}
+# Functions that convert the content of a file once it is read, as "module:function": the content of
+# another format gets this project's names, any other content is returned as it is.
+READERS: dict[str, str] = {"other frameworks": "cvpods_ext.convert.reading:read_foreign"}
 
 
 class Inert:
@@ -71,8 +71,8 @@ def load_file(address: str | Path) -> dict[str, Any]:
     if text.startswith("timm://"):
         return load_timm(text, read_file)
     content = read_file(find_weights(address))
-    for read in READERS.values():
-        content = read(content)
+    for address in READERS.values():
+        content = resolve(address)(content)
     expects = plain_dict(content.get("expects"))
     expects |= expects_of(text)
     if isinstance(content.get("provenance"), dict):
