@@ -6,8 +6,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torchvision
-
 from cvpods.utils.errors import CheckpointError
 from cvpods.utils.timm import import_timm
 
@@ -202,6 +200,8 @@ def _torchvision_file(rest: str) -> Published | None:
     """Of a URL of one of torchvision's ResNets, the same as by its name."""
     if not rest.startswith("download.pytorch.org/"):
         return None
+    import torchvision
+
     for name in RESNETS:
         for member in torchvision.models.get_model_weights(name):
             if member.url.endswith(rest):
@@ -211,6 +211,8 @@ def _torchvision_file(rest: str) -> Published | None:
 
 def _torchvision(rest: str) -> Published:
     """torchvision's address: resnet50, or resnet50?IMAGENET1K_V2; the first weights by default."""
+    import torchvision
+
     name, _, version = rest.partition("?")
     try:
         versions = torchvision.models.get_model_weights(name)

@@ -8,8 +8,6 @@ import os
 import sys
 import threading
 
-from loguru import logger
-
 from cvpods.utils.errors import ConfigError, PodsError
 
 try:
@@ -55,6 +53,8 @@ def _remember(now: int, wanted: int) -> None:
     global _SCARCE
     _SCARCE = 0 <= now < wanted
     if _SCARCE:
+        from loguru import logger
+
         logger.warning(f"About {wanted} files may be open at once. {describe_handles()}")
 
 

@@ -11,7 +11,6 @@ from pathlib import Path
 
 from loguru import logger
 
-from cvpods.utils import comm
 from cvpods.utils.errors import ConfigError
 
 _FORMAT = (
@@ -102,5 +101,7 @@ def log_first_n(lvl: str | int, msg: str, n: int = 1, *, key: str | tuple = "cal
 
 
 def is_terminal() -> bool:
-    """Whether a live progress bar makes sense: rank 0 on a terminal."""
+    """Return whether a live progress bar makes sense: on rank 0, on a terminal."""
+    from cvpods.utils import comm
+
     return comm.is_main_process() and sys.stderr.isatty()

@@ -20,7 +20,9 @@ from cvpods.data.detection_utils import read_image
 from cvpods.evaluation.evaluator import inference_mode
 from cvpods.structures import BoxMode
 from cvpods.tools import Predictor
-from cvpods.tools.common import load_config, make_parser, reporting_errors
+from cvpods.tools.errors import reporting_errors
+from cvpods.tools.experiment import load_config
+from cvpods.tools.flags import make_parser
 from cvpods.utils.errors import CheckpointError, ConfigError, DataError
 from cvpods.utils.visualize import class_color
 from cvpods_ext.analysis.alignment import Alignment, alignment_maps, check_model, own_weight

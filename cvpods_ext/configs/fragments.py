@@ -11,7 +11,7 @@ from typing import Any
 from cvpods.checkpoint.catalog import IMAGENET_RGB
 from cvpods.configs import BaseConfig
 from cvpods.configs.config_dict import flatten
-from cvpods.modeling.backbone.resnet import STAGES
+from cvpods.modeling.backbone.stages import STAGES
 from cvpods.utils.errors import ConfigError
 from cvpods_ext.configs.free_anchor_config import FreeAnchorConfig
 

@@ -18,7 +18,8 @@ from cvpods.checkpoint.download import file_sha256
 from cvpods.checkpoint.expectations import check_expectations, differences
 from cvpods.checkpoint.files import check_writable, find_weights, plain_dict
 from cvpods.configs.config_dict import flatten
-from cvpods.tools.common import open_experiment, reporting_errors
+from cvpods.tools.errors import reporting_errors
+from cvpods.tools.experiment import open_experiment
 from cvpods.utils.errors import CheckpointError
 from cvpods_ext.configs.frameworks import ARITHMETIC
 from cvpods_ext.convert import mmdet_meta

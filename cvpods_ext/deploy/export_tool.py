@@ -12,9 +12,12 @@ from loguru import logger
 
 from cvpods.layers import DeformConv
 from cvpods.modeling.meta_arch import DenseDetector
-from cvpods.tools.common import chosen_weights, make_parser, open_experiment, reporting_errors
 from cvpods.tools.detectors import is_graph, load_detector
+from cvpods.tools.errors import reporting_errors
+from cvpods.tools.experiment import open_experiment
+from cvpods.tools.flags import check_num_gpus, make_parser
 from cvpods.tools.predictor import class_names
+from cvpods.tools.weights import chosen_weights
 from cvpods.utils.errors import CheckpointError, ConfigError
 from cvpods_ext.deploy.export import (
     FORMATS,
@@ -48,6 +51,7 @@ def run(args: argparse.Namespace) -> Path:
         ConfigError: flags that do not fit together, or not the model; a package is missing.
         CheckpointError: the weights cannot be used, or the file cannot be written.
     """
+    check_num_gpus(args)
     target = _target(args)
     check_opset(args.opset)
     size = None if args.size == "dynamic" else parse_size(args.size)

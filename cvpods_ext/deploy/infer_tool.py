@@ -16,8 +16,10 @@ from cvpods.data import register_coco_instances
 from cvpods.engine import RUNNERS, default_setup
 from cvpods.evaluation import without_nan
 from cvpods.evaluation.provenance import ENTRY, read_provenance
-from cvpods.tools.common import load_config, make_parser, reporting_errors
 from cvpods.tools.detectors import is_graph, load_detector
+from cvpods.tools.errors import reporting_errors
+from cvpods.tools.experiment import load_config
+from cvpods.tools.flags import check_num_gpus, make_parser
 from cvpods.utils.env import select_device
 from cvpods.utils.errors import CheckpointError, ConfigError, DataError
 from cvpods_ext.deploy.detector import RESIZES
@@ -47,6 +49,7 @@ def performance(args: argparse.Namespace) -> bool:
         raise ConfigError(
             f"--mode performance runs the graph alone; {' '.join(args.opts)} would do nothing."
         )
+    check_num_gpus(args)
     device = "cpu" if args.num_gpus == 0 else select_device("cuda")
     session = open_session(args.model, args.provider or "auto", device)
     size = parse_size(args.size) if args.size else session.size or _DEFAULT_SIZE

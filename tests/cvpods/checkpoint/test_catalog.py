@@ -9,7 +9,7 @@ from cvpods.checkpoint.catalog import CATALOG, IMAGENET_RGB, published
 from cvpods.checkpoint.expectations import check_expectations
 from cvpods.checkpoint.files import write_weights
 from cvpods.configs import RetinaNetConfig
-from cvpods.tools.common import open_experiment
+from cvpods.tools.experiment import open_experiment
 from cvpods.utils.errors import CheckpointError, ConfigError
 from cvpods_ext.configs import ATSSConfig
 from cvpods_ext.configs.frameworks import pretrained
