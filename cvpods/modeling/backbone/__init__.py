@@ -8,12 +8,15 @@ if TYPE_CHECKING:
     from cvpods.modeling.backbone.backbone import Backbone
     from cvpods.modeling.backbone.fpn import (
         FPN,
+        build_mobilenetv2_fpn_p3_p7,
         build_resnet_fpn_backbone,
+        build_resnet_fpn_p3_p7,
         build_retinanet_fpn_backbone,
         build_retinanet_mobilenetv2_fpn_backbone,
         build_retinanet_resnet_fpn_backbone,
         build_retinanet_resnet_fpn_p5_backbone,
         build_retinanet_timm_fpn_backbone,
+        build_timm_fpn_p3_p7,
     )
     from cvpods.modeling.backbone.mobilenet import (
         MobileNetV2,
@@ -34,12 +37,15 @@ __all__ = lazy_names(
         "backbone": ["Backbone"],
         "fpn": [
             "FPN",
+            "build_mobilenetv2_fpn_p3_p7",
             "build_resnet_fpn_backbone",
+            "build_resnet_fpn_p3_p7",
             "build_retinanet_fpn_backbone",
             "build_retinanet_mobilenetv2_fpn_backbone",
             "build_retinanet_resnet_fpn_backbone",
             "build_retinanet_resnet_fpn_p5_backbone",
             "build_retinanet_timm_fpn_backbone",
+            "build_timm_fpn_p3_p7",
         ],
         "mobilenet": ["MobileNetV2", "build_mobilenetv2_backbone"],
         "resnet": ["ResNet", "build_resnet_backbone"],

@@ -5,7 +5,7 @@ import pickle
 
 import pytest
 
-from cvpods.configs import ConfigDict, FCOSConfig, config_dict
+from cvpods.configs import ConfigDict, FCOSConfig
 from cvpods.configs.config_dict import flatten
 from cvpods.utils.errors import ConfigError
 
