@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from functools import cache
 from typing import Any
 
 from cvpods.configs.config_dict import ConfigDict, check_type, leaves
@@ -148,7 +149,7 @@ def _auto_errors(key: str, value: Any) -> list[str]:
 def _wrong_types(cfg: ConfigDict, values: Mapping[str, Any]) -> list[str]:
     """Return an error for each value that is missing or has another type than its default."""
     errors = []
-    for key, default in leaves(type(cfg)()).items():
+    for key, default in _defaults(type(cfg)).items():
         if key not in values or (values[key] is None and default is not None):
             if key not in _NONE_TOO:
                 errors.append(f"{key} is {'None' if key in values else 'missing'}.")
@@ -158,6 +159,12 @@ def _wrong_types(cfg: ConfigDict, values: Mapping[str, Any]) -> list[str]:
         except ConfigError as error:
             errors.append(str(error))
     return errors
+
+
+@cache
+def _defaults(kind: type[ConfigDict]) -> Mapping[str, Any]:
+    """Return the defaults of a config class by dotted name."""
+    return leaves(kind())
 
 
 def _check_entries(name: str, default: Any, value: Any) -> None:

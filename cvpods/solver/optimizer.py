@@ -9,6 +9,7 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 
+from cvpods.solver.eager import SGD, AdamW
 from cvpods.utils.errors import ConfigError
 from cvpods.utils.registry import Registry
 
@@ -70,13 +71,13 @@ def _groups(model: nn.Module, cfg: Any) -> list[dict[str, Any]]:
 @OPTIMIZER_BUILDER.register(name="D2SGD")
 def build_sgd(model: nn.Module, cfg: Any) -> torch.optim.SGD:
     """SGD with momentum."""
-    return torch.optim.SGD(_groups(model, cfg), momentum=cfg.SOLVER.OPTIMIZER.MOMENTUM)
+    return SGD(_groups(model, cfg), momentum=cfg.SOLVER.OPTIMIZER.MOMENTUM)
 
 
 @OPTIMIZER_BUILDER.register(name="AdamW")
 def build_adamw(model: nn.Module, cfg: Any) -> torch.optim.AdamW:
     """Adam with decoupled weight decay, in one fused kernel."""
-    return torch.optim.AdamW(_groups(model, cfg), fused=True)
+    return AdamW(_groups(model, cfg), fused=True)
 
 
 def build_optimizer(cfg: Any, model: nn.Module) -> torch.optim.Optimizer:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import logging
 import sys
 from collections import Counter
@@ -90,8 +89,8 @@ def log_first_n(lvl: str | int, msg: str, n: int = 1, *, key: str | tuple = "cal
         lvl: "WARNING" or logging.WARNING.
         key: "caller", "message", or a tuple of both.
     """
-    frame = inspect.stack()[1]
-    parts = {"caller": (frame.filename, frame.lineno), "message": msg}
+    frame = sys._getframe(1)
+    parts = {"caller": (frame.f_code.co_filename, frame.f_lineno), "message": msg}
     keys = (key,) if isinstance(key, str) else tuple(key)
     identity = tuple(parts[k] for k in keys)
     _SEEN[identity] += 1

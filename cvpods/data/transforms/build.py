@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from cvpods.data.registry import TRANSFORMS
-from cvpods.data.transforms.torchvision_bridge import TorchTransformGen
 from cvpods.utils.errors import ConfigError
 
 
@@ -34,6 +33,8 @@ def _build(step: Sequence, shared: Mapping[str, Any]) -> Any:
         raise ConfigError(f"A step of INPUT.AUG is a (name, arguments) pair; got {step!r}.")
     name, arguments = step
     if name.startswith("Torch_"):
+        from cvpods.data.transforms.torchvision_bridge import TorchTransformGen
+
         return TorchTransformGen(arguments)
     cls = TRANSFORMS.get(name)
     if not isinstance(arguments, Mapping):
