@@ -87,7 +87,7 @@ def timed(work: Callable[[], object], device: str) -> float:
 def compare_sides(
     title: str, sides: dict[str, Callable[[], Tensor]], repeats: int, device: str
 ) -> None:
-    """Print value, median time and peak memory of two sides, called in turn; "ours" is the first."""
+    """Print value, median time and peak memory of two sides, called in turn; ours is the first."""
     values = {name: work().item() for name, work in sides.items()}
     times: dict[str, list[float]] = {name: [] for name in sides}
     for _ in range(repeats):

@@ -89,9 +89,9 @@ def auto_assign_loss(
 
         # Negative weights, without gradient.                                          Eq. 11, 12
         w_neg = torch.ones_like(p_cls)
-        best_iou = iou(predicted, boxes[:, None]).amax(dim=0) if len(boxes) else None
+        best = iou(predicted, boxes[:, None]).amax(dim=0).detach() if len(boxes) else torch.zeros(0)
         for i in torch.nonzero(has_location).flatten():
-            v = 1 / (1 - best_iou[in_s[i]].detach()).clamp(min=1e-12)
+            v = 1 / (1 - best[in_s[i]]).clamp(min=1e-12)
             f = (v - v.min() + 1e-12) / (v.max() - v.min() + 1e-12)
             w_neg[in_s[i], classes[i]] = 1 - f
         x = p_cls * w_neg

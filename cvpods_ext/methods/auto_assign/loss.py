@@ -18,18 +18,16 @@ from torch.nn import functional as F
 
 from cvpods.modeling.losses import iou_loss
 from cvpods.structures.geometry import boxes_around, centers, distances_to_sides
-from cvpods.utils.slices import slices
 from cvpods_ext.kernels.negatives import negative_focal_loss
 from cvpods_ext.kernels.pairs import (
     PAIRS_AT_ONCE,
     Pairs,
-    chunks,
     in_chunks,
     inside_pairs,
-    join,
+    min_max_table,
 )
-from cvpods_ext.kernels.slices import as_columns, as_rows, slice_iou
-from cvpods_ext.kernels.targets import check_outputs, check_targets, common_dtype
+from cvpods_ext.kernels.slices import best_iou
+from cvpods_ext.kernels.targets import check_location_inputs
 
 # 1 / tau of Eq. 9: how strongly the weights of a box prefer its better locations.
 SHARPNESS = 3.0
@@ -65,26 +63,16 @@ def auto_assign_loss(
     one class share a location, the last counts for A on every device; an image whose boxes hold no
     location adds nothing to loss_norm (published: 1e12 n_gt, without gradient).
     """
-    n, r, k = cls_logits.shape if cls_logits.dim() == 3 else (0, 0, 0)
-    check_outputs(
-        cls_logits,
-        obj_logits=(obj_logits, (n, r, 1)),
-        ltrb=(ltrb, (n, r, 4)),
-        points=(points, (r, 2)),
-        strides=(strides, (r,)),
-        mu=(mu, (k, 2)),
-        sigma=(sigma, (k, 2)),
+    cls_logits, obj_logits, ltrb = check_location_inputs(
+        cls_logits, obj_logits, ltrb, points, strides, (), mu, sigma, gt_boxes, gt_classes
     )
-    check_targets(n, gt_boxes, gt_classes)
-    dtype = common_dtype(cls_logits, obj_logits, ltrb)
-    cls_logits, obj_logits, ltrb = (t.to(dtype) for t in (cls_logits, obj_logits, ltrb))
     images = [
-        inside_pairs(points, boxes.to(dtype), classes, elements_at_once)
+        inside_pairs(points, boxes.to(ltrb.dtype), classes, elements_at_once)
         for boxes, classes in zip(gt_boxes, gt_classes, strict=True)
     ]
     outputs = cls_logits, obj_logits, ltrb, points
     positive, sum_prior, prior_per_image = in_chunks(
-        box_sums, join(images), *outputs, strides, mu, sigma, reg_weight, at_once=pairs_at_once
+        box_sums, images, *outputs, strides, mu, sigma, reg_weight, at_once=pairs_at_once
     )
     negative = negative_loss(*outputs, images, gamma, pairs_at_once, elements_at_once)
     num_gt = prior_per_image.new_tensor([len(boxes) for boxes in gt_boxes])
@@ -209,45 +197,15 @@ def found_table(
     """Return 1 - w- (R, K) of one image, in [0, 1] (Eq. 11).
 
     Inside box i it is f(1 / (1 - iou_j)) in the column of the box's class, f scaling to [0, 1] over
-    the locations of the box; elsewhere 0. Where boxes of one class share a location, the last box
-    counts.
+    the locations of the box; elsewhere 0. iou_j is the largest IoU of the predicted box with any
+    box of the image. Where boxes of one class share a location, the last box counts.
 
     Args:
         predicted: (R, 4) xyxy, pixels.
         pairs_at_once, elements_at_once: see auto_assign_loss.
     """
     iou = best_iou(predicted, pairs.boxes, pairs.location, elements_at_once)
-    size = len(predicted) * num_classes
-    last = torch.zeros(size, dtype=torch.int64, device=predicted.device)
-    table = predicted.new_zeros(size)
-    first = 0
-    for part in chunks(pairs, pairs_at_once):
-        f = part.min_max(1 / (1 - iou[part.location]).clamp(min=1e-12))
-        entry = part.location * num_classes + part.per_box(part.classes)
-        order = part.box + (first + 1)
-        is_last = last.scatter_reduce_(0, entry, order, "amax")[entry] == order
-        table[entry[is_last]] = f[is_last]
-        first += len(part.boxes)
-    return table.view(-1, num_classes)
-
-
-def best_iou(
-    predicted: Tensor, gt_boxes: Tensor, location: Tensor, elements_at_once: int | None = None
-) -> Tensor:
-    """Return iou_j (R,), the largest IoU of each predicted box (R, 4) with any box of the image.
-
-    Args:
-        location: (P,) int64, the locations that it is computed for; others get 0. May repeat.
-        elements_at_once: size of the slices.
-    """
-    is_needed = torch.zeros(len(predicted), dtype=torch.bool, device=predicted.device)
-    is_needed[location] = True
-    chosen = is_needed.nonzero().flatten()
-    columns, rows = as_columns(predicted[chosen]), as_rows(gt_boxes)
-    best = predicted.new_zeros(len(predicted))
-    for part in slices(len(chosen), len(gt_boxes), predicted.device, elements=elements_at_once):
-        best[chosen[part]] = slice_iou(rows, columns[:, :, part]).amax(dim=0)
-    return best
+    return min_max_table(pairs, 1 / (1 - iou).clamp(min=1e-12), num_classes, pairs_at_once)
 
 
 def norm_loss(num_gt: Tensor, prior_per_image: Tensor) -> Tensor:

@@ -87,10 +87,10 @@ def feature_align_loss(
 
         # Quality weighting and negative weighting, both without gradient into the network.
         q, w_neg = torch.zeros_like(g), torch.ones_like(p_cls)
-        best_iou = iou(predicted, boxes[:, None]).amax(dim=0).detach() if len(boxes) else None
+        best = iou(predicted, boxes[:, None]).amax(dim=0).detach() if len(boxes) else torch.zeros(0)
         for i in torch.nonzero(has_location).flatten():
             q[i, in_s[i]] = min_max(sa[i, in_s[i]].detach().exp())
-            w_neg[in_s[i], classes[i]] = 1 - min_max(1 / (1 - best_iou[in_s[i]]).clamp(min=1e-12))
+            w_neg[in_s[i], classes[i]] = 1 - min_max(1 / (1 - best[in_s[i]]).clamp(min=1e-12))
         spread = (q * g).clamp(min=1e-12).sqrt() * in_s if quality_weight else g
         x = p_cls * w_neg
         negative = negative - (x**gamma * torch.log(1 - x)).sum()

@@ -8,7 +8,7 @@ import pytest
 import torch
 from loguru import logger
 
-from cvpods.modeling.meta_arch.unassigned import UnassignedObjects, assigned_boxes
+from cvpods.modeling.meta_arch.unassigned import UnassignedObjects, assigned_boxes, boxes_with_point
 from cvpods.structures import Boxes, Instances
 from cvpods.tools.common import open_experiment
 from cvpods_ext.kernels.pairs import inside_pairs
@@ -152,4 +152,5 @@ def test_locations_in_boxes_as_the_loss_lists_them(seed):
     expected = torch.zeros(200, dtype=torch.bool)
     expected[pairs.box] = True
     assert 0 < expected.sum() < 200
-    assert torch.equal(model.has_location(priors, boxes), expected)
+    strides = model.point_generator.strides
+    assert torch.equal(boxes_with_point(boxes, priors, strides), expected)

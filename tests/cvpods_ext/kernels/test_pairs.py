@@ -22,15 +22,15 @@ def list_pairs(points: Tensor, boxes: Tensor, elements: int | None = None) -> Pa
 
 
 def of_sizes(*sizes: int) -> Pairs:
-    """Pairs of boxes with so many locations, numbered from 100 on; of images 0, 0, 1, 1, ..."""
+    """Pairs of boxes with so many locations, numbered from 100 on; all of one image."""
     count = len(sizes)
     return Pairs(
         torch.arange(count).repeat_interleave(torch.tensor(sizes, dtype=torch.int64)),
         torch.arange(sum(sizes)) + 100,
         torch.arange(4.0 * count).view(count, 4),
         torch.arange(count),
-        torch.arange(count) // 2,
-        max(1, (count + 1) // 2),
+        torch.zeros(count, dtype=torch.int64),
+        1,
     )
 
 
@@ -191,18 +191,30 @@ def test_results_and_gradients_add_up_over_chunks(bound):
         return part.logsumexp(values).sum(), part.sum_per_image(values)
 
     expected = sums(pairs, parameter, 2)
-    weights = torch.arange(4.0).double()
-    (slope,) = torch.autograd.grad(expected[0] + (weights * expected[1]).sum(), parameter)
+    (slope,) = torch.autograd.grad(expected[0] + 3 * expected[1].sum(), parameter)
     sizes.clear()
-    actual = in_chunks(sums, pairs, parameter, 2, at_once=bound)
+    actual = in_chunks(sums, [pairs], parameter, 2, at_once=bound)
     torch.testing.assert_close(actual, expected)
     count = len(list(chunks(pairs, bound)))
     assert len(sizes) == count
-    loss = actual[0] + (weights * actual[1]).sum()
+    loss = actual[0] + 3 * actual[1].sum()
     torch.testing.assert_close(torch.autograd.grad(loss, parameter), (slope,))
     assert len(sizes) == (1 if count == 1 else 2 * count) and sum(sizes) in (14, 28)
     with torch.no_grad():
-        torch.testing.assert_close(in_chunks(sums, pairs, parameter, 2, at_once=bound), actual)
+        torch.testing.assert_close(in_chunks(sums, [pairs], parameter, 2, at_once=bound), actual)
+
+
+def test_in_chunks_joins_the_images():
+    """Boxes of three images, two pairs at once: sums per image as without chunks."""
+    images = [of_sizes(0, 2, 3), of_sizes(), of_sizes(1, 4)]
+    values = torch.rand(120, dtype=torch.float64)
+
+    def sums(part: Pairs, values: Tensor) -> tuple[Tensor]:
+        return (part.sum_per_image(part.per_location(values)),)
+
+    (actual,) = in_chunks(sums, images, values, at_once=2)
+    expected = [values[100:105].sum(), torch.zeros(()).double(), values[100:105].sum()]
+    torch.testing.assert_close(actual, torch.stack(expected))
 
 
 def test_in_chunks_bounds_what_is_kept():
@@ -221,7 +233,7 @@ def test_in_chunks_bounds_what_is_kept():
             return tensor
 
         with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
-            in_chunks(sums, pairs, parameter, at_once=at_once)
+            in_chunks(sums, [pairs], parameter, at_once=at_once)
         assert any(shape == (8000,) for shape in saved) is not chunked
         assert not chunked or not any(shape == (1000,) for shape in saved)
 

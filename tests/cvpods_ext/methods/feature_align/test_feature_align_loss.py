@@ -776,10 +776,10 @@ def test_chunks_with_a_box_without_location():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"level_sizes": [24, 6]}, r"level_sizes of the 3 levels of mu, got \[24, 6\]"),
+        ({"level_sizes": [24, 6]}, r"need mu \(2, 3, 2\), got \(3, 3, 2\)"),
         ({"level_sizes": [24, 6, 3]}, r"\[24, 6, 3\] must sum to the 32 points"),
-        ({"level_sizes": [24, 8]}, r"level_sizes of the 3 levels of mu, got \[24, 8\]"),
-        ({"mu": torch.zeros(2, 3, 2)}, r"level_sizes of the 2 levels of mu, got \[24, 6, 2\]"),
+        ({"level_sizes": [24, 8]}, r"need mu \(2, 3, 2\), got \(3, 3, 2\)"),
+        ({"mu": torch.zeros(2, 3, 2)}, r"need mu \(3, 3, 2\), got \(2, 3, 2\)"),
         ({"mu": torch.zeros(3, 4, 2)}, r"need mu \(3, 3, 2\), got \(3, 4, 2\)"),
         ({"sigma": torch.zeros(2, 3, 2)}, r"need sigma \(3, 3, 2\), got \(2, 3, 2\)"),
         ({"sigma": torch.zeros(3, 2)}, r"need sigma \(3, 3, 2\), got \(3, 2\)"),
