@@ -1,4 +1,4 @@
-"""Tables of boxes x locations in slices, so that memory does not grow with their product."""
+"""Slices of tables (boxes x locations), so that memory does not grow with their product."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ from collections.abc import Iterator
 
 import torch
 
-# Elements of one slice (float32: 2 and 64 MiB a table), but never less than one row.
+# Largest number of elements of a slice (2 and 64 MiB in float32), unless one row has more.
 SLICE_ON_CPU = 2**19
 SLICE_ON_GPU = 2**24
 
 
 def slices(length: int, width: int, device: torch.device, at_least: int = 1) -> Iterator[slice]:
-    """Cut `length` rows of `width` elements into slices of a bounded number of elements.
+    """Return slices of `length` rows of `width` elements, each with a bounded number of elements.
 
-    The bound is SLICE_ON_CPU or SLICE_ON_GPU elements, or `at_least` rows where those are more.
+    The bound is SLICE_ON_CPU or SLICE_ON_GPU elements, or `at_least` rows if they have more.
     """
     bound = SLICE_ON_CPU if device.type == "cpu" else SLICE_ON_GPU
     step = max(at_least, bound // max(1, width))

@@ -15,7 +15,7 @@ import torch
 
 from cvpods.checkpoint import addresses, catalog, download, load_file
 from cvpods.checkpoint.addresses import cache_dir, find_file
-from cvpods.checkpoint.catalog import CATALOG, Published
+from cvpods.checkpoint.catalog import CATALOG, PublishedWeights
 from cvpods.utils.errors import CheckpointError
 
 CONTENT = b"weights " * 1000
@@ -122,7 +122,7 @@ def test_what_is_no_hash(server, fragment):
 
 @pytest.mark.parametrize("path", ["missing/x.pth", "short/x.pth"])
 def test_broken_downloads_leave_nothing(server, cache, path):
-    with pytest.raises(CheckpointError, match="cannot be had") as raised:
+    with pytest.raises(CheckpointError, match="cannot be downloaded") as raised:
         find_file(f"{server.url}/{path}")
     assert f"{server.url}/{path}" in str(raised.value)
     assert files_in(cache) == []
@@ -161,7 +161,7 @@ def test_unreachable_address(cache):
 
 def test_unreachable_backbone_names_torchvisions(monkeypatch):
     address = "detectron2://ImageNetPretrained/MSRA/R-101.pkl"
-    known = Published("http://127.0.0.1:9/R-101.pkl", equivalent="resnet101")
+    known = PublishedWeights("http://127.0.0.1:9/R-101.pkl", equivalent="resnet101")
     monkeypatch.setitem(CATALOG, address, known)
     with pytest.raises(CheckpointError, match=r"pretrained\('torchvision://resnet101'\)"):
         find_file(address)
@@ -169,7 +169,7 @@ def test_unreachable_backbone_names_torchvisions(monkeypatch):
 
 @pytest.mark.parametrize("address", ["http://127.0.0.1:9", "http://127.0.0.1:9/"])
 def test_address_without_a_file(address):
-    with pytest.raises(CheckpointError, match="names no file"):
+    with pytest.raises(CheckpointError, match="does not end with the name of a file"):
         find_file(address)
 
 
@@ -301,7 +301,7 @@ def test_names_that_say_too_little(tmp_path, monkeypatch, address, name):
     """Two networks of one name, one for each normalisation: neither is guessed."""
     (tmp_path / name).write_bytes(CONTENT)
     monkeypatch.setenv("CVPODS_WEIGHTS", str(tmp_path))
-    known = catalog.published(address)
+    known = catalog.find_published(address)
     monkeypatch.setattr(addresses, "_download", lambda *args: Path("downloaded"))
     assert find_file(address) == Path("downloaded")
     folder = tmp_path / known.url.split("/")[-2]
@@ -363,7 +363,7 @@ def answering(answer):
 )
 def test_answers_that_are_no_file(cache, answer):
     """One message with the ways on, and nothing is kept."""
-    with pytest.raises(CheckpointError, match="Ways on"):
+    with pytest.raises(CheckpointError, match="Do one of"):
         find_file(answering(answer))
     assert files_in(cache) == []
 
@@ -465,7 +465,7 @@ def test_a_body_without_length_is_read_before_it_is_kept(cache, tmp_path):
     assert set(load_file(answering(HEADERS + content))["model"]) == {"a"}
     kept = files_in(cache)
     for end in (0, 1, 100, len(content) // 2, len(content) - 1):
-        with pytest.raises(CheckpointError, match="(?s)what was downloaded is not kept.*Ways on"):
+        with pytest.raises(CheckpointError, match="(?s)the downloaded file is not kept.*Do one of"):
             load_file(answering(HEADERS + content[:end]))
     assert files_in(cache) == kept
 
@@ -504,7 +504,7 @@ def test_a_server_that_is_too_slow(cache, monkeypatch):
 
     threading.Thread(target=drip, daemon=True).start()
     start = time.perf_counter()
-    with listener, pytest.raises(CheckpointError, match="not whole after 0.01 minutes"):
+    with listener, pytest.raises(CheckpointError, match="not complete after 0.01 minutes"):
         load_file(f"http://127.0.0.1:{listener.getsockname()[1]}/x.pth")
     assert time.perf_counter() - start < 4 and files_in(cache) == []
 

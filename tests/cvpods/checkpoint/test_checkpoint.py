@@ -189,7 +189,7 @@ def test_no_whole_checkpoint(tmp_path):
     [
         (None, "It holds more iterations than model_iter_0000002.pth, which last_checkpoint names"),
         (2, "model_iter_0000002.pth, which last_checkpoint names, cannot be read."),
-        (0, "last_checkpoint does not name a file that is there."),
+        (0, "last_checkpoint does not name an existing file."),
     ],
 )
 def test_why_another_file_is_resumed(damaged, said, tmp_path, log):
@@ -226,7 +226,7 @@ def test_last_checkpoint_that_cannot_be_written(tmp_path, log):
     checkpointer = Checkpointer(torch.nn.Linear(1, 1), tmp_path)
     checkpointer.save("model_final", iteration=5)
     (line,) = [line for line in log if line.startswith("ERROR")]
-    assert "last_checkpoint cannot be written" in line and "model_final.pth is whole" in line
+    assert "last_checkpoint cannot be written" in line and "model_final.pth is intact" in line
     assert checkpointer.resume()["iteration"] == 5
 
 

@@ -294,8 +294,8 @@ def test_names_by_both_instructions(name):
 @pytest.mark.parametrize(
     "data, asked",
     [
-        (text("numpy") + b"N\x93.", "no text"),
-        (b"K\x01" + text("ndarray") + b"\x93.", "no text"),
+        (text("numpy") + b"N\x93.", "not a text"),
+        (b"K\x01" + text("ndarray") + b"\x93.", "not a text"),
         (text("os\x1b[2J") + text("system") + b"\x93.", r"os\\x1b\[2J"),
         (b"X\x05\0\0\0os\xed\xa0\x80" + text("system") + b"\x93.", r"os\\ud800"),
         (text("numpy") + text("ndarray ") + b"\x93.", "ndarray "),

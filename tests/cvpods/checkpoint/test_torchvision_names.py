@@ -10,8 +10,8 @@ import torchvision
 from torch import nn
 
 from cvpods.checkpoint import Checkpointer, load_file, load_weights
-from cvpods.checkpoint.catalog import CATALOG, Published
-from cvpods.checkpoint.torchvision_names import from_torchvision_names
+from cvpods.checkpoint.catalog import CATALOG, PublishedWeights
+from cvpods.checkpoint.torchvision_names import rename_torchvision
 from cvpods.configs import RetinaNetConfig
 from cvpods.layers import FrozenBatchNorm2d, ShapeSpec, get_norm
 from cvpods.layers.batch_norm import EvalBatchNorm2d
@@ -87,7 +87,7 @@ def test_same_features(name, norm):
     The counters of batches, for which FrozenBN has no place, are not named.
     """
     backbone = build_resnet_backbone(config_of(name, norm, freeze_at=0), RGB)
-    weights = from_torchvision_names(theirs(name).state_dict())
+    weights = rename_torchvision(theirs(name).state_dict())
     report = load_weights(backbone, weights, strict=True)
     assert report.unused == ["fc.weight", "fc.bias"] and report.prefix == ""
     torch.manual_seed(1)
@@ -115,7 +115,7 @@ def test_names_by_hand():
         "fc.weight": "fc.weight",
     }
     weights = {"bn1.weight": 0, **{name: i for i, name in enumerate(names)}}
-    renamed = from_torchvision_names(weights)
+    renamed = rename_torchvision(weights)
     assert renamed.pop("stem.conv1.norm.weight") == 0
     assert renamed == {name: i for i, name in enumerate(names.values())}
     assert "conv1.weight" in weights  # the argument stays
@@ -125,7 +125,7 @@ def test_names_by_hand():
 def test_other_models_keep_their_names(name):
     with torch.device("meta"):
         weights = torchvision.models.get_model(name, weights=None, **googlenet(name)).state_dict()
-    assert from_torchvision_names(weights) == weights
+    assert rename_torchvision(weights) == weights
 
 
 def googlenet(name):
@@ -136,7 +136,7 @@ def googlenet(name):
 def test_our_own_names_stay(norm):
     with torch.device("meta"):
         weights = build_resnet_backbone(config_of("resnet50", norm), RGB).state_dict()
-    assert from_torchvision_names(weights) == weights
+    assert rename_torchvision(weights) == weights
 
 
 @pytest.mark.parametrize(
@@ -149,7 +149,7 @@ def test_our_own_names_stay(norm):
     ids=["empty", "no layer1", "prefix"],
 )
 def test_what_only_resembles_it_stays(weights):
-    assert from_torchvision_names(weights) == weights
+    assert rename_torchvision(weights) == weights
 
 
 @pytest.mark.parametrize("entry", [None, "state_dict", "model"])
@@ -188,7 +188,9 @@ def test_address_as_weights(tmp_path, monkeypatch):
     """torchvision://resnet18 into a backbone, from the folder of weights."""
     save(tmp_path, theirs("resnet18").state_dict(), "resnet18.pth")
     monkeypatch.setenv("CVPODS_WEIGHTS", str(tmp_path))
-    monkeypatch.setitem(CATALOG, "torchvision://resnet18", Published("http://host/resnet18.pth"))
+    monkeypatch.setitem(
+        CATALOG, "torchvision://resnet18", PublishedWeights("http://host/resnet18.pth")
+    )
     backbone = build_resnet_backbone(config_of("resnet18", "FrozenBN"), RGB)
     Checkpointer(backbone).load("torchvision://resnet18", strict=True)
     weight = theirs("resnet18").layer3[1].conv2.weight

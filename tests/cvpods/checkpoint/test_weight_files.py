@@ -17,7 +17,8 @@ import pytest
 import safetensors.torch
 import torch
 
-from cvpods.checkpoint.files import Inert, load_file, read_file, write_weights
+from cvpods.checkpoint.files import load_file, read_file, write_weights
+from cvpods.checkpoint.torch_files import Inert
 from cvpods.utils.errors import CheckpointError
 
 WEIGHTS = {

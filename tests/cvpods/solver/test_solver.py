@@ -488,5 +488,5 @@ def test_clipping_without_gradients(clip_type):
 
 
 def test_unknown_clipping():
-    with pytest.raises(ConfigError, match=r"CLIP_TYPE must be.*'full_model', got 'sum'"):
+    with pytest.raises(ConfigError, match=r"CLIP_TYPE must be.*'full_model'; got 'sum'"):
         clip_gradients([], clip_type="sum", clip_value=1.0, norm_type=2.0)

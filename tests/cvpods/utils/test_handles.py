@@ -12,7 +12,7 @@ import pytest
 from cvpods.tools.common import reporting_errors
 from cvpods.utils import handles
 from cvpods.utils.errors import ConfigError, DataError
-from cvpods.utils.handles import is_out_of_handles, provide_handles
+from cvpods.utils.handles import is_out_of_handles, raise_handle_limit
 from tests.conftest import command_environment
 
 NEEDED = 32 + 2 * (8 + 8 * 3)  # 2 workers of 3 images: 96
@@ -45,23 +45,23 @@ class Limits:
 )
 def test_the_limit_is_raised(monkeypatch, limit, after):
     monkeypatch.setattr(handles, "resource", Limits(*limit))
-    provide_handles(2, 3)
+    raise_handle_limit(2, 3)
     assert handles.resource.limit == after
-    assert ("ulimit -n" in handles.scarce_handles()) == (after == (60, 60))
+    assert ("ulimit -n" in handles.scarcity_hint()) == (after == (60, 60))
 
 
 def test_workers_that_cannot_be_started(monkeypatch):
     """2 workers need 48 to start."""
     monkeypatch.setattr(handles, "resource", Limits(47, 47))
     with pytest.raises(ConfigError, match="ulimit -n 65536 .47 now.*DATALOADER.NUM_WORKERS"):
-        provide_handles(2, 3)
-    provide_handles(0, 3)
+        raise_handle_limit(2, 3)
+    raise_handle_limit(0, 3)
 
 
 def test_without_limits(monkeypatch):
     """As on Windows."""
     monkeypatch.setattr(handles, "resource", None)
-    provide_handles(2, 3)
+    raise_handle_limit(2, 3)
     assert "ulimit -n 65536, or" in handles.describe_handles()
 
 
