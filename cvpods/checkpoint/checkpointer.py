@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from loguru import logger
@@ -21,16 +21,30 @@ if TYPE_CHECKING:
     from cvpods.configs.config_dict import ConfigDict
 
 
+class Checkpointable(Protocol):
+    """Object with a state that a checkpoint keeps."""
+
+    def state_dict(self) -> Any: ...
+
+    def load_state_dict(self, state_dict: Any, /) -> Any: ...
+
+
 class Checkpointer:
     """Saves and loads a model, and any object with state_dict() and load_state_dict().
 
     Args:
         model: its weights are saved without the prefix of DistributedDataParallel.
         save_dir: folder of the files.
-        checkpointables: further objects by the name of their entry ("optimizer", "scheduler").
+        checkpointables: further objects by the name of their entry ("optimizer", "scheduler");
+            None is left out.
     """
 
-    def __init__(self, model: nn.Module, save_dir: str | Path = "", **checkpointables: Any) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        save_dir: str | Path = "",
+        **checkpointables: Checkpointable | None,
+    ) -> None:
         self.model = model.module if isinstance(model, comm.DP_TYPES) else model
         self.save_dir = Path(save_dir)
         self.checkpointables = {k: v for k, v in checkpointables.items() if v is not None}

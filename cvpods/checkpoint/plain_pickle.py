@@ -60,6 +60,11 @@ class _Machine:
         self.memo: dict[int, Any] = {}
 
     def run(self, name: str, argument: Any) -> None:
+        """Run one instruction.
+
+        Raises:
+            PlainPickleError: the instruction is damaged, or makes more than plain values.
+        """
         if name in _LITERALS:
             self.push(argument)
         elif name in _CONSTANTS:
@@ -87,6 +92,7 @@ class _Machine:
         return self.stack[-1]
 
     def pop_to_mark(self) -> list[Any]:
+        """Remove and return the values above the last mark."""
         values, self.stack = self.stack, self.marked.pop()
         return values
 

@@ -29,6 +29,7 @@ class PlainDtype:
         self.dtype = np.dtype(code)
 
     def __setstate__(self, state: Any) -> None:
+        """Set the order of the bytes from (version, order, ...)."""
         order = state[1] if isinstance(state, tuple) and len(state) > 1 else None
         if order not in ("<", ">", "|", "="):
             raise PlainPickleError(f"it holds a dtype of the byte order {_describe(order)}")
@@ -56,6 +57,11 @@ class PlainArray:
         self.set_bytes(raw, dtype, shape, "F" if is_fortran else "C")
 
     def set_bytes(self, raw: Any, dtype: Any, shape: Any, order: Any) -> None:
+        """Set the array from its raw bytes.
+
+        Raises:
+            PlainPickleError: the values are not of the right types, or do not fit together.
+        """
         raw = raw.encode("latin1") if isinstance(raw, str) else raw
         if not isinstance(raw, (bytes, bytearray)) or not isinstance(dtype, PlainDtype):
             raise PlainPickleError("it holds an array whose content is not bytes of a dtype")

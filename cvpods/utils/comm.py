@@ -18,7 +18,7 @@ DP_TYPES = (DataParallel, DistributedDataParallel)
 # Longest time that a rank waits for another rank that still works, for example on the evaluation. A
 # rank that died is noticed at once, because its connections close.
 _PATIENCE = datetime.timedelta(days=1)
-_CONTROL: dict[Any, Any] = {}
+_CONTROL: dict[dist.ProcessGroup | None, Any] = {}
 
 
 def _initialized() -> bool:
@@ -50,7 +50,7 @@ def is_main_process() -> bool:
     return get_rank() == 0
 
 
-def _control_group() -> Any:
+def _control_group() -> dist.ProcessGroup:
     """Return the group of all ranks for objects and for waiting, which uses gloo on the CPU.
 
     The default group's timeout suits the steps of training; rank 0's evaluation may take longer.

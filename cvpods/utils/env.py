@@ -36,9 +36,10 @@ def get_rng_state() -> dict[str, Any]:
     They are tensors, numbers and tuples, which torch.load reads with `weights_only`.
     """
     name, keys, position, has_gauss, cached = np.random.get_state()
+    numbers = torch.from_numpy(np.asarray(keys, dtype=np.int64))
     state: dict[str, Any] = {
         "python": random.getstate(),
-        "numpy": (name, torch.from_numpy(np.asarray(keys, dtype=np.int64)), position, has_gauss, cached),
+        "numpy": (name, numbers, position, has_gauss, cached),
         "torch": torch.get_rng_state(),
     }
     if torch.cuda.is_available():

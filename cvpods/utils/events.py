@@ -6,11 +6,15 @@ import statistics
 from collections import deque
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from loguru import logger
 
 from cvpods.utils.logger import log_first_n
+
+if TYPE_CHECKING:
+    import numpy as np
+    from torch import Tensor
 
 # Largest number of images that wait for a writer. Beyond it, the oldest ones are dropped.
 _MAX_IMAGES = 64
@@ -32,17 +36,21 @@ class History:
         self._sum = 0.0
 
     def update(self, value: float, iteration: int) -> None:
+        """Add a value."""
         self._values.append((value, iteration))
         self._count += 1
         self._sum += value
 
     def latest(self) -> float:
+        """Return the last value."""
         return self._values[-1][0]
 
     def latest_iter(self) -> int:
+        """Return the iteration of the last value."""
         return self._values[-1][1]
 
     def entries(self, size: int) -> list[tuple[float, int]]:
+        """Return the last `size` pairs (value, iteration)."""
         return list(self._values)[-size:]
 
     def after(self, iteration: int) -> dict[int, float]:
@@ -55,12 +63,15 @@ class History:
         return values[-size:]
 
     def median(self, window_size: int, end: int | None = None) -> float:
+        """Return the median of window()."""
         return statistics.median(self.window(window_size, end))
 
     def avg(self, window_size: int) -> float:
+        """Return the mean of the last values."""
         return statistics.fmean(self.window(window_size))
 
     def global_avg(self) -> float:
+        """Return the mean of all values."""
         return self._sum / max(self._count, 1)
 
 
@@ -83,7 +94,7 @@ class EventStorage(AbstractContextManager):
         self._smooth: dict[str, bool] = {}
         self.results: set[str] = set()
         self.keeps_images = True
-        self.images: deque[tuple[str, Any, int]] = deque(maxlen=_MAX_IMAGES)
+        self.images: deque[tuple[str, Tensor | np.ndarray, int]] = deque(maxlen=_MAX_IMAGES)
 
     def put_scalar(self, name: str, value: float, smoothing_hint: bool | None = None) -> None:
         """Record `value` for `name` at the current iteration.
@@ -122,7 +133,7 @@ class EventStorage(AbstractContextManager):
             except ValueError as error:
                 logger.warning("The evaluation's result is not recorded. {}", error)
 
-    def put_image(self, name: str, image: Any) -> None:
+    def put_image(self, name: str, image: Tensor | np.ndarray) -> None:
         """Queue an image, (3, H, W) or (H, W, 3), for the TensorBoard writer.
 
         Raises:

@@ -117,6 +117,11 @@ class VideoWriter:
             self._container = av.open(str(self.path.absolute()), "w", format="mp4")
 
     def write(self, frame: np.ndarray) -> None:
+        """Append a frame.
+
+        Raises:
+            DataError: the file cannot be written.
+        """
         height, width = (side - side % 2 for side in frame.shape[:2])
         even = np.ascontiguousarray(frame[:height, :width])
         with self._clear_errors():

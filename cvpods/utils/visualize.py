@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TypeAlias
 
 import numpy as np
 import torch
@@ -15,6 +15,8 @@ PALETTE = ("#E69F00", "#56B4E9", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#C
 
 # Largest long side of enlarged images, in pixels.
 MAX_ENLARGED = 2000
+
+_Font: TypeAlias = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
 
 def class_color(label: int) -> str:
@@ -72,7 +74,7 @@ def _write_label(
     text: str,
     box: Sequence[float],
     color: str,
-    font: Any,
+    font: _Font,
     size: tuple[int, int],
 ) -> None:
     """Write a label on the class's colour: above the box if it fits there, otherwise inside."""
@@ -113,7 +115,7 @@ def add_caption(picture: Image.Image, lines: Sequence[str], size: int = 14) -> I
     return canvas
 
 
-def _break_line(line: str, font: Any, room: float) -> list[str]:
+def _break_line(line: str, font: _Font, room: float) -> list[str]:
     """Return a line in parts of at most `room` pixels, broken at any letter."""
     parts = [""]
     for letter in line:
