@@ -749,7 +749,7 @@ def test_torch_pickle_passes():
         (b"q\x00.", "damaged"),
         (b"t.", "damaged"),
         (b"}", "no end"),
-        (b"\xff.", "no instruction"),
+        (b"\xff.", "does not exist"),
     ],
     ids=lambda value: value[:16] if isinstance(value, str) else f"{value[:6]!r}",
 )
