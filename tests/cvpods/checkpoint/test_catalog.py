@@ -1,4 +1,4 @@
-"""What is known of published backbones, and that every experiment's config agrees with it."""
+"""The catalogue of published backbones, and every experiment's config against it."""
 
 import pytest
 import torch
@@ -48,7 +48,7 @@ def test_experiments_fit_their_weights(name):
     ],
 )
 def test_torchvision(name, file, network):
-    """The first weights, or those that are named; hash and network come along."""
+    """The first version of the weights or the named one, with its hash and network."""
     known = find_published(f"torchvision://{name}")
     assert known.url == f"https://download.pytorch.org/models/{file}"
     assert known.sha256 == file[-12:-4]
@@ -75,7 +75,7 @@ def test_weights_that_torchvision_does_not_have():
 
 @pytest.mark.parametrize("address", CATALOG)
 def test_entries(address):
-    """By its URL an entry is the same; torchvision has each equivalent."""
+    """An entry is the same by its URL, and torchvision has each equivalent."""
     known = find_published(address)
     assert (
         find_published(known.url) is known or CATALOG[address].url == find_published(known.url).url
@@ -106,7 +106,7 @@ def test_the_fragment_fits(address):
     ],
 )
 def test_a_key_that_does_not_fit(key, value):
-    """Named, with both values and the override that mends it."""
+    """The error names the key, both values and the override that solves it."""
     expects = find_published(R50).expects
     with pytest.raises(ConfigError) as raised:
         check_expectations(config_of(**{key: value}), expects, "MODEL.WEIGHTS x")
@@ -137,7 +137,7 @@ def test_rounded_means_are_the_same():
 
 
 def test_a_fraction_of_a_stride_is_not_the_same():
-    """The tolerance is the means' alone."""
+    """The tolerance applies only to the means."""
     with pytest.raises(ConfigError, match=r"ANCHOR_OFFSET is 0\.5; they expect 0\.0"):
         check_expectations(ATSSConfig(), {"MODEL.ATSS.ANCHOR_OFFSET": 0.0}, "x")
 
@@ -179,8 +179,8 @@ def test_going_on_regardless():
     check_expectations(config, find_published(R50).expects, "x")
 
 
-def test_provenance_is_held_against_the_config(tmp_path):
-    """On loading: a file that says it wants RGB, into a config with BGR."""
+def test_provenance_is_compared_with_the_config(tmp_path):
+    """Loading compares: a file that expects RGB, into a config with BGR."""
     config = ATSSConfig()
     config.override({"MODEL.RESNETS.DEPTH": 18, "MODEL.RESNETS.RES2_OUT_CHANNELS": 64})
     config.override({"MODEL.RESNETS.STRIDE_IN_1X1": False, "MODEL.FPN.OUT_CHANNELS": 32})

@@ -1,4 +1,4 @@
-"""Too few file handles for the workers of a loader."""
+"""Behaviour with too few file handles for the workers of a loader."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ NEEDED = 32 + 2 * (8 + 8 * 3)  # 2 workers of 3 images: 96
 
 
 class Limits:
-    """A pretended module resource with one limit."""
+    """Stand-in for the module resource, with one limit."""
 
     RLIMIT_NOFILE, RLIM_INFINITY = 7, -1
 
@@ -51,7 +51,7 @@ def test_the_limit_is_raised(monkeypatch, limit, after):
 
 
 def test_workers_that_cannot_be_started(monkeypatch):
-    """2 workers need 48 to start."""
+    """2 workers need 48 files to start."""
     monkeypatch.setattr(handles, "resource", Limits(47, 47))
     with pytest.raises(ConfigError, match="ulimit -n 65536 .47 now.*DATALOADER.NUM_WORKERS"):
         raise_handle_limit(2, 3)
@@ -59,7 +59,7 @@ def test_workers_that_cannot_be_started(monkeypatch):
 
 
 def test_without_limits(monkeypatch):
-    """As on Windows."""
+    """The module resource is missing, as on Windows."""
     monkeypatch.setattr(handles, "resource", None)
     raise_handle_limit(2, 3)
     assert "ulimit -n 65536, or" in handles.describe_handles()
@@ -99,7 +99,7 @@ def test_errors(error, expected, capsys):
 @pytest.mark.skipif(sys.platform == "win32", reason="no ulimit")
 @pytest.mark.parametrize("limit", [24, 85])
 def test_a_training_with_few(experiment, shapes_root, limit):
-    """Too few to start 6 workers, and too few for the images on their way from them."""
+    """Too few to start 6 workers, or too few for the images that the workers send."""
     command = Path(sys.executable).parent / "pods_train"
     words = "TEST.EVAL_PERIOD -1 DATALOADER.NUM_WORKERS 6 SOLVER.LR_SCHEDULER.MAX_ITER 40"
     result = subprocess.run(
