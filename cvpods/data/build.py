@@ -24,7 +24,7 @@ from cvpods.data.transforms import build_transform_gens
 from cvpods.data.transforms.transform import output_size
 from cvpods.utils import comm
 from cvpods.utils.errors import ConfigError, PodsError
-from cvpods.utils.handles import provide_handles
+from cvpods.utils.handles import raise_handle_limit
 
 __all__ = [
     "DATASETS",
@@ -94,7 +94,7 @@ def build_train_loader(
         name = "TrainingSampler"
     stream = SAMPLERS.get(name)(dataset.aspect_ratios, block, max(cfg.SEED, 0))
     workers = cfg.DATALOADER.NUM_WORKERS
-    provide_handles(workers, block)
+    raise_handle_limit(workers, block)
     return Loader(
         SeededDataset(dataset),
         batch_sampler=TrainingBatchSampler(stream, plan, comm.get_rank(), start_iter),
@@ -137,7 +137,7 @@ def build_test_loader(cfg: Any, dataset_name: str) -> DataLoader:
         raise ConfigError(f"TEST.IMS_PER_DEVICE must be at least 1: {cfg.TEST.IMS_PER_DEVICE}.")
     transforms = test_transforms(cfg)
     dataset = build_dataset(cfg, [dataset_name], transforms, is_train=False)
-    provide_handles(cfg.DATALOADER.NUM_WORKERS, cfg.TEST.IMS_PER_DEVICE)
+    raise_handle_limit(cfg.DATALOADER.NUM_WORKERS, cfg.TEST.IMS_PER_DEVICE)
     shard = InferenceSampler(len(dataset), comm.get_rank(), comm.get_world_size())
     sizes = _sizes_after(transforms, dataset)
     return Loader(

@@ -232,7 +232,7 @@ class _AnnotationReader:
     def _twin(self, id_: int | str, section: str, known: Mapping[Any, Any]) -> int | str | None:
         """Return the id of `known` that is the same number, written in another way."""
         if section not in self.numbers:
-            self.numbers[section] = values.by_number(known)
+            self.numbers[section] = values.ids_by_number(known)
         return self.numbers[section].get(values.whole_number(id_))
 
     def _box(self, annotation: Record, where: str) -> bool:

@@ -22,8 +22,8 @@ from cvpods.evaluation.registry import EVALUATOR
 from cvpods.structures import BoxMode
 from cvpods.utils import comm
 from cvpods.utils.coco_values import (
-    by_number,
     category_order,
+    ids_by_number,
     names_of,
     read_area,
     read_box,
@@ -204,7 +204,7 @@ def _is_of_a_class(detection: dict[str, Any], classes: Mapping[Any, int]) -> boo
         id_ = read_id(detection["category_id"])
     except (ValueError, LookupError, TypeError):
         return True  # _detection() says what is wrong
-    return id_ in classes or whole_number(id_) in by_number(classes)
+    return id_ in classes or whole_number(id_) in ids_by_number(classes)
 
 
 def _finite(numbers: list[float]) -> list[float]:
