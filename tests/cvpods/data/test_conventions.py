@@ -1,4 +1,4 @@
-"""Whole files in another convention: each is recognised, explained, and mended if that is safe."""
+"""Files in other conventions: each is recognised, explained, and repaired if that is safe."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cvpods.data.check import Resizing, check_coco
+from cvpods.data.dataset_check import Resizing, check_coco
 from cvpods.data.detection_utils import read_image
 from cvpods.tools.check import main as pods_check
 
@@ -59,14 +59,14 @@ def boxes_of(what):
 
 def check(folder, what, **options):
     """The report, and that of what --fix would write."""
-    report, mended = check_coco("a", what, folder, **options)
-    again, _ = check_coco("a", mended, folder)
-    return report, mended, again
+    report, repaired = check_coco("a", what, folder, **options)
+    again, _ = check_coco("a", repaired, folder)
+    return report, repaired, again
 
 
 def test_coco_itself_has_nothing_to_say(folder):
-    report, mended, _ = check(folder, content())
-    assert found(report) == {} and mended == content()
+    report, repaired, _ = check(folder, content())
+    assert found(report) == {} and repaired == content()
 
 
 def corners(box):
@@ -98,8 +98,8 @@ def test_box_formats(folder, name, fractions):
         return
     (said,) = report.found["boxes in another format"]
     assert said.startswith(f"{wanted}, for example [") and "--boxes FORMAT --fix" in str(report)
-    _, mended, again = check(folder, what, box_format=wanted)
-    for box, original in zip(boxes_of(mended), boxes_of(content()), strict=True):
+    _, repaired, again = check(folder, what, box_format=wanted)
+    for box, original in zip(boxes_of(repaired), boxes_of(content()), strict=True):
         assert box == pytest.approx(original)
     assert found(again) == {}
 
@@ -114,9 +114,9 @@ def test_one_file_under_two_ids(folder):
 def test_the_same_box_twice(folder):
     what = content()
     what["annotations"].append({**what["annotations"][2], "id": 77})
-    report, mended, again = check(folder, what)
+    report, repaired, again = check(folder, what)
     assert report.found["the same box twice"] == ["annotations 3 and 77"]
-    assert mended == content() and found(again) == {}
+    assert repaired == content() and found(again) == {}
 
 
 def test_the_same_turned_box_twice(folder):
@@ -124,9 +124,9 @@ def test_the_same_turned_box_twice(folder):
     what = content()
     turned = {**what["annotations"][0], "bbox": [25, 16, -20, -10], "id": 8}
     what["annotations"] += [turned, {**turned, "id": 9}]
-    report, mended, again = check(folder, what)
+    report, repaired, again = check(folder, what)
     assert "annotations 8 and 9" in report.found["the same box twice"]
-    assert boxes_of(mended) == boxes_of(content()) and found(again) == {}
+    assert boxes_of(repaired) == boxes_of(content()) and found(again) == {}
 
 
 def test_a_root_class(folder):
@@ -136,9 +136,9 @@ def test_a_root_class(folder):
         category["supercategory"] = "pets"
     real = copy.deepcopy(what["categories"])
     what["categories"].insert(0, {"id": 0, "name": "pets", "supercategory": "none"})
-    report, mended, again = check(folder, what)
+    report, repaired, again = check(folder, what)
     assert found(report) == {"root class": 1} and "--fix removes it" in str(report)
-    assert mended["categories"] == real and found(again) == {}
+    assert repaired["categories"] == real and found(again) == {}
 
 
 def test_a_class_that_is_its_own_supercategory_is_not_a_root(folder):
@@ -154,9 +154,9 @@ def test_file_names_in_another_notation(folder, written):
     (folder / "1.png").rename(folder / "sub" / "1.png")
     what = content()
     what["images"][0]["file_name"] = written
-    report, mended, again = check(folder, what)
+    report, repaired, again = check(folder, what)
     assert found(report) == {"file names in another notation": 1}
-    assert mended["images"][0]["file_name"] == "sub/1.png" and found(again) == {}
+    assert repaired["images"][0]["file_name"] == "sub/1.png" and found(again) == {}
 
 
 @pytest.mark.parametrize("stored, written", [("NFC", "NFD"), ("NFD", "NFC")])
@@ -165,7 +165,7 @@ def test_accents_apart_from_their_letters(folder, stored, written):
     (folder / "1.png").rename(folder / unicodedata.normalize(stored, "Zürich.png"))
     what = content()
     what["images"][0]["file_name"] = unicodedata.normalize(written, "Zürich.png")
-    report, mended, again = check(folder, what)
+    report, repaired, again = check(folder, what)
     assert found(report) == {"file names in another notation": 1} and found(again) == {}
 
 
@@ -174,10 +174,10 @@ def test_file_names_that_no_system_takes(folder):
     what = content()
     what["images"][0]["file_name"] = "a" * 5000
     what["images"][1]["file_name"] = "\ud800.png"
-    report, mended, _ = check(folder, what)
+    report, repaired, _ = check(folder, what)
     wanted = {"missing file": 1, "malformed record": 1}
     assert wanted.items() <= found(report).items()
-    assert [image["id"] for image in mended["images"]] == [3]
+    assert [image["id"] for image in repaired["images"]] == [3]
 
 
 def test_exif_orientation(folder):
@@ -188,7 +188,7 @@ def test_exif_orientation(folder):
     report, _, _ = check(folder, content())
     assert found(report)["EXIF orientation"] == 1
     assert (
-        "(the size before it is turned as EXIF says)"
+        "(the size before the EXIF orientation is applied)"
         in report.found["other size than annotated"][0]
     )
     what = content()
@@ -201,13 +201,13 @@ def test_sizes_come_from_the_files(folder):
     what = content()
     del what["images"][0]["width"]
     what["images"][1]["height"] = "high"
-    report, mended, again = check(folder, what)
+    report, repaired, again = check(folder, what)
     assert found(report)["missing size"] == 2 and report.count("error") == 2
-    assert mended["images"] == content()["images"] and found(again) == {}
+    assert repaired["images"] == content()["images"] and found(again) == {}
 
 
 def test_what_fix_mends(folder):
-    """Every annotation has one thing that can be mended: none is lost, and each is counted."""
+    """Every annotation has one thing that can be repaired: none is lost, and each is counted."""
     what = content()
     one, two, three, four, five, six = what["annotations"]
     one["id"] = None
@@ -216,7 +216,7 @@ def test_what_fix_mends(folder):
     four["bbox"] = [35, 44, -15, -40]
     five.update(image_id=3.0, iscrowd="0")
     six["id"] = 5
-    report, mended, again = check(folder, what)
+    report, repaired, again = check(folder, what)
     assert found(report) == {
         "missing annotation id": 1,
         "id of another type": 1,
@@ -229,10 +229,10 @@ def test_what_fix_mends(folder):
     }
     assert found(again) == {}
     wanted = boxes_of(content())
-    assert boxes_of(mended) == [*wanted[:3], *wanted[4:], wanted[3]]
-    assert len({a["id"] for a in mended["annotations"]}) == 6
+    assert boxes_of(repaired) == [*wanted[:3], *wanted[4:], wanted[3]]
+    assert len({a["id"] for a in repaired["annotations"]}) == 6
     fixed = "\n".join(report.fixed())
-    assert "1 mended: malformed flag" in fixed and "2 mended: number written as text" in fixed
+    assert "1 repaired: malformed flag" in fixed and "2 repaired: number written as text" in fixed
 
 
 def test_boxes_below_the_finest_stride(folder):
@@ -305,22 +305,22 @@ def test_boxes_from_polygons(folder):
     what = content()
     what["annotations"][0].update(bbox=[], segmentation=[[5, 6, 25, 6, 25, 16], [7, 16, 5, 9]])
     del what["annotations"][1]["bbox"]
-    report, mended, again = check(folder, what)
+    report, repaired, again = check(folder, what)
     assert report.found["annotation without a box"] == [
         "annotations: annotation 1 has no bbox, but polygons",
         "annotations: annotation 2 has no bbox, and no polygons",
     ]
-    assert boxes_of(mended) == [[5, 6, 20, 10], *boxes_of(content())[2:]] and found(again) == {}
+    assert boxes_of(repaired) == [[5, 6, 20, 10], *boxes_of(content())[2:]] and found(again) == {}
 
 
 def test_ids_that_stand_for_two_things(folder):
     """Images: both leave with their boxes. Equal records are one."""
     what = content()
     what["images"][1]["id"] = 1
-    report, mended, again = check(folder, what)
+    report, repaired, again = check(folder, what)
     assert found(report)["duplicate image id"] == 1
-    assert [image["id"] for image in mended["images"]] == [3]
-    assert {a["image_id"] for a in mended["annotations"]} == {3}
+    assert [image["id"] for image in repaired["images"]] == [3]
+    assert {a["image_id"] for a in repaired["annotations"]} == {3}
     assert found(again) == {}
     what = content()
     what["images"].append(dict(what["images"][0]))
@@ -405,7 +405,7 @@ def test_orientation_of_an_uncompressed_tiff(folder, kind):
     report, _, _ = check(folder, what)
     assert found(report)["EXIF orientation"] == 1
     assert (
-        "annotated 60 x 40 (the size before it is turned"
+        "annotated 60 x 40 (the size before the EXIF"
         in report.found["other size than annotated"][0]
     )
 
@@ -414,5 +414,5 @@ def test_sizes_are_read_beyond_the_sample(folder):
     what = content()
     for image in what["images"]:
         del image["width"]
-    _, mended = check_coco("a", what, folder, files=1)
-    assert mended["images"] == content()["images"]
+    _, repaired = check_coco("a", what, folder, files=1)
+    assert repaired["images"] == content()["images"]

@@ -658,7 +658,7 @@ def test_voc_missing_files(tmp_path):
     voc(tmp_path, []).unlink()
     with pytest.raises(DataError, match=r"000012\.xml"):
         VOCDataset(config(), "voc_2007_val")
-    with pytest.raises(DataError, match=r"Main/test\.txt of 'voc_2007_test' is not found"):
+    with pytest.raises(DataError, match=r"Main/test\.txt of 'voc_2007_test' does not exist"):
         VOCDataset(config(), "voc_2007_test")
 
 
@@ -671,7 +671,7 @@ def test_voc_missing_files(tmp_path):
         ),
         (("<width>8</width>", ""), "<size/width> is missing"),
         (("<xmax>4</xmax>", ""), "<bndbox/xmax> is missing"),
-        (("<xmax>4</xmax>", "<xmax>nan</xmax>"), "has no size"),
+        (("<xmax>4</xmax>", "<xmax>nan</xmax>"), "has no area"),
         (("<ymin>1</ymin>", "<ymin>one</ymin>"), "'one' is not a number"),
     ],
 )

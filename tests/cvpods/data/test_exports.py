@@ -10,7 +10,7 @@ from PIL import Image
 
 from cvpods.configs import BaseConfig
 from cvpods.data import register_coco_instances
-from cvpods.data.check import check_coco
+from cvpods.data.dataset_check import check_coco
 from cvpods.data.datasets import COCODataset
 from cvpods.evaluation import evaluate_boxes
 from tests.exports import EXPORTS
@@ -94,8 +94,8 @@ def test_every_image_has_its_boxes(exported):
 
 def test_check_and_fix(exported):
     tool, content, folder = exported
-    report, mended = check_coco(tool, content, folder)
+    report, repaired = check_coco(tool, content, folder)
     assert report.count("error") == 0
     assert set(report.kinds("warning")) == WARNINGS.get(tool, set())
-    again, _ = check_coco(tool, mended, folder, num_classes=3)
+    again, _ = check_coco(tool, repaired, folder, num_classes=3)
     assert again.count("error") == again.count("warning") == 0 and again.boxes == 5

@@ -265,7 +265,7 @@ def test_processes_share_the_test_images(cfg, monkeypatch):
 
 def test_a_bare_string_is_no_list_of_names(cfg):
     cfg.DATASETS.TRAIN = "noise"
-    with pytest.raises(ConfigError, match=r"write \('noise',\)"):
+    with pytest.raises(ConfigError, match=r"Write \('noise',\)"):
         build_train_loader(cfg)
 
 
@@ -278,7 +278,7 @@ def test_no_names(cfg, names, is_train, key):
 
 def test_empty_train_list(cfg):
     cfg.DATASETS.TRAIN = ()
-    with pytest.raises(ConfigError, match=r"DATASETS\.TRAIN names no data set"):
+    with pytest.raises(ConfigError, match=r"DATASETS\.TRAIN must name at least one data set"):
         build_train_loader(cfg)
 
 

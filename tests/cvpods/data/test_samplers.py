@@ -184,7 +184,7 @@ def test_seeds_of_samples_are_unique():
     keys = [TrainingStream(np.zeros(50), 1, seed)[p] for seed in range(4) for p in range(500)]
     assert len({key.seed for key in keys}) == len(keys)
     assert all(isinstance(key, SampleKey) and 0 <= key.seed < 2**32 for key in keys)
-    assert {type(value) for key in keys for value in key} == {int}
+    assert {type(value) for key in keys for value in (key.index, key.seed)} == {int}
 
 
 # -- over processes --------------------------------------------------------------------------------

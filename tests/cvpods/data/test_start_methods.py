@@ -71,7 +71,7 @@ def closure(number: int):
 def test_the_innermost_object_is_named(make, name, path):
     found = find_unsendable(make(), "dataset")
     assert found is not None and found[1].startswith("dataset" + path.partition("._lam")[0])
-    message = loader._describe(*found)
+    message = loader._describe_unsendable(*found)
     assert re.search(name, message), message
     assert "NUM_WORKERS 0" in message and "dataset" in message
 
@@ -136,7 +136,7 @@ def test_a_worker_obeys_the_process_that_made_it(method):
     context = multiprocessing.get_context(method)
     mine, theirs = context.Pipe()
     worker = context.Process(target=shielded, args=(theirs,), daemon=True)
-    with loader._stop_signals_held(
+    with loader._stop_signals_blocked(
         method
     ):  # as Loader does; libraries' threads start with the worker
         worker.start()
@@ -158,7 +158,7 @@ def test_signals_wait_until_workers_are_started():
     got = []
     before = signal.signal(signal.SIGTERM, lambda number, frame: got.append(number))
     try:
-        with loader._stop_signals_held("fork"):
+        with loader._stop_signals_blocked("fork"):
             signal.pthread_kill(threading.main_thread().ident, signal.SIGTERM)
             assert got == []
         assert got == [signal.SIGTERM]
@@ -272,7 +272,7 @@ config.INPUT.AUG.TRAIN_PIPELINES = [("Torch_Invert", v2.Lambda(lambda sample: sa
     assert done.returncode == 1 and "Traceback" not in done.stderr
     line = (experiment / "config.py").read_text().splitlines().index(own.splitlines()[-1]) + 1
     assert f"The function <lambda> of config.py, line {line}, cannot be sent" in done.stderr
-    assert f"which {method} starts here" in done.stderr and "NUM_WORKERS 0" in done.stderr
+    assert f"which are started by {method}" in done.stderr and "NUM_WORKERS 0" in done.stderr
 
 
 def test_a_loader_names_what_it_cannot_send(monkeypatch):

@@ -66,7 +66,7 @@ def test_scaling(tmp_path, values, level, expected):
             "up to 4095 and is scaled as if 65535 were white",
         ),
         (np.array([[0, 9]], np.int32), ""),
-        (np.array([[-9, 255]], np.int32), "values from -9 to 255; those below 0 become black"),
+        (np.array([[-9, 255]], np.int32), "values from -9 to 255; values below 0 become black"),
         (np.array([[0, 65535]], np.uint16), ""),
         (np.array([[0, 1]], np.float32), ""),
     ],

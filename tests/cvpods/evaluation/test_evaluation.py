@@ -350,7 +350,7 @@ def test_nothing_found(tmp_path, log):
 
 @pytest.mark.parametrize("label", [2, 79, -1])
 def test_class_that_the_data_set_does_not_have(label):
-    with pytest.raises(DataError, match=f"class {label}; data set 'pets' has only 2 classes"):
+    with pytest.raises(DataError, match=f"class {label}, but data set 'pets' has only 2 classes"):
         process(evaluator(), [(42, output([[1, 2, 3, 4]], [label]))])
 
 

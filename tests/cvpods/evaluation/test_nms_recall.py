@@ -52,7 +52,7 @@ def recalls(what):
 
 
 def counts(what):
-    return what._found["before"], what._found["after"]
+    return what._detected["before"], what._detected["after"]
 
 
 # -- by hand ---------------------------------------------------------------------------------------
@@ -179,7 +179,9 @@ def test_reset_forgets():
 
 
 def test_data_set_without_annotations():
-    with pytest.raises(DataError, match="needs annotations, which 'coco_2017_test' does not have"):
+    with pytest.raises(
+        DataError, match="needs annotations, which data set 'coco_2017_test' does not have"
+    ):
         NMSRecallEvaluator("coco_2017_test", None)
 
 
@@ -445,7 +447,9 @@ def test_processes_add_their_counts(monkeypatch, tmp_path):
     objects = [annotation(1, FIRST), annotation(2, SECOND)]
     first = process(evaluator(objects, tmp_path), 1, BEFORE[:2], AFTER[:1])
     second = process(evaluator(objects, tmp_path), 2, BEFORE[2:], AFTER[1:])
-    monkeypatch.setattr("cvpods.utils.comm.gather", lambda data: [first._found, second._found])
+    monkeypatch.setattr(
+        "cvpods.utils.comm.gather", lambda data: [first._detected, second._detected]
+    )
     assert recalls(first)["NR"] == pytest.approx(500 / 9)
     written = json.loads((tmp_path / "nms_recall.json").read_text())
     assert (written["found_before"], written["found_after"]) == (FOUND_BEFORE, FOUND_AFTER)
