@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -21,7 +21,7 @@ from cvpods.data.samplers import (
 )
 from cvpods.data.seeded_dataset import SeededDataset
 from cvpods.data.transforms import build_transform_gens
-from cvpods.data.transforms.transform import Transformed, output_size
+from cvpods.data.transforms.transform import TransformCall, output_size
 from cvpods.structures.samples import Sample
 from cvpods.utils import comm
 from cvpods.utils.errors import ConfigError, PodsError
@@ -49,7 +49,7 @@ def trivial_batch_collator(batch: list[Sample]) -> list[Sample]:
 def build_dataset(
     cfg: Any,
     dataset_names: Sequence[str],
-    transforms: Sequence[Callable[..., Transformed]] = (),
+    transforms: Sequence[TransformCall] = (),
     is_train: bool = True,
 ) -> Any:
     """Build the named data sets, combined into one by cfg.DATASETS.CUSTOM_TYPE.
@@ -130,7 +130,7 @@ def largest_training_image(cfg: Any) -> tuple[int, int] | None:
     return max(edges), max(longest, *edges)
 
 
-def test_transforms(cfg: Any) -> list[Callable[..., Transformed]]:
+def test_transforms(cfg: Any) -> list[TransformCall]:
     """Build INPUT.AUG.TEST_PIPELINES; return [] if TEST.AUG starts from the original image."""
     original = cfg.TEST.AUG.ENABLED and cfg.TEST.AUG.FROM_ORIGINAL
     return build_transform_gens([] if original else cfg.INPUT.AUG.TEST_PIPELINES, cfg.INPUT.FORMAT)
@@ -161,9 +161,7 @@ def build_test_loader(cfg: Any, dataset_name: str) -> DataLoader:
     )
 
 
-def _sizes_after(
-    transforms: Sequence[Callable[..., Transformed]], dataset: Any
-) -> list[tuple[int, int] | None]:
+def _sizes_after(transforms: Sequence[TransformCall], dataset: Any) -> list[tuple[int, int] | None]:
     """Return the size of each image after the transforms, or None if it is unknown.
 
     The sizes are computed from the annotations; reading an image verifies its size.

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
@@ -21,10 +21,12 @@ from cvpods.data.detection_utils import (
     reading_options,
 )
 from cvpods.data.registry import DATASETS
-from cvpods.data.transforms.transform import Annotations, ComposeTransform, Transformed
 from cvpods.data.white_level import level_of_files
 from cvpods.structures.samples import Sample
 from cvpods.utils.errors import DataError
+
+if TYPE_CHECKING:
+    from cvpods.data.transforms.transform import Annotations, TransformCall, Transformed
 
 
 class BaseDataset(Dataset):
@@ -53,7 +55,7 @@ class BaseDataset(Dataset):
         self,
         cfg: Any,
         dataset_name: str,
-        transforms: Sequence[Callable[..., Transformed]] = (),
+        transforms: Sequence[TransformCall] = (),
         is_train: bool = True,
     ) -> None:
         super().__init__()
@@ -123,8 +125,10 @@ class BaseDataset(Dataset):
         """Return the images that have boxes to learn from."""
         return [d for d in dataset_dicts if any(not a.get("iscrowd", 0) for a in d["annotations"])]
 
-    def _apply_transforms(self, image: np.ndarray, annotations: Annotations) -> Transformed:
-        return ComposeTransform(self.transforms)(image, annotations)
+    def _apply_transforms(self, image: np.ndarray, annotations: Annotations | None) -> Transformed:
+        for transform in self.transforms:
+            image, annotations = transform(image, annotations)
+        return image, annotations
 
     def __len__(self) -> int:
         return len(self.dataset_dicts)

@@ -122,13 +122,13 @@ def data_roots() -> list[Path]:
     return [Path(named).expanduser(), *roots] if named else roots
 
 
-def resolve(path: str | Path, what: str) -> Path:
+def resolve(path: str | Path, description: str) -> Path:
     """Find a file or folder; search a relative path in the current folder and under each data root.
 
     `coco/val2017` is also searched as `coco/images/val2017`.
 
     Args:
-        what: a noun phrase for the file in the error message.
+        description: a noun phrase for the file, for the error message.
 
     Raises:
         DataError: the file does not exist; the message lists the paths tried.
@@ -141,7 +141,7 @@ def resolve(path: str | Path, what: str) -> Path:
         if candidate.exists():
             return candidate
     raise DataError(
-        f"{what} is not found: tried {', '.join(str(candidate) for candidate in tried)}. "
-        "Link the data there, or point $CVPODS_DATASETS to the folder that holds it "
-        "(datasets/README.md)."
+        f"{description} was not found; tried {', '.join(str(candidate) for candidate in tried)}. "
+        "Link the data to one of these paths, or set $CVPODS_DATASETS to the folder that contains "
+        "it (datasets/README.md)."
     )

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from cvpods.data.registry import TRANSFORMS
 from cvpods.data.transforms.torchvision_bridge import TorchTransformGen
-from cvpods.data.transforms.transform import Transformed
+from cvpods.data.transforms.transform import TransformCall
 from cvpods.utils.errors import ConfigError
 
 
 def build_transform_gens(
     pipelines: Sequence[Sequence[Any]], image_format: str = "BGR", plus_one: bool = False
-) -> list[Callable[..., Transformed]]:
+) -> list[TransformCall]:
     """Build the transforms that a pipeline names.
 
     Args:
@@ -30,7 +30,7 @@ def build_transform_gens(
     return [_build(step, shared) for step in pipelines]
 
 
-def _build(step: Sequence[Any], shared: Mapping[str, Any]) -> Callable[..., Transformed]:
+def _build(step: Sequence[Any], shared: Mapping[str, Any]) -> TransformCall:
     if isinstance(step, (str, Mapping)) or len(step) != 2 or not isinstance(step[0], str):
         raise ConfigError(f"A step of INPUT.AUG must be a (name, arguments) pair; got {step!r}.")
     name, arguments = step

@@ -7,7 +7,7 @@ A `Transform` is deterministic; a `TransformGen` draws one at random. Both are c
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -17,6 +17,8 @@ from cvpods.structures import BoxMode
 
 Annotations = list[dict[str, Any]]
 Transformed = tuple[np.ndarray, Annotations | None]
+# A Transform, a TransformGen, or any callable with the same arguments.
+TransformCall: TypeAlias = Callable[..., Transformed]
 
 
 class Transform:
@@ -169,7 +171,7 @@ class BlendTransform(Transform):
 
 
 def output_size(
-    transforms: Sequence[Callable[..., Transformed]], height: int, width: int
+    transforms: Sequence[TransformCall], height: int, width: int
 ) -> tuple[int, int] | None:
     """Return the size after all `transforms`, or None if it depends on the image or on chance."""
     size: tuple[int, int] | None = (height, width)
@@ -182,7 +184,7 @@ def output_size(
 class ComposeTransform(Transform):
     """Transforms or transform generators, applied one after the other."""
 
-    def __init__(self, tfms: Sequence[Callable[..., Transformed]]) -> None:
+    def __init__(self, tfms: Sequence[TransformCall]) -> None:
         self.transforms = list(tfms)
 
     def __call__(

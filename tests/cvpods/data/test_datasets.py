@@ -535,7 +535,7 @@ def test_missing_folder_names_every_place(tmp_path, monkeypatch):
 def test_missing_annotation_file(tmp_path):
     put_coco(tmp_path / "datasets")
     (tmp_path / "datasets" / "coco" / "annotations" / "instances_val2017.json").unlink()
-    with pytest.raises(DataError, match=r"annotation file of 'coco_2017_val' is not found"):
+    with pytest.raises(DataError, match=r"annotation file of 'coco_2017_val' was not found"):
         COCODataset(config(), "coco_2017_val")
 
 
