@@ -29,7 +29,7 @@ def folder(tmp_path):
 
 
 def content():
-    """Two boxes in each image, all over it: x, y, width, height in pixels."""
+    """Return a file with two boxes, xywh in pixels, in each of three images."""
     boxes = {
         1: [[5, 6, 20, 10], [30, 20, 28, 18]],
         2: [[2, 30, 30, 28], [20, 4, 15, 40]],
@@ -58,13 +58,13 @@ def boxes_of(what):
 
 
 def check(folder, what, **options):
-    """The report, and that of what --fix would write."""
+    """Return the report, the repaired content, and the report on that content."""
     report, repaired = check_coco("a", what, folder, **options)
     again, _ = check_coco("a", repaired, folder)
     return report, repaired, again
 
 
-def test_coco_itself_has_nothing_to_say(folder):
+def test_coco_files_have_no_findings(folder):
     report, repaired, _ = check(folder, content())
     assert found(report) == {} and repaired == content()
 
@@ -85,7 +85,7 @@ READINGS = {"xywh": list, "xyxy": corners, "cxcywh": centred}
 @pytest.mark.parametrize("name", READINGS)
 @pytest.mark.parametrize("fractions", [False, True])
 def test_box_formats(folder, name, fractions):
-    """Every way to write them but COCO's is recognised, named and converted."""
+    """Recognise, name and convert every format other than COCO's."""
     what = content()
     for annotation in what["annotations"]:
         sides = SIZES[annotation["image_id"]] * 2 if fractions else (1, 1, 1, 1)
@@ -120,7 +120,7 @@ def test_the_same_box_twice(folder):
 
 
 def test_the_same_turned_box_twice(folder):
-    """Found by mutation: copies of a box of negative size, which --fix turns around."""
+    """Copies of a box of negative size, whose size --fix reverses (found by mutation)."""
     what = content()
     turned = {**what["annotations"][0], "bbox": [25, 16, -20, -10], "id": 8}
     what["annotations"] += [turned, {**turned, "id": 9}]
@@ -160,8 +160,8 @@ def test_file_names_in_another_notation(folder, written):
 
 
 @pytest.mark.parametrize("stored, written", [("NFC", "NFD"), ("NFD", "NFC")])
-def test_accents_apart_from_their_letters(folder, stored, written):
-    """macOS's archives hold them so."""
+def test_decomposed_accents(folder, stored, written):
+    """macOS stores accents as separate characters."""
     (folder / "1.png").rename(folder / unicodedata.normalize(stored, "Zürich.png"))
     what = content()
     what["images"][0]["file_name"] = unicodedata.normalize(written, "Zürich.png")
@@ -169,8 +169,8 @@ def test_accents_apart_from_their_letters(folder, stored, written):
     assert found(report) == {"file names in another notation": 1} and found(again) == {}
 
 
-def test_file_names_that_no_system_takes(folder):
-    """Too long, or half of a surrogate pair: errors that name the image, not tracebacks."""
+def test_impossible_file_names(folder):
+    """Names too long or with half of a surrogate pair give errors that name the image."""
     what = content()
     what["images"][0]["file_name"] = "a" * 5000
     what["images"][1]["file_name"] = "\ud800.png"
@@ -181,7 +181,7 @@ def test_file_names_that_no_system_takes(folder):
 
 
 def test_exif_orientation(folder):
-    """6 turns a file of 60 x 40 to 40 x 60; annotated as stored, it is refused and explained."""
+    """Orientation 6 turns 60 x 40 to 40 x 60; an annotation of the stored size is refused."""
     exif = Image.Exif()
     exif[0x0112] = 6
     Image.open(folder / "1.png").convert("RGB").save(folder / "1.png", exif=exif)
@@ -206,8 +206,8 @@ def test_sizes_come_from_the_files(folder):
     assert repaired["images"] == content()["images"] and found(again) == {}
 
 
-def test_what_fix_mends(folder):
-    """Every annotation has one thing that can be repaired: none is lost, and each is counted."""
+def test_repairs_by_fix(folder):
+    """Each annotation has a repairable error: all are kept, and each repair is counted."""
     what = content()
     one, two, three, four, five, six = what["annotations"]
     one["id"] = None
@@ -236,7 +236,7 @@ def test_what_fix_mends(folder):
 
 
 def test_boxes_below_the_finest_stride(folder):
-    """At most 120 pixels on the short edge: images grow 3 (40) and 2.5 times (48); stride 32.
+    """Images grow to 120 pixels on the short edge: 3 times (40) and 2.5 times (48); stride 32.
 
     Shorter sides in the resized images: 30, 54, 84, 45, 75, 30. Two of six are below 32.
     """
@@ -251,7 +251,7 @@ def deep(values, path):
 
 
 def test_few_of_the_bits_used(folder):
-    """12 bits in a file of 16."""
+    """A file of 16 bits contains 12-bit values."""
     deep(np.full((40, 60), 4000, dtype=np.uint16), folder / "1.png")
     report, _, _ = check(folder, content())
     assert report.found["few of the bits used"] == ["1.png: at most 4000; white would be 4095"]
@@ -261,7 +261,7 @@ def test_few_of_the_bits_used(folder):
 
 
 def test_48_bit_colours(folder):
-    """A PNG of 16 bits a channel, of which Pillow reads 8: written by hand, Pillow writes none."""
+    """Write a PNG of 16 bits a channel by hand, because Pillow cannot; it reads 8 of them."""
 
     def chunk(kind, data):
         return (
@@ -301,7 +301,7 @@ def test_all_crowds(folder):
 
 
 def test_boxes_from_polygons(folder):
-    """Annotated by outlines alone: --fix writes the boxes around them."""
+    """For annotations with polygons only, --fix writes the boxes around them."""
     what = content()
     what["annotations"][0].update(bbox=[], segmentation=[[5, 6, 25, 6, 25, 16], [7, 16, 5, 9]])
     del what["annotations"][1]["bbox"]
@@ -313,8 +313,8 @@ def test_boxes_from_polygons(folder):
     assert boxes_of(repaired) == [[5, 6, 20, 10], *boxes_of(content())[2:]] and found(again) == {}
 
 
-def test_ids_that_stand_for_two_things(folder):
-    """Images: both leave with their boxes. Equal records are one."""
+def test_ambiguous_image_ids(folder):
+    """Two images with one id are left out with their boxes; equal records count as one."""
     what = content()
     what["images"][1]["id"] = 1
     report, repaired, again = check(folder, what)
@@ -327,8 +327,8 @@ def test_ids_that_stand_for_two_things(folder):
     assert check(folder, what)[1] == content()
 
 
-def test_what_other_programs_need(folder, capsys):
-    """The file that --fix writes is json without NaN, and has area and iscrowd."""
+def test_fixed_file_suits_other_programs(folder, capsys):
+    """--fix writes json without NaN, with area and iscrowd."""
     what = content()
     what["info"] = {"version": float("nan")}
     what["annotations"][0]["iscrowd"] = None
@@ -353,7 +353,7 @@ def test_two_classes_of_one_id_are_not_merged(folder, capsys):
 
 
 def test_the_examined_file_is_never_overwritten(folder, monkeypatch, experiment, capsys):
-    """Also where it was found below a data root."""
+    """The examined file was found below a data root."""
     monkeypatch.setenv("CVPODS_DATASETS", str(folder))
     (folder / "a.json").write_text(json.dumps(content()))
     register = (
@@ -370,7 +370,7 @@ def test_the_examined_file_is_never_overwritten(folder, monkeypatch, experiment,
 
 
 def test_images_of_different_depths(folder):
-    """16 bits beside 12: one white level makes the latter dark."""
+    """With 16-bit and 12-bit images, one white level makes the latter dark."""
     deep(np.full((40, 60), 4000, dtype=np.uint16), folder / "1.png")
     deep(np.full((60, 40), 65000, dtype=np.uint16), folder / "2.png")
     report, _, _ = check(folder, content())
@@ -378,7 +378,7 @@ def test_images_of_different_depths(folder):
 
 
 def test_images_with_nan(folder):
-    """Depth maps have it: the finite values count, and NaN becomes black."""
+    """Depth maps contain NaN: only finite values count, and NaN becomes black."""
     values = np.full((40, 60), 0.5, dtype=np.float32)
     values[0, :2] = np.nan, np.inf
     what = content()
@@ -392,11 +392,11 @@ def test_images_with_nan(folder):
 
 @pytest.mark.parametrize("kind", [np.uint8, np.uint16])
 def test_orientation_of_an_uncompressed_tiff(folder, kind):
-    """6 turns 60 x 40 to 40 x 60, whatever the way in which Pillow reads the file."""
+    """Orientation 6 turns 60 x 40 to 40 x 60, however Pillow reads the file."""
     exif = Image.Exif()
     exif[0x0112] = 6
     pixels = np.zeros((40, 60), dtype=kind)
-    pixels[:, 0] = np.iinfo(kind).max  # the left column comes to the top
+    pixels[:, 0] = np.iinfo(kind).max  # the left column becomes the top row
     Image.fromarray(pixels).save(folder / "1.tif", exif=exif)
     turned = read_image(folder / "1.tif")
     assert turned.shape == (60, 40, 3) and turned[0].min() == 255 and turned[1:].max() == 0

@@ -1,4 +1,4 @@
-"""pods_check's findings, each by hand, and what --fix leaves."""
+"""Findings of the data check, the repaired content, and substitutes for unusable images."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from cvpods.utils.errors import DataError
 
 @pytest.fixture
 def folder(tmp_path):
-    """Three images of 60 x 40."""
+    """Return a folder with three images of 60 x 40."""
     for i in range(3):
         pixels = np.full((40, 60, 3), 40 * i, dtype=np.uint8)
         Image.fromarray(pixels).save(tmp_path / f"{i}.png")
@@ -68,12 +68,12 @@ def test_nothing_wrong(folder):
     ],
 )
 def test_boxes(folder, bbox, kind, left):
-    """Of the image 0, whose one box it is."""
+    """`bbox` is the only box of image 0."""
     broken = content()
     broken["annotations"][0]["bbox"] = bbox
     report, repaired = check_coco("a", broken, folder)
     expected = {} if kind is None else {kind: 1}
-    # Training leaves boxes of negative size out, though --fix turns them around.
+    # Training leaves out boxes of negative size, although --fix reverses them.
     unused = left is None or kind == "zero or negative box"
     expected |= {"image without boxes": 1} if unused else {}
     assert findings(report) == expected
@@ -109,7 +109,7 @@ def change(place, value):
     ],
 )
 def test_records(folder, spoil, expected):
-    """What is left has nothing wrong any more, and training reads it."""
+    """The repaired content has no more errors, and training reads it."""
     broken = content()
     spoil(broken)
     before = copy.deepcopy(broken)
@@ -162,7 +162,7 @@ def dataset(folder):
     return COCODataset(BaseConfig(), "seeded")
 
 
-def test_a_corrupt_image_is_replaced_the_same_everywhere(folder):
+def test_substitutes_for_a_corrupt_image_are_deterministic(folder):
     data = dataset(folder)
     (folder / "1.png").write_bytes(b"no image")
     sample = SeededDataset(data)[SampleKey(1, 5)]
@@ -174,7 +174,7 @@ def test_a_corrupt_image_is_replaced_the_same_everywhere(folder):
     assert "unusable" not in SeededDataset(data)[SampleKey(0, 5)]
 
 
-def test_all_images_gone(folder):
+def test_all_images_missing(folder):
     data = dataset(folder)
     for path in folder.glob("*.png"):
         path.unlink()
@@ -183,7 +183,7 @@ def test_all_images_gone(folder):
 
 
 def test_unknown_image_ids_of_two_kinds(folder):
-    """Found by mutation: ids that cannot be sorted."""
+    """Ids that cannot be sorted together (found by mutation)."""
     broken = content()
     broken["annotations"][0]["image_id"], broken["annotations"][1]["image_id"] = -1, "x"
     (folder / "kinds.json").write_text(json.dumps(broken))
@@ -193,7 +193,7 @@ def test_unknown_image_ids_of_two_kinds(folder):
 
 
 def test_repeated_text_ids_stay_texts(folder):
-    """Found by mutation: "a", "a", "b" become "a", a new text, "b"."""
+    """Ids "a", "a", "b" become "a", a new text, "b" (found by mutation)."""
     broken = content()
     for annotation, id_ in zip(broken["annotations"], ("a", "a", "b"), strict=True):
         annotation["id"] = id_

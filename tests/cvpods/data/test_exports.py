@@ -15,7 +15,7 @@ from cvpods.data.datasets import COCODataset
 from cvpods.evaluation import evaluate_boxes
 from tests.exports import EXPORTS
 
-# What is worth a warning in each, and nothing else is.
+# The only warnings for each tool.
 WARNINGS = {
     "Roboflow": {"root class"},
     "Label Studio on Windows": {"file names in another notation"},
@@ -23,7 +23,7 @@ WARNINGS = {
 
 
 def make(folder):
-    """Three images, five boxes, three classes, of which the alphabet has another order."""
+    """Write three images with five boxes of three classes, not numbered alphabetically."""
     folder.mkdir(parents=True)
     sizes = {11: (100, 80), 12: (64, 48), 13: (50, 70)}
     for id_, (width, height) in sizes.items():
@@ -70,13 +70,13 @@ def test_perfect_detections_reach_100(exported):
 
 
 def test_every_image_has_its_boxes(exported):
-    """Whatever the numbers are, an image keeps its boxes and their classes."""
+    """An image keeps its boxes and their classes, whatever the ids are."""
     dataset = COCODataset(BaseConfig(), "exported")
     names = dataset.meta["thing_classes"]
     found = set()
     for index in range(len(dataset)):
         sample = dataset[index]
-        shade = int(sample["image"].max())  # the image's first id
+        shade = int(sample["image"].max())  # the id in make()
         for box, label in zip(
             sample["instances"].gt_boxes.tensor.tolist(),
             sample["instances"].gt_classes.tolist(),
