@@ -214,9 +214,8 @@ def narrow(folder: Path) -> tuple[str, Callable[[], DenseDetector]]:
     without_resnet = config.MODEL.RESNETS.DEPTH is None
     config.override({k: v for k, v in NARROW.items() if not (without_resnet and "RESNETS" in k)})
     config.override({f"MODEL.{group}.NUM_CONVS": 1, f"MODEL.{group}.NUM_CLASSES": 6})
-    return repr(
-        (dict(flatten(config.MODEL)), (folder / "net.py").read_text())
-    ), lambda: build_model(config)
+    depends_on = repr((dict(flatten(config.MODEL)), (folder / "net.py").read_text()))
+    return depends_on, lambda: build_model(config)
 
 
 TRAINED: set[str] = set()
