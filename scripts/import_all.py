@@ -1,4 +1,9 @@
-"""Import every module of the packages; name the one that fails."""
+"""Import every module of the packages, and name each one that fails.
+
+    python scripts/import_all.py
+
+The exit status is 1 if a module fails.
+"""
 
 from __future__ import annotations
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from cvpods.utils.errors import PodsError
-from cvpods.utils.handles import describe_handles, is_out_of_handles, scarce_handles
+from cvpods.utils.handles import describe_handles, is_out_of_handles, scarcity_hint
 
 _FOR_USERS = (PodsError, FloatingPointError)
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -55,7 +55,7 @@ def _explain_memory(error: Exception) -> str | None:
     from cvpods.engine import memory
 
     if memory.is_dead_worker(error):
-        return f"{memory.describe_death(error)}{scarce_handles()}"
+        return f"{memory.describe_death(error)}{scarcity_hint()}"
     if memory.is_out_of_memory(error):
         return f"Out of memory: {memory.first_line(error)}. {memory.step_advice(1)}"
     return None

@@ -10,7 +10,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from cvpods.checkpoint import list_checkpoints
-from cvpods.checkpoint.addresses import find_file, in_weights_folder
+from cvpods.checkpoint.addresses import find_file, find_in_weights_folder
 from cvpods.configs import BaseConfig
 from cvpods.engine.run_files import set_aside
 from cvpods.utils.errors import ConfigError
@@ -65,4 +65,4 @@ def _local_file(weights: str) -> Path | None:
     if "://" not in plain:
         return find_file(weights) if weights else None
     name = plain.removeprefix("cvpods://")
-    return in_weights_folder([name, f"{name}/model_final.pth"])
+    return find_in_weights_folder([name, f"{name}/model_final.pth"])

@@ -108,9 +108,9 @@ def choose_weights(args: argparse.Namespace, config: BaseConfig) -> list[str]:
 
 def _iterations(path: Path) -> float:
     """Return the iterations that a checkpoint has done; for weights alone, what its name says."""
-    from cvpods.checkpoint.newest import iteration_inside, iteration_of
+    from cvpods.checkpoint.newest import iteration_of, read_iteration
 
-    inside = iteration_inside(path)
+    inside = read_iteration(path)
     return inside + 1 if inside is not None else iteration_of(path) or 0
 
 
