@@ -101,8 +101,9 @@ def measure(checkouts: list[Path], rounds: int) -> dict[tuple[str, Path], Run]:
     runs: dict[tuple[str, Path], list[Run]] = {}
     with tempfile.TemporaryDirectory() as name:
         work = Path(name)
-        maker = [sys.executable, str(ROOT / "datasets/make_shapes.py"), "--output", work / "shapes"]
-        subprocess.run([*maker, "--train", "8", "--val", "2"], check=True, capture_output=True)
+        maker = [sys.executable, str(ROOT / "datasets/make_shapes.py")]
+        words = ["--output", str(work / "shapes"), "--train", "8", "--val", "2"]
+        subprocess.run([*maker, *words], check=True, capture_output=True)
         for index in range(rounds + 1):
             for row, program, words in ROWS:
                 for checkout in checkouts:

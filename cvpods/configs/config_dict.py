@@ -108,6 +108,7 @@ class ConfigDict(dict):
     def _override_one(self, name: str, value: Any) -> None:
         """Set an existing key, or several keys of a group, given by dotted name."""
         *parents, leaf = name.split(".")
+        parent: Any = self
         node: Any = self
         for part in (*parents, leaf):
             if not isinstance(node, Mapping) or part not in node:

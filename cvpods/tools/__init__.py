@@ -1,4 +1,4 @@
-"""The commands, and Predictor, their counterpart in Python."""
+"""Commands, and Predictor, their counterpart in Python."""
 
 from typing import TYPE_CHECKING
 
@@ -7,9 +7,4 @@ from cvpods.utils.lazy import lazy_names
 if TYPE_CHECKING:
     from cvpods.tools.predictor import Predictor
 
-__all__ = lazy_names(
-    __name__,
-    {
-        "predictor": ["Predictor"],
-    },
-)
+__all__ = lazy_names(__name__, {"predictor": ["Predictor"]})

@@ -30,6 +30,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
+    """Return the parser of pods_check."""
     parser = make_parser("Examine data sets: images, boxes, classes.", launches=False)
     parser.add_argument(
         "--dataset", nargs="+", metavar="NAME", help="registered names (default: TRAIN and TEST)"

@@ -36,6 +36,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
+    """Return the parser of pods_demo."""
     parser = make_parser(
         "Draw detections on images, videos or a camera's pictures.", launches=False
     )

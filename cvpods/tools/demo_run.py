@@ -1,4 +1,4 @@
-"""The work of pods_demo: detect, draw and write, source by source."""
+"""Work of pods_demo: detect, draw and write, source by source."""
 
 from __future__ import annotations
 

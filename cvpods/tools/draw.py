@@ -21,6 +21,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
+    """Return the parser of pods_draw."""
     parser = make_parser(
         "Draw the last evaluation's detections beside the ground truth.", launches=False
     )

@@ -41,6 +41,7 @@ def make_parser(description: str, launches: bool = True) -> argparse.ArgumentPar
 
 
 def _add_launch_flags(parser: argparse.ArgumentParser) -> None:
+    """Add the flags for several processes and machines."""
     parser.add_argument(
         "--num-gpus",
         type=_gpus,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeAlias, overload
+from typing import TYPE_CHECKING, Any, TypeAlias, cast, overload
 
 import numpy as np
 import torch
@@ -28,6 +28,9 @@ from cvpods.tools.experiment import BuildModel, open_experiment
 from cvpods.tools.weights import typed_weights
 from cvpods.utils.env import select_device
 from cvpods.utils.errors import DataError
+
+if TYPE_CHECKING:
+    from cvpods.modeling.meta_arch import DenseDetector
 
 AnyImage: TypeAlias = "str | Path | Image.Image | np.ndarray | Tensor"
 
@@ -111,7 +114,7 @@ class Predictor:
             names = class_names(cfg, num_classes) or numbered
         one_size = getattr(model, "one_size", False)
         if cfg.TEST.AUG.ENABLED:
-            model = TestTimeAugmentation.from_config(cfg, model)
+            model = TestTimeAugmentation.from_config(cfg, cast("DenseDetector", model))
         context = partial(autocast, cfg, cfg.MODEL.DEVICE.split(":")[0])
         return cls(
             model,
@@ -125,7 +128,9 @@ class Predictor:
         )
 
     @overload
-    def __call__(self, images: AnyImage) -> Instances: ...
+    def __call__(  # type: ignore[overload-overlap] # a str is a sequence of str, too
+        self, images: AnyImage
+    ) -> Instances: ...
     @overload
     def __call__(self, images: Sequence[AnyImage]) -> list[Instances]: ...
     def __call__(self, images: Any) -> Any:

@@ -27,6 +27,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
+    """Return the parser of pods_test."""
     parser = make_parser("Evaluate an experiment.")
     parser.add_argument(
         "--start-iter", type=int, metavar="N", help="evaluate checkpoints from iteration N on"

@@ -29,6 +29,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
+    """Return the parser of pods_train."""
     parser = make_parser("Train an experiment.")
     parser.add_argument(
         "--resume", action="store_true", help="continue from OUTPUT_DIR/last_checkpoint"

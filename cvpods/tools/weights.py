@@ -1,4 +1,4 @@
-"""The choice of weights: MODEL.WEIGHTS as typed, or the newest checkpoint."""
+"""Choice of weights: MODEL.WEIGHTS as typed, or the newest checkpoint."""
 
 from __future__ import annotations
 

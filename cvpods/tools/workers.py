@@ -1,4 +1,4 @@
-"""The way of a command's work into every process of a run."""
+"""Launch of a command's work in every process of a run."""
 
 from __future__ import annotations
 

@@ -47,6 +47,7 @@ class Registry:
         return add
 
     def _add(self, name: str, obj: Any) -> None:
+        """Add an object; a name that belongs to another one is an AssertionError."""
         old = self._objects.get(name)
         # When a process loads an experiment folder twice, the same class or an equal dict is
         # registered again.

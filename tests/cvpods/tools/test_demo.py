@@ -701,7 +701,7 @@ def test_bad_sources_are_named_and_skipped(pods_demo, tmp_path):
     inputs = ["a.jpg", "bad.jpg", "nowhere.jpg", "bad.mp4", "IMG_2.JPG", "c.jpg"]
     status, printed = pods_demo("--input", *inputs, "--output", "o")
     assert status == 1
-    assert "Skipped: nowhere.jpg is no file" in printed
+    assert "Skipped: nowhere.jpg is not a file" in printed
     assert "Skipped: Image bad.jpg cannot be read" in printed
     assert "Skipped: Video bad.mp4 cannot be opened" in printed
     assert printed.rstrip().endswith("error: 4 not used: nowhere.jpg, IMG_2.JPG, bad.jpg, bad.mp4")
