@@ -352,7 +352,7 @@ class DefaultRunner(TrainingStep):
     def test(
         cls, cfg: BaseConfig, model: nn.Module, output_folder: str | Path | None = None
     ) -> dict[str, Any]:
-        """Evaluate `model` on each data set of cfg.DATASETS.TEST, with the augmentation of TEST.AUG.
+        """Evaluate `model` on each data set of cfg.DATASETS.TEST, augmented as in TEST.AUG.
 
         Args:
             output_folder: default OUTPUT_DIR/inference, or inference_TTA with augmentation.

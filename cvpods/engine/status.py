@@ -1,4 +1,4 @@
-"""Exchange of statuses between the processes after every step: signals, failures, corrupt images."""
+"""Exchange between the processes after every step: signals, failures, corrupt images."""
 
 from __future__ import annotations
 

@@ -16,8 +16,9 @@ from typing import Any
 from cvpods.checkpoint import newest_checkpoint
 from cvpods.engine import launch
 from cvpods.engine.error_kinds import first_line, is_dead_worker, is_lost_peer, is_out_of_memory
-from cvpods.engine.launch import WorkersFailed, fails_first
+from cvpods.engine.launch import WorkersFailed
 from cvpods.engine.memory import dead_worker_advice, step_advice
+from cvpods.engine.worker import fails_first
 from cvpods.tools.experiment import load_experiment
 from cvpods.utils import comm
 from cvpods.utils.env import check_gpus, has_gpus

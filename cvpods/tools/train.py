@@ -17,8 +17,8 @@ from cvpods.configs.check import check_training
 from cvpods.engine import RUNNERS, default_setup
 from cvpods.engine.auto_batch import read_images_at_once
 from cvpods.engine.defaults import check_setup, dump_config
-from cvpods.engine.launch import restart_count
 from cvpods.engine.run_files import set_aside
+from cvpods.engine.worker import restart_count
 from cvpods.tools.check import check_before_training
 from cvpods.tools.common import load_config, make_parser, reporting_errors, run_tool
 from cvpods.utils import comm

@@ -78,7 +78,7 @@ def test_three_machines_meet(port, said):
 
 
 def test_a_machine_that_does_not_come(port, said):
-    with pytest.raises(MeetingFailed, match=r"Machine 1 of 2 did not come to localhost:\d+ within"):
+    with pytest.raises(MeetingFailed, match=r"Machine 1 of 2 did not reach localhost:\d+ within"):
         meet(Place("localhost", port, 2, SOON), 0)
     assert f"Waiting for machine 1 of 2 at localhost:{port}" in said[0]
 
@@ -131,7 +131,7 @@ def test_another_number_of_machines(port, said):
     with pytest.raises(MeetingFailed, match="--num-machines is 2 here and 3 on machine 0"):
         meet(Place("localhost", port, 2, 0.2), 1)
     thread.join(20)
-    assert results[0].startswith("Machines 1, 2 of 3 did not come")
+    assert results[0].startswith("Machines 1, 2 of 3 did not reach")
 
 
 def test_addresses_of_ipv6():
