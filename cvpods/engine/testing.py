@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+import torch
 from loguru import logger
 from torch import nn
 from torch.utils.data import DataLoader
@@ -94,30 +95,25 @@ def evaluate_data_sets(
     Raises:
         ConfigError: DATASETS.TEST is empty, or the classes of the model do not fit.
     """
-    names = cfg.DATASETS.TEST
-    if not names:
-        raise ConfigError("DATASETS.TEST names no data set to evaluate on.")
-    origin = origin_of(model)
-    prepared = []  # all of them first: an error must not come after hours of evaluation
+    if not cfg.DATASETS.TEST:
+        raise ConfigError("DATASETS.TEST must name a data set to evaluate on; it is empty.")
+    # All are prepared first, so that no error in this comes after hours of evaluation.
+    prepared: list[_Evaluation] = []
     with failing_together():
-        for name in names:
+        for name in cfg.DATASETS.TEST:
             loader = build_loader(cfg, name)
-            fitted = _fit_to_data_set(cfg, model, loader, name, origin)
+            fitted = _fit_to_data_set(cfg, model, loader, name)
             own = dataset_folder(cfg, folder, name)
             evaluator = build_evaluator(cfg, name, loader.dataset, own)
-            prepared.append((name, fitted, loader, evaluator))
-    entry = provenance(origin, {name: loader.dataset for name, _, loader, _ in prepared})
+            prepared.append(_Evaluation(name, fitted, loader, evaluator))
+    entry = provenance(origin_of(model), {each.name: each.loader.dataset for each in prepared})
     if record:
         _log_replacement(folder)
-    results: dict[str, Any] = {}
     device = next(chain(model.parameters(), model.buffers())).device.type
-    for name, fitted, loader, evaluator in prepared:
-        evaluator.provenance = entry
-        results[name] = inference_on_dataset(fitted, loader, evaluator, autocast(cfg, device))
-        if comm.is_main_process():
-            print_csv_format(name, results[name])
+    results = {each.name: each.run(autocast(cfg, device), entry) for each in prepared}
     if not comm.is_main_process():
         return {}
+    names = cfg.DATASETS.TEST
     reported = results[names[0]] if len(names) == 1 else results
     if record:
         write_results(folder, reported, entry)
@@ -146,9 +142,24 @@ def evaluate_nms_recall(
     return evaluate_data_sets(cfg, pair, folder, build_loader, build_evaluator, record=False)
 
 
-def _fit_to_data_set(
-    cfg: BaseConfig, model: nn.Module, loader: DataLoader, name: str, origin: Origin
-) -> nn.Module:
+class _Evaluation(NamedTuple):
+    """The evaluation of a model on one data set."""
+
+    name: str
+    model: nn.Module
+    loader: DataLoader
+    evaluator: DatasetEvaluator
+
+    def run(self, autocast: torch.autocast, entry: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the results on rank 0, {} elsewhere; reports show the provenance `entry`."""
+        self.evaluator.provenance = entry
+        results = inference_on_dataset(self.model, self.loader, self.evaluator, autocast)
+        if comm.is_main_process():
+            print_csv_format(self.name, results)
+        return results
+
+
+def _fit_to_data_set(cfg: BaseConfig, model: nn.Module, loader: DataLoader, name: str) -> nn.Module:
     """Return the model with the classes of the data set; set how its loader groups images.
 
     Raises:
@@ -160,7 +171,7 @@ def _fit_to_data_set(
     dataset: Any = loader.dataset
     check_num_classes(model, dataset.meta, name)
     by_position = cfg.TEST.CLASSES_BY_POSITION
-    return map_classes(model, origin.class_names, dataset.meta, name, by_position)
+    return map_classes(model, origin_of(model).class_names, dataset.meta, name, by_position)
 
 
 def _log_replacement(folder: Path) -> None:

@@ -101,7 +101,7 @@ def test_bad_arguments(arguments, message):
 
 @pytest.fixture
 def gpus(monkeypatch):
-    """Pretend that torch finds so many GPUs."""
+    """Return a function that makes torch find a number of GPUs."""
 
     def pretend(count: int) -> None:
         monkeypatch.setattr(torch.cuda, "is_available", lambda: count > 0)
@@ -129,7 +129,7 @@ def test_gpus_that_are_not_there(gpus, found, asked, message):
     [(0, {}), (0, {"num_gpus_per_machine": 0}), (2, {"num_gpus_per_machine": 0})],
 )
 def test_one_process_on_the_cpu(gpus, found, asked):
-    """Also where GPUs are: gloo, which no GPU is needed for, and no GPU is touched."""
+    """The backend is gloo, which needs no GPU, even on a machine with GPUs."""
     gpus(found)
     assert launch(backend, **asked) == "gloo"
 

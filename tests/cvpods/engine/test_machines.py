@@ -1,4 +1,4 @@
-"""Launchers that meet, and each way in which they do not; all on this machine."""
+"""Launchers that meet, and each way in which they fail to; all on this machine."""
 
 from __future__ import annotations
 
@@ -36,14 +36,14 @@ def port() -> int:
 
 @pytest.fixture
 def busy_port():
-    """A port on which a program accepts connections and says nothing."""
+    """Listen on a port as a program that accepts connections and sends nothing."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         yield listener.getsockname()[1]
 
 
 @pytest.fixture
 def said(monkeypatch) -> list[str]:
-    """The messages that are logged."""
+    """Collect the messages that are logged."""
     lines: list[str] = []
     monkeypatch.setattr(machines.logger, "info", lines.append)
     return lines
@@ -62,7 +62,7 @@ def in_thread(place: Place, rank: int, results: dict) -> threading.Thread:
 
 
 def test_three_machines_meet(port, said):
-    """Machine 0 says at once for whom it waits, and again when one has come."""
+    """Machine 0 logs the missing machines at once, and again when one has come."""
     place, results = Place("localhost", port, 3, 1), {}
     threads = [in_thread(place, rank, results) for rank in (0, 1)]
     while len(said) < 3:

@@ -113,13 +113,13 @@ def test_ema_by_hand(tmp_path):
     assert runner.ema.module.w.item() == pytest.approx(1.725)
 
 
-def test_resume_without_checkpoint_starts_anew(tmp_path):
+def test_resume_without_checkpoint_starts_a_new_run(tmp_path):
     runner = LineRunner(make_config(tmp_path), lambda cfg: Line())
     runner.resume_or_load(resume=True)
     assert runner.start_iter == 0
 
 
-def test_resume_goes_on(tmp_path):
+def test_resume_continues(tmp_path):
     cfg = make_config(tmp_path, CHECKPOINT_PERIOD=1)
     runner = LineRunner(cfg, lambda cfg: Line())
     runner.train()
