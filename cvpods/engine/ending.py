@@ -1,6 +1,6 @@
 """The end of a run before its last iteration: save the finished iterations, and log what is saved.
 
-What ends a run so is an error, a signal, sys.exit() or KeyboardInterrupt.
+Errors, signals, sys.exit() and KeyboardInterrupt end a run in this way.
 """
 
 from __future__ import annotations

@@ -163,13 +163,13 @@ class ModelEMA(HookBase):
 
 
 class PeriodicWriter(HookBase):
-    """Writes the recorded scalars every `period` iterations, at the first and at the last.
+    """Writer of the recorded scalars every `period` iterations, at the first and at the last.
 
     A scalar that is not recorded at every iteration is written at once, so that none of its values
     is lost. If a writer fails, the log names it, training continues, and the writer is tried again.
 
     Args:
-        writers: objects with any of the methods of the writers in cvpods.engine.writers.
+        writers: objects with some of the methods of the writers in cvpods.engine.writers.
     """
 
     comes_last = True  # after every hook that may record a scalar
@@ -229,7 +229,7 @@ class PeriodicWriter(HookBase):
 
 
 class PeriodicCheckpointer(HookBase):
-    """Saves model_iter_0010000 every `period` iterations, and model_final; < 0 saves nothing.
+    """Saver of model_iter_0010000 every `period` iterations, and of model_final; < 0 saves nothing.
 
     Args:
         lacks_final: called when a run is resumed whose iterations are all done; returns whether
@@ -260,7 +260,7 @@ class PeriodicCheckpointer(HookBase):
 
 
 class EvalHook(HookBase):
-    """Calls `evaluate` every `period` iterations and after the last; < 0 never calls it.
+    """Call of `evaluate` every `period` iterations and after the last; < 0 never calls it.
 
     Its results {data set or task: ...} are recorded as scalars such as "bbox/AP" on rank 0. A stop
     signal interrupts it; the run then ends after the other hooks of this iteration. If it fails,

@@ -78,7 +78,7 @@ class TrainingLoader(Protocol):
 
 @RUNNERS.register()
 class DefaultRunner(TrainingStep):
-    """Builds data, model, optimiser, schedule, checkpointer and hooks from a config.
+    """Runner with the data, model, optimiser, schedule, checkpointer and hooks of a config.
 
     Args:
         cfg: the config; periods given in epochs become iterations in it.
@@ -91,7 +91,7 @@ class DefaultRunner(TrainingStep):
         bare_model: the model without DistributedDataParallel around it.
         ema: the average of its weights; None if TRAINER.EMA is off.
         block: images of one group that follow each other in the order, see TrainingStream.
-        results: those of the last evaluation.
+        results: results of the last evaluation.
         saved_iterations: number of iterations in the newest checkpoint of this run.
     """
 
@@ -165,7 +165,7 @@ class DefaultRunner(TrainingStep):
 
     @property
     def training_data(self) -> Any:
-        """The data set of DATASETS.TRAIN, whose samples have random augmentation."""
+        """The data set of DATASETS.TRAIN, without SeededDataset around it."""
         return self.data_loader.dataset.dataset
 
     # -- parts that subclasses replace ---------------------------------------------------------
