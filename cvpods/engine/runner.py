@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
@@ -199,7 +199,7 @@ class DefaultRunner(TrainingStep):
             ground_truth=dataset.datasets[0].coco_ground_truth(),
         )
 
-    def build_writers(self) -> list[Any]:
+    def build_writers(self) -> Sequence[object]:
         output = Path(self.cfg.OUTPUT_DIR)
         return [
             CommonMetricPrinter(self.max_iter, self.window_size),
