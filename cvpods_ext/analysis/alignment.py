@@ -22,7 +22,7 @@ from cvpods_ext.methods.auto_assign.loss import (
     log_positive_weights,
 )
 from cvpods_ext.methods.feature_align import FeatureAlign
-from cvpods_ext.methods.feature_align.loss import log_filtered_score, per_level_and_class
+from cvpods_ext.methods.feature_align.loss import log_filtered_score
 
 
 class Alignment(NamedTuple):
@@ -87,7 +87,7 @@ def alignment_maps(
     ltrb = model.distances(outputs["box_deltas"], strides[:, None])
     log_pb = -model.loss.get("reg_weight", 5.0) * location_loss(pairs, ltrb, points)
     mu, sigma = (
-        per_level_and_class(pairs, values.expand(shape), levels)
+        pairs.per_level_and_class(values.expand(shape), levels)
         for values in (model.mu, model.sigma)
     )
     log_g = log_center_prior(pairs, points, strides, mu, sigma)
