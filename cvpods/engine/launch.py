@@ -7,7 +7,7 @@ import signal
 import socket
 from collections.abc import Callable
 from contextlib import closing
-from typing import Any
+from typing import TypeVar
 
 import torch
 import torch.distributed as dist
@@ -23,13 +23,15 @@ from cvpods.utils.env import check_gpus, has_gpus
 from cvpods.utils.errors import ConfigError, PodsError
 from cvpods.utils.stop import STOP_SIGNALS, Stopped
 
+_Result = TypeVar("_Result")
+
 
 class WorkersFailed(PodsError):  # noqa: N818 - reads better than WorkersFailedError
     """A process ended with an error, which it has printed itself."""
 
 
 def launch(
-    main_func: Callable[..., Any],
+    main_func: Callable[..., _Result],
     num_gpus_per_machine: int | None = None,
     num_machines: int = 1,
     machine_rank: int = 0,
@@ -38,7 +40,7 @@ def launch(
     max_restarts: int = 0,
     num_processes: int | None = None,
     wait_minutes: float = 10.0,
-) -> Any:
+) -> _Result:
     """Call main_func(*args) in every process, with a process group even if there is only one.
 
     Args:
@@ -78,7 +80,9 @@ def launch(
         del store  # served until here: torch's launchers use its server
 
 
-def _run_group(config: LaunchConfig, main_func: Callable[..., Any], args: tuple, cpu: bool) -> Any:
+def _run_group(
+    config: LaunchConfig, main_func: Callable[..., _Result], args: tuple, cpu: bool
+) -> _Result:
     """Run the processes of this machine; translate torch's errors."""
     try:
         results = elastic_launch(config, run_worker)(main_func, args, cpu)

@@ -47,7 +47,7 @@ def autocast(cfg: BaseConfig, device_type: str) -> torch.autocast:
     return torch.autocast(device_type, dtype=_DTYPES.get(amp.DTYPE), enabled=bool(amp.ENABLED))
 
 
-def prepare_model(cfg: BaseConfig, build_model: Callable[[Any], nn.Module]) -> nn.Module:
+def prepare_model(cfg: BaseConfig, build_model: Callable[[BaseConfig], nn.Module]) -> nn.Module:
     """Build the model on its device, in TRAINER's memory layout, and compile it if asked to.
 
     Raises:

@@ -98,7 +98,7 @@ class DefaultRunner(TrainingStep):
     data_loader: TrainingLoader
     results: Mapping[str, Any]
 
-    def __init__(self, cfg: BaseConfig, build_model: Callable[[Any], nn.Module]) -> None:
+    def __init__(self, cfg: BaseConfig, build_model: Callable[[BaseConfig], nn.Module]) -> None:
         super().__init__()
         check_training(cfg)
         self.cfg = cfg
@@ -118,7 +118,7 @@ class DefaultRunner(TrainingStep):
         seed_all_rng(cfg.SEED + comm.get_rank())  # dropout and the like differ between ranks
         self.register_hooks(self.build_hooks())
 
-    def _build_model(self, build_model: Callable[[Any], nn.Module]) -> nn.Module:
+    def _build_model(self, build_model: Callable[[BaseConfig], nn.Module]) -> nn.Module:
         """Build the model, and check that it fits the data."""
         cfg = self.cfg
         model = prepare_model(cfg, build_model)

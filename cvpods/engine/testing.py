@@ -74,7 +74,7 @@ def evaluate_data_sets(
     cfg: BaseConfig,
     model: nn.Module,
     folder: Path,
-    build_loader: Callable[[Any, str], DataLoader],
+    build_loader: Callable[[BaseConfig, str], DataLoader],
     build_evaluator: Callable[..., DatasetEvaluator],
     record: bool = True,
 ) -> dict[str, Any]:
@@ -124,7 +124,7 @@ def evaluate_nms_recall(
     cfg: BaseConfig,
     model: nn.Module,
     folder: Path,
-    build_loader: Callable[[Any, str], DataLoader],
+    build_loader: Callable[[BaseConfig, str], DataLoader],
 ) -> dict[str, Any]:
     """Compute the NMS recall on each data set; arguments as in evaluate_data_sets().
 
@@ -134,7 +134,7 @@ def evaluate_nms_recall(
     if cfg.TEST.AUG.ENABLED:
         raise ConfigError("NMS recall is measured at one scale; set TEST.AUG.ENABLED False.")
 
-    def build_evaluator(cfg: Any, name: str, dataset: Any, folder: Path) -> DatasetEvaluator:
+    def build_evaluator(cfg: BaseConfig, name: str, dataset: Any, folder: Path) -> DatasetEvaluator:
         return NMSRecallEvaluator(name, dataset.datasets[0].coco_ground_truth(), folder)
 
     detector: Any = model  # PreAndPostNMS refuses other models than a DenseDetector

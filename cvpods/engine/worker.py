@@ -7,7 +7,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable
-from typing import Any
+from typing import TypeVar
 
 import torch
 import torch.distributed as dist
@@ -15,8 +15,10 @@ import torch.distributed as dist
 from cvpods.utils import comm
 from cvpods.utils.stop import Stopped
 
+_Result = TypeVar("_Result")
 
-def run_alone(main_func: Callable[..., Any], args: tuple, on_cpu: bool) -> Any:
+
+def run_alone(main_func: Callable[..., _Result], args: tuple, on_cpu: bool) -> _Result:
     """Call main_func(*args) in a process group of one, so that collective calls in it work."""
     started = not dist.is_initialized()
     if started:
@@ -29,7 +31,7 @@ def run_alone(main_func: Callable[..., Any], args: tuple, on_cpu: bool) -> Any:
             dist.destroy_process_group()
 
 
-def run_worker(main_func: Callable[..., Any], args: tuple, on_cpu: bool) -> Any:
+def run_worker(main_func: Callable[..., _Result], args: tuple, on_cpu: bool) -> _Result:
     """Call main_func(*args) in one process of a launched group.
 
     The launcher has set RANK, WORLD_SIZE and the other variables that torch reads.
