@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import inspect
 import logging
 import math
 import os
@@ -12,12 +11,11 @@ import threading
 from types import FrameType
 from typing import Any
 
-from torch.distributed.elastic.agent.server.local_elastic_agent import LocalElasticAgent
 from torch.distributed.elastic.multiprocessing import SignalException
 from torch.distributed.launcher.api import LaunchConfig
-from torch.multiprocessing.spawn import ProcessContext
 
 from cvpods.engine.machines import Place
+from cvpods.utils import torch_private
 from cvpods.utils.stop import caught_signals
 
 # Seconds from SIGTERM to SIGKILL for the processes of a group in which one has failed.
@@ -53,39 +51,16 @@ def launch_config(count: int, place: Place, machine_rank: int, max_restarts: int
 
 
 def prepare_torch() -> None:
-    """Set torch's launcher up for our processes.
+    """Set up torch's launcher: a store for every start of a group, a quick end, and no log lines.
 
-    Every start of a group gets a store of its own, because the shared one keeps the addresses of
-    the last group. Failures are reported at once. torch writes no log beside our messages.
+    torch's own log lines would repeat the messages of the processes.
     """
-    os.environ["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] = "1"
-    LocalElasticAgent._stop_workers = _kill_workers  # type: ignore[method-assign]  # replaced here
-    ProcessContext.join = _join_soon  # type: ignore[method-assign, assignment]  # replaced here
+    torch_private.separate_rendezvous_stores()
+    torch_private.kill_failed_groups()
+    torch_private.shorten_join(_FAREWELL)
     for name in logging.root.manager.loggerDict:
         if name.startswith(("torch.distributed.elastic", "torch.multiprocessing")):
             logging.getLogger(name).setLevel(logging.CRITICAL)
-
-
-_join = ProcessContext.join
-
-
-def _join_soon(
-    context: ProcessContext, timeout: float | None = None, grace_period: float | None = None
-) -> bool:
-    """Call torch's join(), but give processes whose peer has failed 2 seconds instead of 30."""
-    if "grace_period" not in inspect.signature(_join).parameters:  # torch 2.6
-        return _join(context, timeout)
-    return _join(context, timeout, _FAREWELL if grace_period is None else grace_period)
-
-
-def _kill_workers(agent: LocalElasticAgent, *args: Any, **kwargs: Any) -> None:
-    """Kill the processes at once, where torch sends SIGTERM and waits for 30 s.
-
-    If one process has failed, the others wait for it inside a collective call, and have nothing
-    left to save.
-    """
-    # Windows has no SIGKILL.
-    agent._shutdown(death_sig=getattr(signal, "SIGKILL", signal.SIGTERM))
 
 
 def pass_stop_signals_on() -> None:

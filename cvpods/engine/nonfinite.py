@@ -10,13 +10,13 @@ from typing import Any, cast
 import torch
 from loguru import logger
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _NormBase
 
 from cvpods.checkpoint.atomic import write_atomically
 from cvpods.structures import Boxes, Instances
 from cvpods.structures.samples import Sample
 from cvpods.utils import comm
 from cvpods.utils.errors import PodsError
+from cvpods.utils.torch_private import norm_class
 
 
 class NonFiniteLoss(FloatingPointError):
@@ -163,7 +163,8 @@ RunningStatistics = list[tuple[Tensor, Tensor]]
 
 def copy_running_statistics(model: nn.Module) -> RunningStatistics:
     """Return (buffer, copy) of the statistics that a forward pass in training mode changes."""
-    norms = (m for m in model.modules() if isinstance(m, _NormBase) and m.training)
+    kind = norm_class()
+    norms = (m for m in model.modules() if isinstance(m, kind) and m.training)
     return [(buffer, buffer.clone()) for norm in norms for buffer in norm.buffers()]
 
 

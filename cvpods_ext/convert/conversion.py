@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from cvpods.checkpoint.matching import without_wrappers
-from cvpods.checkpoint.torchvision_names import from_torchvision_names
+from cvpods.checkpoint.matching import strip_wrappers
+from cvpods.checkpoint.torchvision_names import rename_torchvision
 from cvpods.utils.errors import CheckpointError
 from cvpods_ext.convert.layouts import LAYOUTS, MAX_CONVS, Layout, recognise
 from cvpods_ext.convert.network import expected_shapes
@@ -111,7 +111,7 @@ def convert(
     Raises:
         CheckpointError: not of that layout, or of none that is known.
     """
-    weights = without_wrappers(weights)
+    weights = strip_wrappers(weights)
     layout = recognise(weights) if source == "auto" else _layout(source, weights)
     if layout is None:
         result = _convert_backbone(weights)
@@ -264,7 +264,7 @@ def _fill(result: Conversion) -> None:
 
 
 def _convert_backbone(weights: Mapping[str, Tensor]) -> Conversion:
-    renamed = from_torchvision_names(weights)
+    renamed = rename_torchvision(weights)
     if "stem.conv1.weight" not in renamed:
         raise CheckpointError(
             f"Nothing known is among the {len(weights)} names (like {_examples(weights)}): no "

@@ -9,7 +9,7 @@ from loguru import logger
 from torch import Tensor
 
 from cvpods.checkpoint.files import plain_dict
-from cvpods.checkpoint.matching import without_wrappers
+from cvpods.checkpoint.matching import strip_wrappers
 from cvpods_ext.configs.frameworks import ARITHMETIC
 from cvpods_ext.convert import mmdet_meta
 from cvpods_ext.convert.conversion import Conversion, convert
@@ -54,7 +54,7 @@ def read_foreign(content: dict[str, Any]) -> dict[str, Any]:
 def tensors(named: Any) -> dict[str, Tensor]:
     """The tensors of a dict, without the prefixes that wrappers of a model add to all names."""
     found = plain_dict(named).items()
-    return without_wrappers({k: v for k, v in found if isinstance(v, Tensor)})
+    return strip_wrappers({k: v for k, v in found if isinstance(v, Tensor)})
 
 
 def expectations(conversion: Conversion, content: Mapping[str, Any]) -> dict[str, Any]:

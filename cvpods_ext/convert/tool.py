@@ -13,7 +13,7 @@ from torch import Tensor
 
 import cvpods
 from cvpods.checkpoint import read_file, write_weights
-from cvpods.checkpoint.catalog import expects_of
+from cvpods.checkpoint.catalog import expected_keys
 from cvpods.checkpoint.download import file_sha256
 from cvpods.checkpoint.expectations import check_expectations, differences
 from cvpods.checkpoint.files import check_writable, find_weights, plain_dict
@@ -60,7 +60,7 @@ def run(args: argparse.Namespace) -> Path:
         conversion.notes.append("The averaged weights (EMA), which are what evaluation uses.")
     trained = _config_of_run(source) if config is None else dict(flatten(config))
     # By their file, their framework, and the catalogue.
-    said = expectations(conversion, content) | expects_of(args.input)
+    said = expectations(conversion, content) | expected_keys(args.input)
     if config is not None:
         check_expectations(config, said, f"{args.input} and --dir")
     provenance = _provenance(args.input, source, content, conversion.layout)
