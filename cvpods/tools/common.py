@@ -15,14 +15,10 @@ from typing import Any
 
 from cvpods.checkpoint import newest_checkpoint
 from cvpods.engine import launch
-from cvpods.engine.launch import WorkersFailed, fails_first, lost_a_peer
-from cvpods.engine.memory import (
-    describe_death,
-    first_line,
-    is_dead_worker,
-    is_out_of_memory,
-    step_advice,
-)
+from cvpods.engine.error_kinds import first_line, is_dead_worker, is_lost_peer, is_out_of_memory
+from cvpods.engine.launch import WorkersFailed
+from cvpods.engine.memory import dead_worker_advice, step_advice
+from cvpods.engine.worker import fails_first
 from cvpods.tools.experiment import load_experiment
 from cvpods.utils import comm
 from cvpods.utils.env import check_gpus, has_gpus
@@ -158,7 +154,7 @@ def _explain(error: Exception) -> str | None:
     if isinstance(error, _USERS_MATTER):
         return _message(error)
     if is_dead_worker(error):
-        return f"{describe_death(error)}{scarcity_hint()}"
+        return f"{dead_worker_advice(error)}{scarcity_hint()}"
     if is_out_of_memory(error):
         return f"Out of memory: {first_line(error)}. {step_advice(1)}"
     if isinstance(error, OSError):
@@ -241,7 +237,7 @@ def _report_in_worker(work: Callable[[argparse.Namespace], Any], args: argparse.
     except Exception as error:
         if not fails_first():  # only for want of the process that did, and has said why
             sys.exit(1)
-        if lost_a_peer(error):
+        if is_lost_peer(error):
             print(f"error: Rank {comm.get_rank()} has lost another process.", file=sys.stderr)
             sys.exit(1)
         with reporting_errors():

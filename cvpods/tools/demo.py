@@ -21,7 +21,7 @@ from cvpods.checkpoint.origin import UNKNOWN, Origin, origin_of
 from cvpods.configs import BaseConfig
 from cvpods.data import build_dataset
 from cvpods.data.detection_utils import read_image
-from cvpods.engine.class_names import class_order, names_of
+from cvpods.engine.class_names import class_names_of, class_order
 from cvpods.evaluation.score_thresholds import ScoreThreshold, best_score_thresholds
 from cvpods.structures import Instances
 from cvpods.tools.common import load_config, make_parser, reporting_errors, typed_weights
@@ -64,7 +64,7 @@ def score_thresholds(
     others = len(dataset.meta["thing_classes"]) - len(best)
     if others:
         logger.info(f"{others} classes without a detection that finds one: {DEFAULT_SCORE}")
-    names = names_of(dataset.meta)
+    names = class_names_of(dataset.meta)
     by_position = config.TEST.CLASSES_BY_POSITION
     class_order(origin.class_names, names, dataset.name, by_position)  # refuses other names
     if by_position and len(origin.class_names) == len(names):

@@ -15,10 +15,10 @@ from cvpods.checkpoint import list_checkpoints
 from cvpods.checkpoint.addresses import find_file, find_in_weights_folder
 from cvpods.configs.check import check_training
 from cvpods.engine import RUNNERS, default_setup
+from cvpods.engine.auto_batch import read_images_at_once
 from cvpods.engine.defaults import check_setup, dump_config
-from cvpods.engine.launch import restart_count
-from cvpods.engine.memory import found_images
 from cvpods.engine.run_files import set_aside
+from cvpods.engine.worker import restart_count
 from cvpods.tools.check import check_before_training
 from cvpods.tools.common import load_config, make_parser, reporting_errors, run_tool
 from cvpods.utils import comm
@@ -118,10 +118,10 @@ def _smaller_passes(config: Any, args: argparse.Namespace) -> Callable[[], bool]
     """For --auto-batch with several processes: whether these, which have ended, shall start anew
     because one of them ran out of memory and passes can be smaller.
     """
-    tried = {None, found_images(config.OUTPUT_DIR)}
+    tried = {None, read_images_at_once(config.OUTPUT_DIR)}
 
     def again() -> bool:
-        images = found_images(config.OUTPUT_DIR)
+        images = read_images_at_once(config.OUTPUT_DIR)
         if images in tried or not (args.auto_batch or config.SOLVER.AUTO_BATCH):
             return False
         tried.add(images)
