@@ -17,11 +17,11 @@ from torch import nn
 from cvpods.tools.common import open_experiment
 from cvpods.tools.predictor import Predictor
 from cvpods.utils.visualize import class_color
-from cvpods_ext.analysis import vis
 from cvpods_ext.analysis.alignment import Alignment, alignment_maps
-from cvpods_ext.analysis.vis import Block, Objects, draw_alignment, main
 from cvpods_ext.configs import fragments
 from cvpods_ext.modeling import AutoAssign, FeatureAlign
+from cvpods_ext.tools import vis
+from cvpods_ext.tools.vis import Block, Objects, draw_alignment, main
 
 ROOT = Path(__file__).resolve().parents[3]
 MAPS = ["classification", "regression"]

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from cvpods_ext.deploy.export_tool import main as export
-from cvpods_ext.deploy.infer_tool import main as infer
 from cvpods_ext.deploy.info import ENTRY
+from cvpods_ext.tools.export import main as export
+from cvpods_ext.tools.infer import main as infer
 from tests.cvpods_ext.deploy.small import small_detector, small_opts
 from tests.load_script import ROOT
 

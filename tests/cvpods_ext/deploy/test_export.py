@@ -15,12 +15,12 @@ from cvpods.data.datasets import paths
 from cvpods.utils.errors import CheckpointError, ConfigError
 from cvpods_ext.deploy import export as export_module
 from cvpods_ext.deploy.export import InputShape, export_program, parse_shape, simplify, to_onnx
-from cvpods_ext.deploy.export_tool import load
-from cvpods_ext.deploy.export_tool import main as export
 from cvpods_ext.deploy.graphs import DetectorGraph, NetworkGraph
 from cvpods_ext.deploy.info import ENTRY, GraphInfo
 from cvpods_ext.deploy.sessions import open_session
 from cvpods_ext.deploy.verify import detections_difference, difference, verify
+from cvpods_ext.tools.export import load
+from cvpods_ext.tools.export import main as export
 from tests.cvpods_ext.deploy.small import (
     export_small,
     folder_of,

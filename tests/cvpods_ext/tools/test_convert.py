@@ -16,7 +16,7 @@ from cvpods.checkpoint import Checkpointer, load_file, write_weights
 from cvpods.tools import Predictor
 from cvpods.tools.common import open_experiment
 from cvpods_ext.convert import to_mmdet
-from cvpods_ext.convert.tool import main
+from cvpods_ext.tools.convert import main
 from tests.load_script import ROOT
 
 EXPERIMENT = ROOT / "playground" / "atss.res18.shapes"
