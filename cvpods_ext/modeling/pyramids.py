@@ -1,4 +1,4 @@
-"""The pyramids that experiments build on: levels P3 - P7, sources as cfg.MODEL.FPN says."""
+"""Pyramids of the experiments: levels P3 to P7, built from the maps that cfg.MODEL.FPN names."""
 
 from __future__ import annotations
 
@@ -38,12 +38,15 @@ ATTENTION_RANGES = {
 
 
 def build_resnet_attention_fpn_p3_p7(cfg: Any) -> FPN:
-    """On a ResNet, with attention on its top map if cfg.MODEL.FEATURE_ALIGN.ATTENTION says so."""
+    """Build a pyramid on a ResNet.
+
+    The top map gets attention if cfg.MODEL.FEATURE_ALIGN.ATTENTION.ENABLED is True.
+    """
     return _attention_fpn(cfg, build_resnet_backbone(cfg, _image(cfg)))
 
 
 def build_mobilenetv2_attention_fpn_p3_p7(cfg: Any) -> FPN:
-    """The same on MobileNetV2."""
+    """Build the same pyramid on MobileNetV2."""
     return _attention_fpn(cfg, build_mobilenetv2_backbone(cfg, _image(cfg)))
 
 
