@@ -13,18 +13,17 @@ from torch import Tensor, nn
 
 from cvpods.structures import ImageList
 from cvpods.utils.errors import ConfigError
-from cvpods_ext.assigners.auto_assign import Pairs, inside_pairs
-from cvpods_ext.assigners.segments import segment_sum
-from cvpods_ext.losses.feature_align import filtered_score
-from cvpods_ext.losses.location_bags import (
-    Locations,
-    Predictions,
-    Prior,
-    Targets,
-    log_weights,
-    pair_terms,
+from cvpods_ext.kernels.pairs import Pairs, inside_pairs
+from cvpods_ext.kernels.segments import segment_sum
+from cvpods_ext.methods.auto_assign import AutoAssign
+from cvpods_ext.methods.auto_assign.loss import (
+    location_loss,
+    log_center_prior,
+    log_class_confidence,
+    log_positive_weights,
 )
-from cvpods_ext.modeling import AutoAssign, FeatureAlign
+from cvpods_ext.methods.feature_align import FeatureAlign
+from cvpods_ext.methods.feature_align.loss import log_filtered_score, per_level_and_class
 
 
 class Alignment(NamedTuple):
@@ -84,56 +83,49 @@ def alignment_maps(
     """
     detector = check_model(model)
     outputs, priors = detector.network(images)
-    locations = _locations(detector, priors)
-    pairs = inside_pairs(locations.points, boxes)
-    targets = Targets(boxes, classes, torch.zeros_like(classes))
-    values = _pair_values(detector, outputs, locations, targets, pairs)
+    points, strides = torch.cat(priors), detector.strides(priors)
+    counts = torch.tensor([len(level) for level in priors], device=points.device)
+    levels = torch.arange(len(priors), device=points.device).repeat_interleave(counts)
+    pairs = inside_pairs(points, boxes, classes)
+    values = _pair_values(detector, outputs, pairs, points, strides, levels)
     deciding = Alignment._fields.index(training_weight(detector)) - 1
     maps = []
     for i in range(len(boxes)):
         mine = pairs.box == i
         location, of_box = pairs.location[mine], values[:, mine]
-        level_sums = segment_sum(of_box[deciding], locations.levels[location], len(priors))
-        level = int(level_sums.argmax())
-        table = of_box.new_zeros((len(of_box), len(locations.points)))
+        level = int(segment_sum(of_box[deciding], levels[location], len(priors)).argmax())
+        table = of_box.new_zeros((len(of_box), len(points)))
         table[:, location] = of_box
         stride = detector.point_generator.strides[level]
         nearest = _nearest_location(priors[level], stride, images.image_sizes[0])
-        painted = table[:, locations.levels == level][:, nearest]
+        painted = table[:, levels == level][:, nearest]
         maps.append(Alignment(detector.in_features[level], *painted))
     return maps
-
-
-def _locations(model: AutoAssign, priors: list[Tensor]) -> Locations:
-    """Return the locations of all levels, given the points (R_l, 2) of each."""
-    points = torch.cat(priors)
-    counts = torch.tensor([len(level) for level in priors], device=points.device)
-    levels = torch.arange(len(priors), device=points.device).repeat_interleave(counts)
-    return Locations(points, model.strides(priors), levels)
 
 
 def _pair_values(
     model: AutoAssign,
     outputs: dict[str, Tensor],
-    locations: Locations,
-    targets: Targets,
     pairs: Pairs,
+    points: Tensor,
+    strides: Tensor,
+    levels: Tensor,
 ) -> Tensor:
     """Return the four quantities of Alignment (4, P) for P pairs of a box and a location in it."""
-    ltrb = model.distances(outputs["box_deltas"], locations.strides[:, None])
-    predictions = Predictions(outputs["cls_logits"], outputs["obj_score"], ltrb)
+    log_pc = log_class_confidence(pairs, outputs["cls_logits"], outputs["obj_score"])
+    ltrb = model.distances(outputs["box_deltas"], strides[:, None])
+    log_pb = -model.loss.get("reg_weight", 5.0) * location_loss(pairs, ltrb, points)
     shape = (len(model.in_features), model.num_classes, 2)
-    prior = Prior(model.mu.expand(shape), model.sigma.expand(shape))
-    reg_weight = model.loss.get("reg_weight", 5.0)
-    terms = pair_terms(predictions, prior, locations, targets, pairs, reg_weight)
-    return torch.stack(
-        [
-            terms.log_confidence.exp(),
-            terms.log_box.exp(),
-            log_weights(terms.log_joint, terms).exp(),
-            log_weights(filtered_score(terms), terms).exp(),
-        ]
+    mu, sigma = (
+        per_level_and_class(pairs, values.expand(shape), levels)
+        for values in (model.mu, model.sigma)
     )
+    log_g = log_center_prior(pairs, points, strides, mu, sigma)
+    log_weights = [
+        log_positive_weights(pairs, log_score, log_g)
+        for log_score in (log_pc + log_pb, log_filtered_score(log_pc, log_pb))
+    ]
+    return torch.stack([log_pc, log_pb, *log_weights]).exp()
 
 
 def _nearest_location(points: Tensor, stride: int, size: tuple[int, int]) -> Tensor:

@@ -17,7 +17,8 @@ from cvpods.tools.predictor import Predictor
 from cvpods_ext.analysis import alignment_figure
 from cvpods_ext.analysis.alignment import alignment_maps
 from cvpods_ext.configs import fragments
-from cvpods_ext.modeling import AutoAssign, FeatureAlign
+from cvpods_ext.methods.auto_assign import AutoAssign
+from cvpods_ext.methods.feature_align import FeatureAlign
 from cvpods_ext.tools.vis import main
 
 ROOT = Path(__file__).resolve().parents[3]
