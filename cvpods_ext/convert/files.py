@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 import cvpods
 from cvpods.checkpoint import read_file, write_weights
@@ -18,7 +18,6 @@ from cvpods.checkpoint.download import file_sha256
 from cvpods.checkpoint.expectations import check_expectations, differences
 from cvpods.checkpoint.files import check_writable, find_weights, plain_dict
 from cvpods.configs.config_dict import flatten
-from cvpods.tools.common import open_experiment
 from cvpods.utils.errors import CheckpointError
 from cvpods_ext.configs.frameworks import ARITHMETIC
 from cvpods_ext.convert import mmdet_meta
@@ -85,7 +84,7 @@ def convert_file(
     source: str = "auto",
     to: str = "cvpods",
     method: str | None = None,
-    experiment: str | None = None,
+    experiment: tuple[Any, Callable[[Any], nn.Module]] | None = None,
     strip: bool = False,
 ) -> ConvertedFile:
     """Read and convert a file of weights.
@@ -96,7 +95,7 @@ def convert_file(
         source: layout of the file, see convert().
         to: "cvpods" or "mmdet".
         method: the detector's method, for "mmdet".
-        experiment: folder of an experiment whose network the weights are compared with.
+        experiment: (config, build_model) of an experiment with which the weights are compared.
         strip: allow `output` to be None.
 
     Raises:
@@ -108,7 +107,10 @@ def convert_file(
     if to == "mmdet" and method is None:
         raise CheckpointError(f"--to mmdet needs --method, one of {', '.join(MMDET_METHODS)}.")
     content = read_file(path)
-    config, shapes = _open_network(experiment)
+    config = shapes = None
+    if experiment is not None:
+        config, build_model = experiment
+        shapes = _network_shapes(config, build_model)
     weights, averaged = _choose_weights(content)
     conversion = convert(weights, source, shapes)
     if averaged:
@@ -143,14 +145,11 @@ def _choose_target(output: str | None, source: Path, strip: bool) -> Path:
     return target
 
 
-def _open_network(folder: str | None) -> tuple[Any, dict[str, Shape] | None]:
-    """Return the config of an experiment, and the shapes of its network's tensors."""
-    if folder is None:
-        return None, None
-    config, build_model = open_experiment(folder, device="cpu")
+def _network_shapes(config: Any, build_model: Callable[[Any], nn.Module]) -> dict[str, Shape]:
+    """Return the shapes of the tensors of an experiment's network."""
     with torch.device("meta"):
         states = build_model(config).state_dict()
-    return config, {name: tuple(value.shape) for name, value in states.items()}
+    return {name: tuple(value.shape) for name, value in states.items()}
 
 
 def _choose_weights(content: dict[str, Any]) -> tuple[dict[str, Tensor], bool]:

@@ -12,7 +12,7 @@ from torch import nn
 
 from cvpods.layers import DeformConv
 from cvpods.modeling.meta_arch import DenseDetector
-from cvpods.tools.common import chosen_weights, open_experiment
+from cvpods.tools.common import chosen_weights
 from cvpods.tools.detectors import is_graph, load_detector
 from cvpods.tools.predictor import class_names
 from cvpods.utils.errors import CheckpointError, ConfigError
@@ -25,21 +25,24 @@ from cvpods_ext.deploy.verify import verify
 
 
 def export_experiment(
-    folder: str | Path, opts: Sequence[Any], weights: str | None, options: ExportOptions
+    config: Any,
+    build_model: Callable[[Any], nn.Module],
+    options: ExportOptions,
+    weights: str | None = None,
+    opts: Sequence[Any] = (),
 ) -> Path:
     """Export the detector of an experiment, and return the path of the written file.
 
     Args:
-        folder: the experiment's folder.
-        opts: config overrides, [KEY, VALUE, KEY, VALUE, ...].
+        config, build_model: the experiment's, on the CPU.
         weights: path or address of the weights; None for MODEL.WEIGHTS of `opts`, or the newest
             checkpoint of the experiment.
+        opts: the overrides in the config, [KEY, VALUE, KEY, VALUE, ...].
 
     Raises:
         ConfigError: the options do not fit the model, or a package is missing.
         CheckpointError: the weights cannot be used, or the file cannot be written.
     """
-    config, build_model = open_experiment(folder, opts, device="cpu")
     if weights and "MODEL.WEIGHTS" in opts[::2]:
         raise ConfigError("--weights and MODEL.WEIGHTS are both given: leave one of them out.")
     source = weights or chosen_weights(config, opts)

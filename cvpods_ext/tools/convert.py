@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
-from cvpods.tools.common import reporting_errors
+from cvpods.tools.common import open_experiment, reporting_errors
 from cvpods_ext.convert.layouts import LAYOUTS, MMDET_METHODS
 
 _DESCRIPTION = """
@@ -15,6 +15,7 @@ project, or weights of this project to mmdetection. The report lists what became
 
 
 def _convert(args: argparse.Namespace) -> None:
+    experiment = open_experiment(args.dir, device="cpu") if args.dir else None
     from cvpods_ext.convert.files import convert_file
 
     converted = convert_file(
@@ -23,7 +24,7 @@ def _convert(args: argparse.Namespace) -> None:
         source=args.source,
         to=args.to,
         method=args.method,
-        experiment=args.dir,
+        experiment=experiment,
         strip=args.strip,
     )
     print(converted.conversion.describe(every=not args.quiet))

@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from cvpods.tools.common import make_parser, reporting_errors
+from cvpods.tools.common import make_parser, open_experiment, reporting_errors
 from cvpods_ext.deploy.options import (
     DEFORM_CONVS,
     FORMATS,
@@ -105,9 +105,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = _make_parser().parse_intermixed_args(argv)
     with reporting_errors():
         options = _options(args)
+        config, build_model = open_experiment(args.dir or ".", args.opts, device="cpu")
         from cvpods_ext.deploy.experiment import export_experiment
 
-        export_experiment(args.dir or ".", args.opts, args.weights, options)
+        export_experiment(config, build_model, options, args.weights, args.opts)
 
 
 if __name__ == "__main__":
