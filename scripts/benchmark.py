@@ -87,7 +87,7 @@ def timed(work: Callable[[], object], device: str) -> float:
 def compare_sides(
     title: str, sides: dict[str, Callable[[], Tensor]], repeats: int, device: str
 ) -> None:
-    """Print value, median time and peak memory of "ours" and "reference", called in turn."""
+    """Print value, median time and peak memory of two sides, called in turn; ours is the first."""
     values = {name: work().item() for name, work in sides.items()}
     times: dict[str, list[float]] = {name: [] for name in sides}
     for _ in range(repeats):
@@ -100,9 +100,10 @@ def compare_sides(
             f"{title}, {name}: loss {values[name]:.4f}, {medians[name]:.3f} s, "
             f"peak {peaks[name]:.0f} MiB"
         )
+    ours, other = sides
     print(
-        f"  reference / ours: time {medians['reference'] / medians['ours']:.1f}, "
-        f"memory {peaks['reference'] / peaks['ours']:.1f}"
+        f"  {other} / {ours}: time {medians[other] / medians[ours]:.1f}, "
+        f"memory {peaks[other] / peaks[ours]:.1f}"
     )
 
 

@@ -1,4 +1,4 @@
-"""AutoAssign's loss beside the dense version of tests/reference, and FeatureAlign's, in one run.
+"""AutoAssign's loss beside its definition, and FeatureAlign's, in one run.
 
     python scripts/benchmark_auto_assign.py            # 800 x 1216, batch 2, 27 and 240 boxes each
     python scripts/benchmark_auto_assign.py --crowd    # 1,000 boxes in one image, small and huge
@@ -22,9 +22,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from benchmark import compare_sides, loss_benchmark, memory, random_targets, seconds  # noqa: E402
 
 from cvpods.modeling.anchor_generator import PointGrid  # noqa: E402
-from cvpods_ext.methods.auto_assign import auto_assign_loss  # noqa: E402
+from cvpods_ext.methods.auto_assign import auto_assign_loss, definition  # noqa: E402
 from cvpods_ext.methods.feature_align import feature_align_loss  # noqa: E402
-from tests.reference.auto_assign import auto_assign_loss_per_image  # noqa: E402
 
 NUM_CLASSES = 80
 STRIDES = (8, 16, 32, 64, 128)
@@ -95,7 +94,7 @@ def compare(boxes: int, repeats: int, device: str) -> None:
     plain = without_levels(inputs)
     sides = {
         "ours": partial(step, auto_assign_loss, plain),
-        "reference": partial(step, auto_assign_loss_per_image, plain),
+        "definition": partial(step, definition.auto_assign_loss, plain),
     }
     title = f"{device}, {boxes} boxes an image"
     compare_sides(f"AutoAssign, {title}", sides, repeats, device)

@@ -1,4 +1,4 @@
-"""FreeAnchor's loss beside the loop-per-image version of tests/reference, in one run.
+"""FreeAnchor's loss beside its definition, in one run.
 
     python scripts/benchmark_free_anchor.py              # 800 x 1216, batch 2, 27 and 240 boxes
     python scripts/benchmark_free_anchor.py --crowd      # 1,000 boxes in one image of 800 x 1344
@@ -21,8 +21,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from benchmark import compare_sides, loss_benchmark, memory, random_targets, timed  # noqa: E402
 
 from cvpods.modeling.anchor_generator import AnchorGrid  # noqa: E402
-from cvpods_ext.methods.free_anchor import free_anchor_loss  # noqa: E402
-from tests.reference.free_anchor import free_anchor_loss_per_image  # noqa: E402
+from cvpods_ext.methods.free_anchor import definition, free_anchor_loss  # noqa: E402
 
 NUM_CLASSES = 80
 STRIDES = (8, 16, 32, 64, 128)
@@ -62,7 +61,7 @@ def compare(boxes: int, repeats: int, device: str) -> None:
     inputs = make_inputs(2, make_anchors(800, 1216), boxes, device)
     sides = {
         "ours": lambda: step(free_anchor_loss, inputs),
-        "reference": lambda: step(free_anchor_loss_per_image, inputs),
+        "definition": lambda: step(definition.free_anchor_loss, inputs),
     }
     compare_sides(f"{device}, {boxes} boxes an image", sides, repeats, device)
 

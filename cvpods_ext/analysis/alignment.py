@@ -23,7 +23,7 @@ from cvpods_ext.methods.auto_assign.loss import (
     log_positive_weights,
 )
 from cvpods_ext.methods.feature_align import FeatureAlign
-from cvpods_ext.methods.feature_align.loss import log_filtered_score, per_level_and_class
+from cvpods_ext.methods.feature_align.loss import log_filtered_score
 
 
 class Alignment(NamedTuple):
@@ -117,7 +117,7 @@ def _pair_values(
     log_pb = -model.loss.get("reg_weight", 5.0) * location_loss(pairs, ltrb, points)
     shape = (len(model.in_features), model.num_classes, 2)
     mu, sigma = (
-        per_level_and_class(pairs, values.expand(shape), levels)
+        pairs.per_level_and_class(values.expand(shape), levels)
         for values in (model.mu, model.sigma)
     )
     log_g = log_center_prior(pairs, points, strides, mu, sigma)

@@ -14,6 +14,7 @@ from cvpods.modeling.backbone import Backbone
 from cvpods.modeling.box_regression import Shift2BoxTransform
 from cvpods.modeling.meta_arch import DenseDetector, DenseHead, input_shapes, shared_arguments
 from cvpods.modeling.meta_arch.scores import Scores, check_score_type, combine_scores
+from cvpods.modeling.meta_arch.unassigned import boxes_with_point
 from cvpods.structures import Instances
 from cvpods.utils import comm
 from cvpods.utils.ranges import Range
@@ -97,21 +98,6 @@ class AutoAssign(DenseDetector):
             return cap
         return torch.sym_min(cap, locations)
 
-    @torch.no_grad()
-    def has_location(self, priors: Sequence[Tensor], boxes: Tensor) -> Tensor:
-        """Return (M,) bool: whether some location lies strictly inside each box (M, 4).
-
-        Locations are a grid, so that counting its rows and columns inside a box is enough.
-        """
-        found = torch.zeros(len(boxes), dtype=torch.bool, device=boxes.device)
-        for points, stride in zip(priors, self.point_generator.strides, strict=True):
-            first, last = points[0], points[-1]  # (x, y) each
-            low = ((boxes[:, :2] - first) / stride).floor() + 1
-            high = ((boxes[:, 2:] - first) / stride).ceil() - 1
-            inside = torch.minimum(high, (last - first) / stride) >= low.clamp(min=0)
-            found |= inside.all(dim=1)
-        return found
-
     def losses(
         self, predictions: dict[str, Tensor], priors: list[Tensor], targets: list[Instances]
     ) -> dict[str, Tensor]:
@@ -126,10 +112,8 @@ class AutoAssign(DenseDetector):
         """Return the arguments of the loss, except those of the prior."""
         strides = self.strides(priors)
         for target in targets:
-            boxes = target.gt_boxes.tensor
-            self.unassigned.add(
-                boxes, self.has_location(priors, boxes), self.point_generator.strides[0]
-            )
+            boxes, levels = target.gt_boxes.tensor, self.point_generator.strides
+            self.unassigned.add(boxes, boxes_with_point(boxes, priors, levels), levels[0])
         return {
             "cls_logits": predictions["cls_logits"],
             "obj_logits": predictions["obj_score"],
