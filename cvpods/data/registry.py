@@ -1,4 +1,4 @@
-"""The tables that data code looks names up in; experiments may add to them."""
+"""Registries of data sets, transforms and samplers; experiments may add to them."""
 
 from cvpods.utils.registry import Registry
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
-import inspect
 import logging
 import math
 import os
@@ -19,15 +18,13 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch.distributed.elastic.agent.server.local_elastic_agent import LocalElasticAgent
 from torch.distributed.elastic.multiprocessing import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.elastic.rendezvous.api import RendezvousError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
-from torch.multiprocessing.spawn import ProcessContext
 
 from cvpods.engine.machines import Place, meet
-from cvpods.utils import comm
+from cvpods.utils import comm, torch_private
 from cvpods.utils.env import check_gpus, has_gpus
 from cvpods.utils.errors import ConfigError, PodsError
 from cvpods.utils.stop import STOP_SIGNALS, Stopped, caught_signals
@@ -185,12 +182,13 @@ def _how(status: int) -> str:
 
 
 def _prepare_torch() -> None:
-    """Set torch's launcher up: a store of its own for every start of a group (the shared one keeps
-    the addresses of the last group), failures at once, and no log beside our processes' messages.
+    """Set up torch's launcher: a store for every start of a group, a quick end, and no log lines.
+
+    torch's own log lines would repeat the messages of the processes.
     """
-    os.environ["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] = "1"
-    LocalElasticAgent._stop_workers = _kill_workers  # type: ignore[method-assign]
-    ProcessContext.join = _join_soon  # type: ignore[method-assign]
+    torch_private.separate_rendezvous_stores()
+    torch_private.kill_failed_groups()
+    torch_private.shorten_join(_FAREWELL)
     for name in logging.root.manager.loggerDict:
         if name.startswith(("torch.distributed.elastic", "torch.multiprocessing")):
             logging.getLogger(name).setLevel(logging.CRITICAL)
@@ -212,23 +210,6 @@ def _pass_stop_signals_on() -> None:
         for number in caught_signals():
             if number not in (signal.SIGTERM, signal.SIGINT):
                 signal.signal(number, end)
-
-
-_join = ProcessContext.join
-
-
-def _join_soon(context: ProcessContext, timeout: Any = None, grace_period: Any = None) -> bool:
-    """torch's, with seconds in the place of half a minute for those whose fellow has failed."""
-    if "grace_period" not in inspect.signature(_join).parameters:  # torch 2.6
-        return _join(context, timeout)
-    return _join(context, timeout, _FAREWELL if grace_period is None else grace_period)
-
-
-def _kill_workers(agent: LocalElasticAgent, *args: Any, **kwargs: Any) -> None:
-    """In the place of torch's, which asks by SIGTERM and waits 30 s: where one process has failed,
-    the others wait for it inside a collective call, and have nothing left to save.
-    """
-    agent._shutdown(death_sig=getattr(signal, "SIGKILL", signal.SIGTERM))  # none on Windows
 
 
 def _launch_config(count: int, place: Place, machine_rank: int, max_restarts: int) -> LaunchConfig:

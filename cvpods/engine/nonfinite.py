@@ -10,12 +10,12 @@ from typing import Any
 import torch
 from loguru import logger
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _NormBase
 
 from cvpods.checkpoint.atomic import write_atomically
 from cvpods.structures import Boxes, Instances
 from cvpods.utils import comm
 from cvpods.utils.errors import PodsError
+from cvpods.utils.torch_private import norm_class
 
 
 class NonFiniteLoss(FloatingPointError):
@@ -144,7 +144,8 @@ def all_finite(losses: Mapping[str, float]) -> bool:
 
 def norm_statistics(model: nn.Module) -> list[tuple[Tensor, Tensor]]:
     """(buffer, copy) of the running statistics that a forward pass in training mode changes."""
-    norms = (m for m in model.modules() if isinstance(m, _NormBase) and m.training)
+    kind = norm_class()
+    norms = (m for m in model.modules() if isinstance(m, kind) and m.training)
     return [(buffer, buffer.clone()) for norm in norms for buffer in norm.buffers()]
 
 

@@ -15,7 +15,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from cvpods.checkpoint import Checkpointer, DefaultCheckpointer
 from cvpods.checkpoint.atomic import remove_leftovers
-from cvpods.checkpoint.newest import iteration_inside
+from cvpods.checkpoint.newest import read_iteration
 from cvpods.checkpoint.origin import Origin, set_origin
 from cvpods.configs.check import check_training
 from cvpods.data.build import build_test_loader, build_train_loader, largest_training_image
@@ -335,7 +335,7 @@ class DefaultRunner(TrainingStep):
     def _lacks_final(self) -> bool:
         """Return whether model_final is missing, or of another iteration than this run."""
         path = Path(self.cfg.OUTPUT_DIR) / "model_final.pth"
-        self._final_is_new = comm.all_gather(iteration_inside(path) != self.iter)[0]
+        self._final_is_new = comm.all_gather(read_iteration(path) != self.iter)[0]
         return self._final_is_new
 
     def _origin(self) -> Origin:

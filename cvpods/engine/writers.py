@@ -21,7 +21,7 @@ from tensorboard.summary.writer.record_writer import RecordWriter
 from torch.utils.tensorboard import summary
 from tqdm import tqdm
 
-from cvpods.checkpoint.atomic import append_whole, write_atomically
+from cvpods.checkpoint.atomic import append_atomically, write_atomically
 from cvpods.evaluation import without_nan
 from cvpods.utils.events import EventStorage, get_event_storage
 from cvpods.utils.logger import is_terminal
@@ -68,7 +68,7 @@ class CommonMetricPrinter:
         parts = [f"eta: {eta}", f"iter: {done}/{self.max_iter}"]
         shown = [n for n in storage.names() if n not in _BOOKKEEPING | storage.results]
         for name in sorted(shown, key=lambda n: (n != "total_loss", "loss" not in n)):
-            parts.append(f"{name}: {storage.shown(name, self.window_size):.4g}")
+            parts.append(f"{name}: {storage.display_value(name, self.window_size):.4g}")
         parts.append(f"time: {seconds:.4f}")
         if "data_time" in storage.names():
             parts.append(f"data_time: {storage.history('data_time').avg(self.window_size):.4f}")
@@ -126,13 +126,13 @@ class _ScalarFile:
         """Add those that are not recorded at every iteration, and images."""
         storage = get_event_storage()
         at_resumption = storage.iter < storage.start_iter
-        names = storage.occasional() | (set() if at_resumption else storage.ended())
+        names = storage.occasional_names() | (set() if at_resumption else storage.ended_names())
         self._write_some(names)
 
     def write_last(self) -> None:
         """Add what was recorded at the last iteration after write_occasional()."""
         if self._done is not None:
-            self._write_some(get_event_storage().occasional())
+            self._write_some(get_event_storage().occasional_names())
 
     def _write_some(self, names: Collection[str]) -> None:
         names = set(names) - _BOOKKEEPING
@@ -142,7 +142,7 @@ class _ScalarFile:
     def _write(self, names: Collection[str]) -> None:
         storage = get_event_storage()
         start = min(storage.iter, storage.start_iter)
-        every = (storage.occasional() | storage.ended()) - _BOOKKEEPING
+        every = (storage.occasional_names() | storage.ended_names()) - _BOOKKEEPING
         if self._done is None:
             self._done = self.open(start)
         lines: dict[int, dict[str, float]] = defaultdict(dict)
@@ -190,10 +190,12 @@ class JSONWriter(_ScalarFile):
         storage = get_event_storage()
         text = ""
         for iteration, record in sorted(lines.items()):
-            shown = {name: storage.shown(name, self.window_size, iteration) for name in record}
+            shown = {
+                name: storage.display_value(name, self.window_size, iteration) for name in record
+            }
             text += json.dumps(without_nan({"iteration": iteration, **shown}), sort_keys=True)
             text += "\n"
-        append_whole(self.path, text.encode())
+        append_atomically(self.path, text.encode())
 
 
 def _drop_from(path: Path, start: int) -> None:
@@ -268,4 +270,4 @@ def _append_events(path: Path, events: Sequence[Event]) -> None:
     records = RecordWriter(buffer)
     for event in events:
         records.write(event.SerializeToString())
-    append_whole(path, buffer.getvalue())
+    append_atomically(path, buffer.getvalue())

@@ -1,4 +1,4 @@
-"""Evaluators by the type that a data set names."""
+"""Registry of evaluators, by the evaluator type of a data set."""
 
 from cvpods.utils.registry import Registry
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -67,15 +67,16 @@ class BufferList(nn.Module):
         super().__init__()
         for i, buffer in enumerate(buffers):
             self.register_buffer(str(i), buffer, persistent=persistent)
+        self.length = len(buffers)
 
     def __len__(self) -> int:
-        return len(self._buffers)
+        return self.length
 
     def __getitem__(self, index: int) -> Tensor:
-        return self._buffers[str(range(len(self))[index])]
+        return getattr(self, str(range(len(self))[index]))
 
-    def __iter__(self):
-        return iter(self._buffers.values())
+    def __iter__(self) -> Iterator[Tensor]:
+        return (self[index] for index in range(len(self)))
 
 
 class AnchorGrid(nn.Module):

@@ -15,12 +15,13 @@ from loguru import logger
 
 from cvpods.checkpoint.atomic import write_file
 from cvpods.data.build import largest_training_image
-from cvpods.data.check import Report, Resizing, check_coco
 from cvpods.data.coco_records import AMBIGUOUS
 from cvpods.data.conventions import BOX_FORMATS
+from cvpods.data.dataset_check import Resizing, check_coco
 from cvpods.data.datasets import paths
 from cvpods.data.datasets.base_dataset import resolve_images
 from cvpods.data.datasets.coco import read_json
+from cvpods.data.findings import Report
 from cvpods.data.registry import DATASETS
 from cvpods.tools.common import load_config, make_parser, reporting_errors
 from cvpods.utils.coco_values import read_area

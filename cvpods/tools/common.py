@@ -27,7 +27,7 @@ from cvpods.tools.experiment import load_experiment
 from cvpods.utils import comm
 from cvpods.utils.env import check_gpus, has_gpus
 from cvpods.utils.errors import ConfigError, PodsError
-from cvpods.utils.handles import describe_handles, is_out_of_handles, scarce_handles
+from cvpods.utils.handles import describe_handles, is_out_of_handles, scarcity_hint
 from cvpods.utils.logger import setup_logger
 from cvpods.utils.stop import PeerFailed, Stopped
 
@@ -158,7 +158,7 @@ def _explain(error: Exception) -> str | None:
     if isinstance(error, _USERS_MATTER):
         return _message(error)
     if is_dead_worker(error):
-        return f"{describe_death(error)}{scarce_handles()}"
+        return f"{describe_death(error)}{scarcity_hint()}"
     if is_out_of_memory(error):
         return f"Out of memory: {first_line(error)}. {step_advice(1)}"
     if isinstance(error, OSError):

@@ -11,7 +11,7 @@ from typing import Any
 from loguru import logger
 
 from cvpods.checkpoint import iteration_of, list_checkpoints, newest_checkpoint
-from cvpods.checkpoint.newest import iteration_inside
+from cvpods.checkpoint.newest import read_iteration
 from cvpods.checkpoint.origin import origin_of
 from cvpods.engine import RUNNERS, default_setup
 from cvpods.engine.testing import results_folder
@@ -47,7 +47,7 @@ def choose_weights(args: argparse.Namespace, config: Any) -> list[str]:
 
 def _iterations(path: Path) -> float:
     """Return the iterations done of a checkpoint; what its name says for weights alone."""
-    inside = iteration_inside(path)
+    inside = read_iteration(path)
     return inside + 1 if inside is not None else iteration_of(path) or 0
 
 

@@ -12,7 +12,7 @@ from filelock import FileLock, Timeout
 from loguru import logger
 
 from cvpods.checkpoint import list_checkpoints
-from cvpods.checkpoint.addresses import find_file, in_weights_folder
+from cvpods.checkpoint.addresses import find_file, find_in_weights_folder
 from cvpods.configs.check import check_training
 from cvpods.engine import RUNNERS, default_setup
 from cvpods.engine.defaults import check_setup, dump_config
@@ -111,7 +111,7 @@ def _local_file(weights: str) -> Path | None:
     if "://" not in plain:
         return find_file(weights) if weights else None
     name = plain.removeprefix("cvpods://")
-    return in_weights_folder([name, f"{name}/model_final.pth"])
+    return find_in_weights_folder([name, f"{name}/model_final.pth"])
 
 
 def _smaller_passes(config: Any, args: argparse.Namespace) -> Callable[[], bool]:

@@ -1,4 +1,4 @@
-"""Name -> object tables that experiments can extend."""
+"""Tables of objects by name, which experiments can extend."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from cvpods.utils.errors import UnknownNameError, did_you_mean
 
 
 class Registry:
-    """A live table of named objects.
+    """Table of objects by name.
 
     Use it as a decorator (`@DATASETS.register()`) or as a call (`PATH_ROUTES.register(d, "COCO")`).
-    Values are handed out as they are, so a registered dict stays mutable for everyone.
+    get() returns the registered object itself, so that everyone can change a registered dict.
     """
 
     def __init__(self, name: str) -> None:
@@ -22,7 +22,13 @@ class Registry:
         self._objects: dict[str, Any] = {}
 
     def register(self, obj: Any = None, name: str | None = None) -> Any:
-        """Register `obj` under `name` (default: its `__name__`); without `obj`, a decorator."""
+        """Register `obj` under `name`, by default its `__name__`, and return it.
+
+        Without `obj`, return a decorator that does so.
+
+        Raises:
+            AssertionError: the name is registered for another object.
+        """
         if obj is None:
             return self._decorator(name)
         self._add(name or obj.__name__, obj)
@@ -37,8 +43,8 @@ class Registry:
 
     def _add(self, name: str, obj: Any) -> None:
         old = self._objects.get(name)
-        # The same class, or an equal dict, comes again when an experiment folder is loaded twice in
-        # one process.
+        # When a process loads an experiment folder twice, the same class or an equal dict is
+        # registered again.
         equal = old is obj or (isinstance(obj, dict) and old == obj)
         same = equal or (
             getattr(old, "__qualname__", 0) == getattr(obj, "__qualname__", 1)
@@ -50,7 +56,11 @@ class Registry:
         self._objects[name] = obj
 
     def get(self, name: str) -> Any:
-        """Return the object called `name`; UnknownNameError lists what there is."""
+        """Return the object called `name`.
+
+        Raises:
+            UnknownNameError: the registry does not have the name. The message lists all names.
+        """
         if name not in self._objects:
             raise UnknownNameError(
                 f"No object named '{name}' found in '{self._name}' registry!"

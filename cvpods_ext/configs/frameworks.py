@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from cvpods.checkpoint.catalog import IMAGENET_RGB, published
+from cvpods.checkpoint.catalog import IMAGENET_RGB, find_published
 
 Fragment = dict[str, Any]
 
@@ -192,7 +192,7 @@ _MMDET_RECIPE: dict[str, Fragment] = {
 
 def pretrained(address: str) -> Fragment:
     """Published weights of a backbone, with the colours, normalisation and network they expect."""
-    return {"MODEL.WEIGHTS": address, **published(address).expects}
+    return {"MODEL.WEIGHTS": address, **find_published(address).expects}
 
 
 def mmdetection(method: str, weights: str) -> Fragment:

@@ -8,8 +8,8 @@ from typing import TypeAlias
 
 from torch import Tensor
 
-from cvpods.checkpoint.matching import without_wrappers
-from cvpods.checkpoint.torchvision_names import from_torchvision_names
+from cvpods.checkpoint.matching import strip_wrappers
+from cvpods.checkpoint.torchvision_names import rename_torchvision
 from cvpods.utils.errors import CheckpointError
 from cvpods_ext.convert import heads
 from cvpods_ext.convert.layouts import LAYOUTS, Layout, recognise
@@ -112,7 +112,7 @@ def convert(
     Raises:
         CheckpointError: the weights do not have the layout, or no layout is recognised.
     """
-    weights = without_wrappers(weights)
+    weights = strip_wrappers(weights)
     layout = recognise(weights) if source == "auto" else _choose_layout(source, weights)
     if layout is None:
         result = _convert_backbone(weights)
@@ -202,7 +202,7 @@ def _has_norms(layout: Layout, method: str, names: Iterable[str]) -> bool:
 
 
 def _convert_backbone(weights: Mapping[str, Tensor]) -> Conversion:
-    renamed = from_torchvision_names(weights)
+    renamed = rename_torchvision(weights)
     if "stem.conv1.weight" not in renamed:
         raise CheckpointError(
             f"The weights are not recognised: their {len(weights)} names, such as "

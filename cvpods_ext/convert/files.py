@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 import cvpods
 from cvpods.checkpoint import read_file, write_weights
-from cvpods.checkpoint.catalog import expects_of
+from cvpods.checkpoint.catalog import expected_keys
 from cvpods.checkpoint.download import file_sha256
 from cvpods.checkpoint.expectations import check_expectations, differences
 from cvpods.checkpoint.files import check_writable, find_weights, plain_dict
@@ -117,7 +117,7 @@ def convert_file(
         conversion.notes.append("These are the averaged weights (EMA), which evaluation uses.")
     trained = _config_beside(path) if config is None else dict(flatten(config))
     # What the file, its framework and the catalogue state.
-    expects = expectations(conversion, content) | expects_of(address)
+    expects = expectations(conversion, content) | expected_keys(address)
     if config is not None:
         check_expectations(config, expects, f"{address} and --dir")
     provenance = _provenance(address, path, content, conversion.layout)

@@ -9,7 +9,7 @@ from loguru import logger
 from torch import Tensor
 
 from cvpods.checkpoint.files import plain_dict
-from cvpods.checkpoint.matching import without_wrappers
+from cvpods.checkpoint.matching import strip_wrappers
 from cvpods_ext.configs.frameworks import ARITHMETIC
 from cvpods_ext.convert import mmdet_meta
 from cvpods_ext.convert.conversion import Conversion, convert
@@ -57,7 +57,7 @@ def read_foreign(content: dict[str, Any]) -> dict[str, Any]:
 def plain_tensors(named: Any) -> dict[str, Tensor]:
     """Return the tensors in a dict, without the prefixes that wrappers of a model add."""
     items = plain_dict(named).items()
-    return without_wrappers({k: v for k, v in items if isinstance(v, Tensor)})
+    return strip_wrappers({k: v for k, v in items if isinstance(v, Tensor)})
 
 
 def expectations(conversion: Conversion, content: Mapping[str, Any]) -> dict[str, Any]:

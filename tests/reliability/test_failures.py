@@ -140,7 +140,7 @@ def test_files_that_cannot_be_written(kind, tmp_path, reference, monkeypatch):
 def test_an_append_that_fails_leaves_the_file(tmp_path, monkeypatch):
     """Half of the second line is written when the disk is full: the first one is what remains."""
     path = tmp_path / "metrics.json"
-    writers.append_whole(path, b"first\n")
+    writers.append_atomically(path, b"first\n")
     real = Path.open
 
     class Full:
@@ -161,7 +161,7 @@ def test_an_append_that_fails_leaves_the_file(tmp_path, monkeypatch):
         patch.setattr(Path, "open", lambda self, mode: Full(real(self, mode)))
         for target in (path, tmp_path / "new"):
             with pytest.raises(OSError, match="No space"):
-                writers.append_whole(target, b"second\n")
+                writers.append_atomically(target, b"second\n")
     assert path.read_bytes() == b"first\n" and not (tmp_path / "new").exists()
 
 

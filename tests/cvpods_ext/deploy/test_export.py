@@ -23,7 +23,6 @@ from cvpods_ext.deploy.sessions import open_session
 from cvpods_ext.deploy.verify import detections_difference, difference, verify
 from cvpods_ext.tools.export import main as export
 from tests.cvpods_ext.deploy.small import (
-    export_small,
     folder_of,
     small_config,
     small_detector,
@@ -399,10 +398,8 @@ def test_cluster_nms_is_nms():
 
 
 @pytest.mark.slow
-def test_grid_sample_instead_of_deform_conv(tmp_path):
-    path = export_small(
-        "feature_align", tmp_path, "--deform-conv", "grid-sample", "--size", "96x96"
-    )
+def test_grid_sample_instead_of_deform_conv(exported):
+    path = exported("feature_align", "--deform-conv", "grid-sample", "--size", "96x96")
     operators = Counter(node.op_type for node in onnx.load(path).graph.node)
     assert operators["GridSample"] == 8 and not operators["DeformConv"]
     assert verify(path, small_detector("feature_align")) < 1e-4

@@ -13,7 +13,6 @@ from cvpods_ext.deploy.info import GraphInfo
 from cvpods_ext.deploy.performance import Timing, measure, random_feeds
 from cvpods_ext.deploy.sessions import open_session
 from cvpods_ext.deploy.verify import difference
-from tests.cvpods_ext.deploy.small import export_small
 
 onnx = pytest.importorskip("onnx")
 ort = pytest.importorskip("onnxruntime")
@@ -48,10 +47,10 @@ def test_openvino_agrees_with_onnxruntime(exported, flags):
     assert max(difference(found[name], wanted[name]) for name in names) < bound
 
 
-def test_openvino_lacks_deform_conv(tmp_path):
+def test_openvino_lacks_deform_conv(exported):
     """The error names the runtime and the operator, and the way out."""
     pytest.importorskip("openvino")
-    path = export_small("feature_align", tmp_path, "--size", "96x96", "--batch", "1")
+    path = exported("feature_align", "--size", "96x96", "--batch", "1")
     with pytest.raises(ConfigError, match="OpenVINO .* lacks the operator DeformConv") as error:
         open_session(path, "openvino")
     assert "--deform-conv grid-sample" in str(error.value)
