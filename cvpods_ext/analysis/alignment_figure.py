@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from loguru import logger
 
+from cvpods.configs import BaseConfig
 from cvpods.data import build_dataset
 from cvpods.data.detection_utils import read_image
 from cvpods.evaluation.evaluator import inference_mode
@@ -57,7 +57,7 @@ def write_alignment(
     image_file: str,
     experiments: Sequence[Shown],
     choice: Choice,
-    config: Any,
+    config: BaseConfig,
     *,
     output: str | None = None,
     device: str | None = None,
@@ -103,7 +103,7 @@ def write_alignment(
     return path
 
 
-def _output_path(output: str | None, config: Any) -> Path:
+def _output_path(output: str | None, config: BaseConfig) -> Path:
     """Return the path of the picture: alignment.png in a folder; .png if it has no suffix."""
     path = Path(output or config.OUTPUT_DIR)
     if output is None or path.is_dir():
@@ -152,7 +152,7 @@ def _detected_objects(
 
 
 def _annotated_objects(
-    image_file: str, count: int, config: Any, class_names: Sequence[str]
+    image_file: str, count: int, config: BaseConfig, class_names: Sequence[str]
 ) -> Objects:
     """Return the first annotated objects of the image in the experiment's test data set.
 

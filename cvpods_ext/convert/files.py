@@ -17,6 +17,7 @@ from cvpods.checkpoint.catalog import expected_keys
 from cvpods.checkpoint.download import file_sha256
 from cvpods.checkpoint.expectations import check_expectations, differences
 from cvpods.checkpoint.files import check_writable, find_weights, plain_dict
+from cvpods.configs import BaseConfig
 from cvpods.configs.config_dict import flatten
 from cvpods.utils.errors import CheckpointError
 from cvpods_ext.configs.frameworks import ARITHMETIC
@@ -84,7 +85,7 @@ def convert_file(
     source: str = "auto",
     to: str = "cvpods",
     method: str | None = None,
-    experiment: tuple[Any, Callable[[Any], nn.Module]] | None = None,
+    experiment: tuple[BaseConfig, Callable[[BaseConfig], nn.Module]] | None = None,
     strip: bool = False,
 ) -> ConvertedFile:
     """Read and convert a file of weights.
@@ -145,7 +146,9 @@ def _choose_target(output: str | None, source: Path, strip: bool) -> Path:
     return target
 
 
-def _network_shapes(config: Any, build_model: Callable[[Any], nn.Module]) -> dict[str, Shape]:
+def _network_shapes(
+    config: BaseConfig, build_model: Callable[[BaseConfig], nn.Module]
+) -> dict[str, Shape]:
     """Return the shapes of the tensors of an experiment's network."""
     with torch.device("meta"):
         states = build_model(config).state_dict()

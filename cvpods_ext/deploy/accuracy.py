@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import nn
 
+from cvpods.configs import BaseConfig
 from cvpods.data import register_coco_instances
 from cvpods.engine import RUNNERS, default_setup
 from cvpods.evaluation import without_nan
@@ -18,8 +19,8 @@ from cvpods.utils.errors import ConfigError, DataError
 
 
 def evaluate_graph(
-    config: Any,
-    build_model: Callable[[Any], nn.Module],
+    config: BaseConfig,
+    build_model: Callable[[BaseConfig], nn.Module],
     path: str | Path,
     *,
     datasets: str | None = None,

@@ -10,6 +10,7 @@ from typing import Any
 from loguru import logger
 from torch import nn
 
+from cvpods.configs import BaseConfig
 from cvpods.layers import DeformConv
 from cvpods.modeling.meta_arch import DenseDetector
 from cvpods.tools.common import chosen_weights
@@ -25,8 +26,8 @@ from cvpods_ext.deploy.verify import verify
 
 
 def export_experiment(
-    config: Any,
-    build_model: Callable[[Any], nn.Module],
+    config: BaseConfig,
+    build_model: Callable[[BaseConfig], nn.Module],
     options: ExportOptions,
     weights: str | None = None,
     opts: Sequence[Any] = (),
@@ -78,7 +79,7 @@ def export_experiment(
 
 
 def load_dense_detector(
-    config: Any, build_model: Callable[[Any], nn.Module], weights: str | Path
+    config: BaseConfig, build_model: Callable[[BaseConfig], nn.Module], weights: str | Path
 ) -> tuple[DenseDetector, list[str]]:
     """Load a detector in evaluation mode, and its class names.
 

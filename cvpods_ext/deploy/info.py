@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import cvpods
+from cvpods.configs import BaseConfig
 from cvpods.configs.config_dict import flatten
 from cvpods.utils.errors import CheckpointError
 from cvpods.utils.ranges import AUTO
@@ -85,7 +86,7 @@ class GraphInfo:
         return info
 
 
-def expected_of(config: Any, kind: str) -> dict[str, Any]:
+def expected_of(config: BaseConfig, kind: str) -> dict[str, Any]:
     """Return the keys and values of a config that a graph of this kind depends on."""
     flat: Mapping[str, Any] = dict(flatten(config))
     keys = list(INPUT_KEYS)
