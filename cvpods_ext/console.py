@@ -9,10 +9,10 @@ from cvpods.tools.demo import main as pods_demo
 from cvpods.tools.draw import main as pods_draw
 from cvpods.tools.test import main as pods_test
 from cvpods.tools.train import main as pods_train
-from cvpods_ext.analysis.vis import main as pods_vis
-from cvpods_ext.convert.tool import main as pods_convert
-from cvpods_ext.deploy.export_tool import main as pods_export
-from cvpods_ext.deploy.infer_tool import main as pods_infer
+from cvpods_ext.tools.convert import main as pods_convert
+from cvpods_ext.tools.export import main as pods_export
+from cvpods_ext.tools.infer import main as pods_infer
+from cvpods_ext.tools.vis import main as pods_vis
 
 __all__ = [
     "pods_check",

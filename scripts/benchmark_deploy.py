@@ -22,11 +22,11 @@ from benchmark import timed
 from cvpods.engine import RUNNERS
 from cvpods.tools.common import open_experiment
 from cvpods.tools.detectors import load_detector
-from cvpods_ext.deploy.export_tool import main as export
 from cvpods_ext.deploy.graphs import NetworkGraph
 from cvpods_ext.deploy.performance import random_feeds
 from cvpods_ext.deploy.precision import fold_batch_norms
 from cvpods_ext.deploy.sessions import open_session
+from cvpods_ext.tools.export import main as export
 
 
 def random_weights(experiment: str, folder: Path) -> Path:

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from cvpods.tools.check import main as pods_check
 from cvpods.tools.draw import main as pods_draw
-from cvpods_ext.deploy.export_tool import main as pods_export
+from cvpods_ext.tools.export import main as pods_export
 from tests.forked_commands import Commands
 from tests.reliability.variants import REFUSED, VARIANTS, make_data
 
