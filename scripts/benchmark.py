@@ -1,9 +1,11 @@
-"""Figures of docs/benchmarks.md. Each comparison measures both sides in one run, alternately.
+"""Measurements for docs/benchmarks.md.
 
-python scripts/benchmark.py data --images PATH/coco/train2017
-python scripts/benchmark.py loss
-python scripts/benchmark.py evaluation
-python scripts/benchmark.py step
+    python scripts/benchmark.py data --images PATH/coco/train2017
+    python scripts/benchmark.py loss
+    python scripts/benchmark.py evaluation
+    python scripts/benchmark.py step
+
+Each comparison measures both sides in one run, in turn.
 """
 
 from __future__ import annotations
@@ -35,7 +37,7 @@ from cvpods_ext.modeling import ATSS, build_resnet_fpn_p3_p7
 
 
 def seconds(work: Callable[[], object], repeats: int) -> float:
-    """Median time of `work`, after one call to warm up."""
+    """Return the median time of `repeats` calls of `work` in seconds, after a first call."""
     work()
     times = []
     for _ in range(repeats):
@@ -46,16 +48,16 @@ def seconds(work: Callable[[], object], repeats: int) -> float:
 
 
 def _memory_kib(field: str) -> int:
-    """VmRSS (resident now) or VmHWM (its peak) of this process; Linux."""
+    """Return VmRSS (resident memory now) or VmHWM (its peak) of this process in KiB, on Linux."""
     status = Path("/proc/self/status").read_text(encoding="utf-8")
     return int(status.split(f"{field}:")[1].split()[0])
 
 
 def peak_mib(work: Callable[[], object]) -> float:
-    """Growth of the resident memory at its peak during `work`, in MiB."""
-    work()  # libraries' own buffers
+    """Return the growth of the peak resident memory during `work`, in MiB."""
+    work()  # so that the libraries' own buffers exist
     gc.collect()
-    ctypes.CDLL("libc.so.6").malloc_trim(0)  # give back what is free
+    ctypes.CDLL("libc.so.6").malloc_trim(0)  # returns free memory to the system
     Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")  # resets the peak
     before = _memory_kib("VmRSS")
     work()
@@ -63,7 +65,7 @@ def peak_mib(work: Callable[[], object]) -> float:
 
 
 def memory(work: Callable[[], object], device: str) -> float:
-    """Peak growth in MiB: of the process, on a GPU of the allocator."""
+    """Return the peak growth of the process's memory, or of a GPU's allocator, in MiB."""
     if device == "cpu":
         return peak_mib(work)
     work()
@@ -75,7 +77,7 @@ def memory(work: Callable[[], object], device: str) -> float:
 
 
 def timed(work: Callable[[], object], device: str) -> float:
-    """Seconds of one call."""
+    """Return the time of one call in seconds, including the work that it starts on the GPU."""
     start = time.perf_counter()
     work()
     if device == "cuda":
@@ -86,7 +88,7 @@ def timed(work: Callable[[], object], device: str) -> float:
 def compare_sides(
     title: str, sides: dict[str, Callable[[], Tensor]], repeats: int, device: str
 ) -> None:
-    """Print value, median time and peak memory of "ours" and "reference", called in turn."""
+    """Call "ours" and "reference" in turn; print their values, median times and peak memory."""
     values = {name: work().item() for name, work in sides.items()}
     times: dict[str, list[float]] = {name: [] for name in sides}
     for _ in range(repeats):
@@ -110,11 +112,15 @@ def loss_benchmark(
     compare: Callable[[int, int, str], None],
     crowd: Callable[[int, str], None],
 ) -> None:
-    """Command line of a loss' benchmark: compare(27 and 240 boxes, ...), or crowd(...) alone."""
+    """Run a loss benchmark from its command line.
+
+    Without flags it calls `compare` for 27 and for 240 boxes an image; with --crowd, only `crowd`.
+    """
     parser = argparse.ArgumentParser(description=description)
-    parser.add_argument("--crowd", action="store_true", help="1,000 boxes in one image")
-    parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--crowd", action="store_true", help="measure 1,000 boxes in one image")
+    parser.add_argument("--repeats", type=int, default=5, help="timed calls (%(default)s)")
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    parser.add_argument("--device", default=device, help="device (%(default)s)")
     args = parser.parse_args()
     if args.crowd:
         crowd(args.repeats, args.device)
@@ -127,11 +133,13 @@ def loss_benchmark(
 
 
 def benchmark_data(args: argparse.Namespace) -> None:
-    """Decode, resize to 800 / 1333 and flip: this project's steps beside PIL's, one worker."""
+    """Compare decoding, resizing to 800 / 1333 and flipping with PIL's, in one worker."""
     torch.set_num_threads(1)
     paths = sorted(Path(args.images).glob("*.jpg"))[: args.count]
     if not paths:
-        raise SystemExit(f"error: no .jpg in {args.images}; name a folder with --images")
+        raise SystemExit(
+            f"error: {args.images} has no .jpg files; name another folder with --images"
+        )
     resize = {"short_edge_length": 800, "max_size": 1333, "sample_style": "choice"}
     steps = build_transform_gens([("ResizeShortestEdge", resize), ("RandomFlip", {"prob": 1.0})])
 
@@ -169,13 +177,14 @@ def benchmark_data(args: argparse.Namespace) -> None:
 
 
 class _Levels:
-    """Maps of an 800 x 1216 image at strides 8 .. 128."""
+    """Sizes (H, W) of the maps of an 800 x 1216 image at strides 8 to 128."""
 
     sizes = [(100, 152), (50, 76), (25, 38), (13, 19), (7, 10)]
     count = sum(h * w for h, w in sizes)
 
 
 def atss_parts(num_classes: int = 80) -> ATSS:
+    """Build ATSS without a network: anchors, assignment and losses alone."""
     strides = [8, 16, 32, 64, 128]
     anchors = AnchorGrid(
         sizes=[[8 * s] for s in strides], aspect_ratios=[[1.0]], strides=strides, offset=0.5
@@ -192,6 +201,7 @@ def atss_parts(num_classes: int = 80) -> ATSS:
 
 
 def random_targets(count: int, images: int = 2) -> list[Instances]:
+    """Draw `count` boxes for each image of 800 x 1216 pixels, of small to large sizes."""
     random = torch.Generator().manual_seed(0)
     targets = []
     for _ in range(images):
@@ -204,7 +214,7 @@ def random_targets(count: int, images: int = 2) -> list[Instances]:
 
 
 def benchmark_loss(args: argparse.Namespace) -> None:
-    """Assignment, forward and backward of ATSS's losses: 800 x 1216, batch 2, 80 classes."""
+    """Measure ATSS's assignment and losses, forward and backward: 800 x 1216, batch 2."""
     model = atss_parts()
     maps = [torch.zeros(2, 1, h, w) for h, w in _Levels.sizes]
     priors = model.priors(maps)
@@ -229,7 +239,7 @@ def benchmark_loss(args: argparse.Namespace) -> None:
 
 
 def synthetic_evaluation(images: int, seed: int = 0) -> tuple[dict, list[dict]]:
-    """Ground truth with 7 boxes an image over 80 classes, and 100 detections an image."""
+    """Make ground truth with 7 boxes an image over 80 classes, and 100 detections an image."""
     random = np.random.default_rng(seed)
     annotations, detections = [], []
     for image in range(images):
@@ -265,7 +275,7 @@ def synthetic_evaluation(images: int, seed: int = 0) -> tuple[dict, list[dict]]:
 
 
 def benchmark_evaluation(args: argparse.Namespace) -> None:
-    """COCO's AP of 5,000 synthetic images: this project's evaluation beside pycocotools."""
+    """Compare this project's COCO evaluation with pycocotools on 5,000 synthetic images."""
     from pycocotools.coco import COCO
     from pycocotools.cocoeval import COCOeval
 
@@ -296,7 +306,7 @@ def _res50() -> ConfigDict:
 
 
 def benchmark_step(args: argparse.Namespace) -> None:
-    """Training step (forward, losses, backward, SGD) of ATSS R-50 at 512 x 640, batch 2."""
+    """Measure a training step (forward, losses, backward, SGD) of ATSS R-50, 512 x 640, batch 2."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     for channels_last in (False, True):
         for bf16 in (False, True):
@@ -337,7 +347,7 @@ def benchmark_step(args: argparse.Namespace) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Measure; see docs/benchmarks.md.")
+    parser = argparse.ArgumentParser(description="Measure the figures of docs/benchmarks.md.")
     commands = parser.add_subparsers(required=True)
     for name, function, repeats, count in (
         ("data", benchmark_data, 3, 100),
@@ -346,9 +356,10 @@ def main() -> None:
         ("step", benchmark_step, 3, 0),
     ):
         command = commands.add_parser(name, help=(function.__doc__ or "").strip())
-        command.add_argument("--repeats", type=int, default=repeats)
+        command.add_argument("--repeats", type=int, default=repeats, help="timed calls")
         command.add_argument("--count", type=int, default=count, help="images")
-        command.add_argument("--images", default="datasets/coco/train2017", help="folder (data)")
+        folder = "datasets/coco/train2017"
+        command.add_argument("--images", default=folder, help="folder of .jpg files, for data")
         command.set_defaults(run=function)
     args = parser.parse_args()
     args.run(args)

@@ -1,12 +1,12 @@
-"""ATSS: its assigner beside the paper's other definitions, box voting, multi-scale test by pass.
+"""Measurements of ATSS: assigners, box voting, and the passes of its multi-scale test.
 
     python scripts/benchmark_atss.py assigners      # 800 x 1216, 27, 240 and 1,000 boxes
-    python scripts/benchmark_atss.py voting         # beside the loop of tests/reference
+    python scripts/benchmark_atss.py voting         # compared with the loop of tests/reference
     python scripts/benchmark_atss.py passes --experiment playground/atss.dcnv2.res18.subset \
         --weights model_final.pth --images coco/val2017 --count 2
 
-Times are medians; both sides of a ratio run in turn. Memory is the growth of the process at its
-peak.
+`assigners` compares ATSS with the other definitions of positives in its paper. Times are medians;
+both sides of a ratio run in turn. Memory is the growth of the process's peak resident memory.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ STRIDES = (8, 16, 32, 64, 128)
 
 
 def benchmark_assigners(args: argparse.Namespace) -> None:
-    """One image of 800 x 1216, 20,267 anchors."""
+    """Measure each definition of positives on one image of 800 x 1216 with 20,267 anchors."""
     maps = [torch.zeros(1, 1, -(-800 // s), -(-1216 // s)) for s in STRIDES]
     levels = atss_parts().anchor_generator.grid(maps)
     anchors, sizes = torch.cat(levels), [len(level) for level in levels]
@@ -52,7 +52,7 @@ def benchmark_assigners(args: argparse.Namespace) -> None:
 
 
 def benchmark_voting(args: argparse.Namespace) -> None:
-    """2,600 boxes, 26 passes of 100, of 1, 5 and 80 classes, beside the loop."""
+    """Compare the vote over 2,600 boxes (26 passes of 100; 1, 5 and 80 classes) with the loop."""
     generator = torch.Generator().manual_seed(0)
     objects = torch.rand(100, 4, generator=generator) * 400
     objects[:, 2:] = objects[:, :2] + objects[:, 2:] + 20
@@ -71,7 +71,7 @@ def benchmark_voting(args: argparse.Namespace) -> None:
 
 
 def benchmark_passes(args: argparse.Namespace) -> None:
-    """Time of each pass of ATSS's multi-scale test on real images, batches of one."""
+    """Measure each pass of ATSS's multi-scale test on real images, one image at a time."""
     opts = [word for pair in ATSS_TTA.items() for word in pair]
     tta = Predictor.from_experiment(
         args.experiment, args.weights, opts=[*opts, "TEST.AUG.ENABLED", True]
@@ -93,6 +93,7 @@ def benchmark_passes(args: argparse.Namespace) -> None:
 
 
 def _mean_seconds(model: TestTimeAugmentation, inputs: list[dict]) -> float:
+    """Return the mean time of an image in seconds."""
     start = time.perf_counter()
     for one in inputs:
         model([one])
@@ -109,12 +110,12 @@ def main() -> None:
     ):
         command = commands.add_parser(name, help=function.__doc__)
         command.set_defaults(function=function)
-        command.add_argument("--repeats", type=int, default=5)
+        command.add_argument("--repeats", type=int, default=5, help="timed calls")
         if name == "passes":
             command.add_argument("--experiment", default="playground/atss.dcnv2.res18.subset")
-            command.add_argument("--weights", required=True)
-            command.add_argument("--images", default="datasets/coco/val2017")
-            command.add_argument("--count", type=int, default=2)
+            command.add_argument("--weights", required=True, help="checkpoint")
+            command.add_argument("--images", default="datasets/coco/val2017", help="folder")
+            command.add_argument("--count", type=int, default=2, help="images")
     args = parser.parse_args()
     args.function(args)
 

@@ -1,4 +1,4 @@
-"""Import every module of the packages; name the one that fails."""
+"""Import every module of both packages, and name each one that fails."""
 
 from __future__ import annotations
 

@@ -212,7 +212,7 @@ def test_catches(text):
 
 @pytest.mark.parametrize("text", PASSED)
 def test_passes(text):
-    for kind in ("text", "docstring", "function"):
+    for kind in ("text", "docstring"):
         assert not list(search(Text(1, text, kind)))
 
 
