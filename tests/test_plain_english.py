@@ -1,7 +1,7 @@
 """Count the turns of phrase that the project's prose avoids, and hold the count at zero.
 
 The text of a Python file is its docstrings, comments and string literals. Shell scripts and pages
-of documentation count too. CONTRIBUTING.md, "Plain English", shows what to write instead.
+of documentation count too. CONTRIBUTING.md, "Letters and words", shows what to write instead.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from tests.load_script import ROOT
 
 FOLDERS = ("scripts", "datasets", "playground")
 PAGES = ("*.md", "docs/*.md", "datasets/*.md", "findings/*.md", "scripts/*.sh", "findings/*.sh")
-# The documentation prints commands and code in fenced blocks; their text is not prose.
-FENCED = re.compile(r"(?ms)^```.*?^```$")
+# Code in a page, in fenced blocks and in lines, is not prose.
+CODE = re.compile(r"(?ms)^```.*?^```$|`[^`\n]+`")
 
 # Each pattern is searched in all texts, in any case; a space also matches a line's end.
 PHRASES = {
@@ -122,13 +122,13 @@ def comments(source: str) -> Iterator[Text]:
 
 
 def texts_of(path: Path) -> Iterator[Text]:
-    """Yield the prose of a file. Fenced blocks of a page become empty lines."""
+    """Yield the prose of a file. Code in a page is left out; its line breaks stay."""
     source = path.read_text(encoding="utf-8")
     if path.suffix == ".py":
         yield from strings(ast.parse(source))
         yield from comments(source)
     else:
-        prose = FENCED.sub(lambda block: "\n" * block.group().count("\n"), source)
+        prose = CODE.sub(lambda code: "\n" * code.group().count("\n"), source)
         yield Text(1, re.sub(r"(?m)^# ", "", prose), "text")
 
 
@@ -267,7 +267,7 @@ def test_texts_of_a_python_file(tmp_path):
 
 
 def test_line_of_a_finding(tmp_path):
-    """A page's fenced blocks are not prose, and keep their lines."""
+    """Code in a page is not prose, and its lines count."""
     page = tmp_path / "x.md"
-    page.write_text("# X\n\n```bash\necho anew\n```\n\nIt is\nno file.\n")
+    page.write_text("# X `anew`\n\n```bash\necho anew\n```\n\nIt is\nno file.\n")
     assert [finding.line for text in texts_of(page) for finding in search(text)] == [7]
