@@ -17,7 +17,7 @@ import gc
 import io
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -87,7 +87,7 @@ def timed(work: Callable[[], object], device: str) -> float:
 
 
 def compare_sides(
-    title: str, sides: dict[str, Callable[[], Tensor]], repeats: int, device: str
+    title: str, sides: Mapping[str, Callable[[], Tensor]], repeats: int, device: str
 ) -> None:
     """Call "ours" and "reference" in turn; print their values, median times and peak memory."""
     values = {name: work().item() for name, work in sides.items()}
@@ -155,8 +155,8 @@ def benchmark_data(args: argparse.Namespace) -> None:
         width, height = image.size
         scale = min(800 / min(width, height), 1333 / max(width, height))
         size = int(width * scale + 0.5), int(height * scale + 0.5)
-        image = np.asarray(image.resize(size, Image.Resampling.BILINEAR))[:, :, ::-1]
-        flipped = np.flip(image, axis=1)
+        pixels = np.asarray(image.resize(size, Image.Resampling.BILINEAR))[:, :, ::-1]
+        flipped = np.flip(pixels, axis=1)
         return torch.as_tensor(np.ascontiguousarray(flipped.transpose(2, 0, 1)))
 
     difference = max((ours(p).int() - pil(p).int()).abs().max().item() for p in paths[:10])
@@ -229,7 +229,7 @@ def benchmark_loss(args: argparse.Namespace) -> None:
 
         def work(targets: list[Instances] = targets) -> None:
             leaves = {name: value.clone().requires_grad_() for name, value in outputs.items()}
-            sum(model.losses(leaves, priors, targets).values()).backward()
+            torch.stack([*model.losses(leaves, priors, targets).values()]).sum().backward()
 
         memory = peak_mib(work)
         duration = seconds(work, args.repeats)
@@ -242,7 +242,8 @@ def benchmark_loss(args: argparse.Namespace) -> None:
 def synthetic_evaluation(images: int, seed: int = 0) -> tuple[dict, list[dict]]:
     """Make ground truth with 7 boxes an image over 80 classes, and 100 detections an image."""
     random = np.random.default_rng(seed)
-    annotations, detections = [], []
+    annotations: list[dict] = []
+    detections: list[dict] = []
     for image in range(images):
         boxes = np.concatenate([random.uniform(0, 400, (7, 2)), random.uniform(8, 200, (7, 2))], 1)
         classes = random.integers(1, 81, 7)
@@ -306,41 +307,43 @@ def _res50() -> ConfigDict:
     return compose(ATSSConfig, RES50, FROM_SCRATCH, {"MODEL.RESNETS.NORM": "FrozenBN"})
 
 
+def _training_step(device: str, channels_last: bool, bf16: bool) -> Callable[[], None]:
+    """Build the model and a batch; return the step on them."""
+    torch.manual_seed(0)
+    cfg = _res50()
+    model = ATSS.from_config(cfg, backbone=build_resnet_fpn_p3_p7(cfg)).to(device)
+    if channels_last:
+        model = model.to(memory_format=torch.channels_last)
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-5, momentum=0.9)
+    images = (torch.randint(0, 256, (3, 512, 640), dtype=torch.uint8) for _ in range(2))
+    batch = [
+        {"image": image, "instances": target}
+        for image, target in zip(images, random_targets(10), strict=True)
+    ]
+
+    def work() -> None:
+        optimizer.zero_grad()
+        with torch.autocast(device, dtype=torch.bfloat16, enabled=bf16):
+            losses = model(batch)
+        torch.stack([*losses.values()]).sum().backward()
+        optimizer.step()
+        if device == "cuda":
+            torch.cuda.synchronize()
+
+    return work
+
+
 def benchmark_step(args: argparse.Namespace) -> None:
     """Measure a training step (forward, losses, backward, SGD) of ATSS R-50, 512 x 640, batch 2."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     for channels_last in (False, True):
         for bf16 in (False, True):
-            torch.manual_seed(0)
-            cfg = _res50()
-            model = ATSS.from_config(cfg, backbone=build_resnet_fpn_p3_p7(cfg)).to(device)
-            if channels_last:
-                model = model.to(memory_format=torch.channels_last)
-            optimizer = torch.optim.SGD(model.parameters(), lr=1e-5, momentum=0.9)
-            batch = [
-                {
-                    "image": torch.randint(0, 256, (3, 512, 640), dtype=torch.uint8),
-                    "instances": target,
-                }
-                for target in random_targets(10)
-            ]
-
-            def work(model=model, optimizer=optimizer, batch=batch, bf16=bf16) -> None:
-                optimizer.zero_grad()
-                with torch.autocast(device, dtype=torch.bfloat16, enabled=bf16):
-                    losses = model(batch)
-                sum(losses.values()).backward()
-                optimizer.step()
-                if device == "cuda":
-                    torch.cuda.synchronize()
-
+            work = _training_step(device, channels_last, bf16)
+            memory = peak_mib(work) if device == "cpu" else 0.0
+            duration = seconds(work, args.repeats)
             if device == "cuda":
-                duration = seconds(work, args.repeats)
                 memory = torch.cuda.max_memory_allocated() / 2**20
                 torch.cuda.reset_peak_memory_stats()
-            else:
-                memory = peak_mib(work)
-                duration = seconds(work, args.repeats)
             print(
                 f"{device} channels_last={channels_last!s:5} bf16={bf16!s:5}: "
                 f"{duration:.2f} s, peak memory {memory:.0f} MiB"

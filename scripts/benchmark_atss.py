@@ -15,6 +15,7 @@ import argparse
 import statistics
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -43,10 +44,7 @@ def benchmark_assigners(args: argparse.Namespace) -> None:
         (target,) = random_targets(count, images=1)
         for name in ("ATSS", "SSC", "IoU", "TOPK"):
             assigner = make_assigner(name, 9, [8 * s for s in STRIDES])
-
-            def work(assigner=assigner, boxes=target.gt_boxes.tensor) -> object:
-                return assigner(anchors, sizes, boxes)
-
+            work = partial(assigner, anchors, sizes, target.gt_boxes.tensor)
             milliseconds = seconds(work, args.repeats) * 1000
             print(f"| {count} | {name} | {milliseconds:.0f} ms | {peak_mib(work):.0f} MiB |")
 
@@ -60,12 +58,13 @@ def benchmark_voting(args: argparse.Namespace) -> None:
     scores = torch.rand(2600, generator=generator) * 0.9 + 0.05
     for num_classes in (1, 5, 80):
         classes = torch.randint(num_classes, (100,), generator=generator).repeat(26)
-        inputs = boxes, scores, classes
+        vote = partial(box_voting, boxes, scores, classes, 0.66)
         lists = boxes.tolist(), scores.tolist(), classes.tolist()
+        vote_in_loops = partial(box_voting_loop, *lists, threshold=0.66, soft=True)
         ours, loop = [], []
         for _ in range(args.repeats):
-            ours.append(seconds(lambda inputs=inputs: box_voting(*inputs, 0.66), 1))
-            loop.append(seconds(lambda lists=lists: box_voting_loop(*lists, 0.66, True), 1))
+            ours.append(seconds(vote, 1))
+            loop.append(seconds(vote_in_loops, 1))
         fast, slow = statistics.median(ours) * 1000, statistics.median(loop) * 1000
         print(f"{num_classes} classes: {fast:.1f} ms, loop {slow:.1f} ms, ratio {slow / fast:.1f}")
 

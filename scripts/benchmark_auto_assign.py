@@ -69,7 +69,7 @@ def with_boxes(inputs: dict[str, Any], gt_boxes: list[Tensor], gt_classes: list[
 
 def step(loss: Callable, inputs: dict[str, Any]) -> Tensor:
     """Run forward and backward; return the loss."""
-    total = sum(loss(**inputs).values())
+    total = torch.stack([*loss(**inputs).values()]).sum()
     torch.autograd.grad(total, [inputs[name] for name in LEARNED])
     return total.detach()
 

@@ -53,7 +53,7 @@ def make_inputs(images: int, anchors: Tensor, boxes: int, device: str) -> tuple:
 
 def step(loss: Callable, inputs: Sequence) -> Tensor:
     """Run forward and backward; return the loss."""
-    total = sum(loss(*inputs).values())
+    total = torch.stack([*loss(*inputs).values()]).sum()
     torch.autograd.grad(total, inputs[:2])
     return total.detach()
 

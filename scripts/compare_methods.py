@@ -23,14 +23,15 @@ ASSIGN_ONLY = (
     "MODEL.FEATURE_ALIGN.USE_DCN_IN_TOWER", "False",
 )  # fmt: skip
 # Title of a table row -> (name of its runs, experiment, overrides).
-SHAPES = {
+Rows = dict[str, tuple[str, str, tuple[str, ...]]]
+SHAPES: Rows = {
     "ATSS": ("atss", "atss.res18.shapes", ()),
     "FreeAnchor": ("free_anchor", "free_anchor.res18.shapes", ()),
     "AutoAssign": ("auto_assign", "auto_assign.res18.shapes", ()),
     "FeatureAlign, assignment only": ("fa_assign", "feature_align.res18.shapes", ASSIGN_ONLY),
     "FeatureAlign": ("fa_full", "feature_align.res18.shapes", ()),
 }
-BCCD = {
+BCCD: Rows = {
     title: (method, f"{method}.mobilenetv2.bccd", ())
     for title, method in {
         "RetinaNet": "retinanet",
@@ -51,7 +52,7 @@ def resize(*short_edges: int) -> str:
 
 # Overrides for a CPU. A run takes 8 to 15 minutes on the shapes, with their own schedule, and 2
 # to 4 minutes on bccd, with a shorter one.
-BUDGETS = {
+BUDGETS: dict[str, tuple[str, ...]] = {
     "shapes": (),
     "bccd": (
         "SOLVER.LR_SCHEDULER.MAX_ITER", "100", "SOLVER.LR_SCHEDULER.STEPS", "()",
@@ -102,7 +103,8 @@ def main() -> None:
     if args.data == "bccd":
         overrides = (*overrides, "MODEL.WEIGHTS", os.path.abspath(args.weights))
     print("| method | AP | AP50 | AP of each seed |\n| --- | --- | --- | --- |")
-    for title, (name, experiment, own) in {"shapes": SHAPES, "bccd": BCCD}[args.data].items():
+    rows = SHAPES if args.data == "shapes" else BCCD
+    for title, (name, experiment, own) in rows.items():
         results = [
             train(experiment, seed, args.output / f"{args.data}.{name}.{seed}", (*overrides, *own))
             for seed in args.seeds

@@ -131,8 +131,8 @@ def run_ours(method: str, weights: dict[str, Tensor]) -> dict[str, Any]:
     maps["box_deltas"] = _box_maps(method, model, maps["box_deltas"])
     best = [_best_first(one) for one in found]
     detections = [_detected(o.pred_boxes.tensor, o.scores, o.pred_classes) for o in best]
-    quality = next((m for name, m in maps.items() if name in ("centerness", "obj_score")), [])
-    every = [*maps["cls_logits"], *maps["box_deltas"], *quality]
+    names = ["cls_logits", "box_deltas", "centerness", "obj_score"]
+    every = [level for name in names for level in maps.get(name, [])]
     return {"maps": every, "losses": losses, "detections": detections}
 
 
@@ -162,7 +162,7 @@ def build_theirs(method: str) -> Any:
     mmdet = importlib.import_module("mmdet")
     mmengine = importlib.import_module("mmengine")
     importlib.import_module("mmdet.utils").register_all_modules()
-    path = Path(mmdet.__file__).parent / ".mim" / "configs" / METHODS[method][1]
+    path = Path(mmdet.__path__[0]) / ".mim" / "configs" / METHODS[method][1]
     config = mmengine.Config.fromfile(path)
     config.model.backbone.init_cfg = None
     return importlib.import_module("mmdet.registry").MODELS.build(config.model)
