@@ -89,7 +89,7 @@ def timed(work: Callable[[], object], device: str) -> float:
 def compare_sides(
     title: str, sides: Mapping[str, Callable[[], Tensor]], repeats: int, device: str
 ) -> None:
-    """Call "ours" and "reference" in turn; print their values, median times and peak memory."""
+    """Call two sides in turn, first "ours"; print their values, median times and peak memory."""
     values = {name: work().item() for name, work in sides.items()}
     times: dict[str, list[float]] = {name: [] for name in sides}
     for _ in range(repeats):
@@ -102,9 +102,10 @@ def compare_sides(
             f"{title}, {name}: loss {values[name]:.4f}, {medians[name]:.3f} s, "
             f"peak {peaks[name]:.0f} MiB"
         )
+    ours, other = sides
     print(
-        f"  reference / ours: time {medians['reference'] / medians['ours']:.1f}, "
-        f"memory {peaks['reference'] / peaks['ours']:.1f}"
+        f"  {other} / {ours}: time {medians[other] / medians[ours]:.1f}, "
+        f"memory {peaks[other] / peaks[ours]:.1f}"
     )
 
 

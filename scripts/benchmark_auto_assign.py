@@ -1,11 +1,11 @@
-"""Measurements of AutoAssign's loss, compared with a dense version, and of FeatureAlign's loss.
+"""Measurements of AutoAssign's loss, compared with its definition, and of FeatureAlign's loss.
 
     python scripts/benchmark_auto_assign.py            # 800 x 1216, batch 2, 27 and 240 boxes each
     python scripts/benchmark_auto_assign.py --crowd    # 1,000 boxes in one image, small and huge
 
-The dense version is that of tests/reference. Times are medians of forward + backward; both sides
-run in turn. Memory is the growth of the process's peak (on a GPU: of the allocator's). It includes
-the gradients and excludes the inputs.
+The definition (definition.py of the method) makes dense tables, one image at a time. Times are
+medians of forward + backward; both sides run in turn. Memory is the growth of the process's peak
+(on a GPU: of the allocator's). It includes the gradients and excludes the inputs.
 """
 
 from __future__ import annotations
@@ -23,9 +23,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from benchmark import compare_sides, loss_benchmark, memory, random_targets, seconds  # noqa: E402
 
 from cvpods.modeling.anchor_generator import PointGrid  # noqa: E402
-from cvpods_ext.methods.auto_assign import auto_assign_loss  # noqa: E402
+from cvpods_ext.methods.auto_assign import auto_assign_loss, definition  # noqa: E402
 from cvpods_ext.methods.feature_align import feature_align_loss  # noqa: E402
-from tests.reference.auto_assign import auto_assign_loss_per_image  # noqa: E402
 
 NUM_CLASSES = 80
 STRIDES = (8, 16, 32, 64, 128)
@@ -89,7 +88,7 @@ def per_level(inputs: dict[str, Any]) -> dict[str, Any]:
 
 
 def compare(boxes: int, repeats: int, device: str) -> None:
-    """Compare AutoAssign's loss with the dense version; then measure FeatureAlign's."""
+    """Compare AutoAssign's loss with its definition; then measure FeatureAlign's."""
     targets = random_targets(boxes)
     inputs = with_boxes(
         make_inputs(2, 800, 1216, device),
@@ -99,7 +98,7 @@ def compare(boxes: int, repeats: int, device: str) -> None:
     plain = without_levels(inputs)
     sides = {
         "ours": partial(step, auto_assign_loss, plain),
-        "reference": partial(step, auto_assign_loss_per_image, plain),
+        "definition": partial(step, definition.auto_assign_loss, plain),
     }
     title = f"{device}, {boxes} boxes an image"
     compare_sides(f"AutoAssign, {title}", sides, repeats, device)

@@ -1,10 +1,11 @@
-"""Measurements of FreeAnchor's loss, compared with the loop-per-image version of tests/reference.
+"""Measurements of FreeAnchor's loss, compared with its definition.
 
     python scripts/benchmark_free_anchor.py              # 800 x 1216, batch 2, 27 and 240 boxes
     python scripts/benchmark_free_anchor.py --crowd      # 1,000 boxes in one image of 800 x 1344
 
-Times are medians of forward + backward; both sides run in turn. Memory is the growth of the
-process's peak (on a GPU: of the allocator's). It includes the gradients and excludes the inputs.
+The definition (definition.py of the method) makes dense tables, one image at a time. Times are
+medians of forward + backward; both sides run in turn. Memory is the growth of the process's peak
+(on a GPU: of the allocator's). It includes the gradients and excludes the inputs.
 """
 
 from __future__ import annotations
@@ -21,8 +22,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from benchmark import compare_sides, loss_benchmark, memory, random_targets, timed  # noqa: E402
 
 from cvpods.modeling.anchor_generator import AnchorGrid  # noqa: E402
-from cvpods_ext.methods.free_anchor import free_anchor_loss  # noqa: E402
-from tests.reference.free_anchor import free_anchor_loss_per_image  # noqa: E402
+from cvpods_ext.methods.free_anchor import definition, free_anchor_loss  # noqa: E402
 
 NUM_CLASSES = 80
 STRIDES = (8, 16, 32, 64, 128)
@@ -59,11 +59,11 @@ def step(loss: Callable, inputs: Sequence) -> Tensor:
 
 
 def compare(boxes: int, repeats: int, device: str) -> None:
-    """Compare the loss with the per-image version, at 800 x 1216 and batch 2."""
+    """Compare the loss with its definition, at 800 x 1216 and batch 2."""
     inputs = make_inputs(2, make_anchors(800, 1216), boxes, device)
     sides = {
         "ours": lambda: step(free_anchor_loss, inputs),
-        "reference": lambda: step(free_anchor_loss_per_image, inputs),
+        "definition": lambda: step(definition.free_anchor_loss, inputs),
     }
     compare_sides(f"{device}, {boxes} boxes an image", sides, repeats, device)
 

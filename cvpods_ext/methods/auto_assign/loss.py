@@ -20,7 +20,14 @@ from cvpods.modeling.losses import iou_loss
 from cvpods.structures.geometry import boxes_around, centers, distances_to_sides
 from cvpods.utils.slices import slices
 from cvpods_ext.kernels.negatives import negative_focal_loss
-from cvpods_ext.kernels.pairs import Pairs, chunks, in_chunks, inside_pairs, join
+from cvpods_ext.kernels.pairs import (
+    PAIRS_AT_ONCE,
+    Pairs,
+    chunks,
+    in_chunks,
+    inside_pairs,
+    join,
+)
 from cvpods_ext.kernels.slices import as_columns, as_rows, slice_iou
 from cvpods_ext.kernels.targets import check_outputs, check_targets, common_dtype
 
@@ -45,8 +52,13 @@ def auto_assign_loss(
     gamma: float = 2.0,
     reg_weight: float = 5.0,
     average: Callable[[Tensor], Tensor] = lambda counts: counts,
+    pairs_at_once: int = PAIRS_AT_ONCE,
+    elements_at_once: int | None = None,
 ) -> dict[str, Tensor]:
-    """Return the three losses of a batch; arguments, results and errors as in definition.py.
+    """Return the three losses of a batch; arguments and results as in definition.py.
+
+    pairs_at_once and elements_at_once bound the memory of lists of pairs and of tables. Raises
+    ValueError for shapes that do not go together, no image, and classes that are not int64.
 
     Differs from the published code: computed from logits, in the log domain, so that the positive
     loss of a box with locations has no ceiling of 100, and a gradient at any logit; where boxes of
@@ -67,13 +79,14 @@ def auto_assign_loss(
     dtype = common_dtype(cls_logits, obj_logits, ltrb)
     cls_logits, obj_logits, ltrb = (t.to(dtype) for t in (cls_logits, obj_logits, ltrb))
     images = [
-        inside_pairs(points, boxes.to(dtype), classes)
+        inside_pairs(points, boxes.to(dtype), classes, elements_at_once)
         for boxes, classes in zip(gt_boxes, gt_classes, strict=True)
     ]
+    outputs = cls_logits, obj_logits, ltrb, points
     positive, sum_prior, prior_per_image = in_chunks(
-        box_sums, join(images), cls_logits, obj_logits, ltrb, points, strides, mu, sigma, reg_weight
+        box_sums, join(images), *outputs, strides, mu, sigma, reg_weight, at_once=pairs_at_once
     )
-    negative = negative_loss(cls_logits, obj_logits, ltrb, points, images, gamma)
+    negative = negative_loss(*outputs, images, gamma, pairs_at_once, elements_at_once)
     num_gt = prior_per_image.new_tensor([len(boxes) for boxes in gt_boxes])
     num_positive, num_negative = average(torch.stack([num_gt.sum(), sum_prior])).clamp(min=1)
     return {
@@ -166,25 +179,32 @@ def negative_loss(
     points: Tensor,
     images: Sequence[Pairs],
     gamma: float,
+    pairs_at_once: int = PAIRS_AT_ONCE,
+    elements_at_once: int | None = None,
 ) -> Tensor:
     """Return sum_{j,c} FL(P(cls)_jc w-_jc) over all images, a scalar (Eq. 12).
 
     Args:
-        images: the pairs of each image.
+        images: the pairs of each image. The others are those of auto_assign_loss.
     """
-    num_classes = cls_logits.shape[-1]
+    bounds = pairs_at_once, elements_at_once
+    predicted = boxes_around(points, ltrb.detach())  # (N, R, 4)
     tables = [
-        found_table(boxes_around(points, ltrb[n].detach()), pairs, num_classes)
-        if len(pairs.boxes)
-        else None
-        for n, pairs in enumerate(images)
+        found_table(boxes, pairs, cls_logits.shape[2], *bounds) if len(pairs.boxes) else None
+        for boxes, pairs in zip(predicted, images, strict=True)
     ]
-    return negative_focal_loss(cls_logits, obj_logits, tables, gamma)
+    return negative_focal_loss(
+        cls_logits, obj_logits, tables, gamma, elements_at_once=elements_at_once
+    )
 
 
 @torch.no_grad()
 def found_table(
-    predicted: Tensor, pairs: Pairs, num_classes: int, *, at_once: int | None = None
+    predicted: Tensor,
+    pairs: Pairs,
+    num_classes: int,
+    pairs_at_once: int = PAIRS_AT_ONCE,
+    elements_at_once: int | None = None,
 ) -> Tensor:
     """Return 1 - w- (R, K) of one image, in [0, 1] (Eq. 11).
 
@@ -194,14 +214,14 @@ def found_table(
 
     Args:
         predicted: (R, 4) xyxy, pixels.
-        at_once: pairs of a chunk.
+        pairs_at_once, elements_at_once: see auto_assign_loss.
     """
-    iou = best_iou(predicted, pairs.boxes, pairs.location)
+    iou = best_iou(predicted, pairs.boxes, pairs.location, elements_at_once)
     size = len(predicted) * num_classes
     last = torch.zeros(size, dtype=torch.int64, device=predicted.device)
     table = predicted.new_zeros(size)
     first = 0
-    for part in chunks(pairs, *([] if at_once is None else [at_once])):
+    for part in chunks(pairs, pairs_at_once):
         f = part.min_max(1 / (1 - iou[part.location]).clamp(min=1e-12))
         entry = part.location * num_classes + part.per_box(part.classes)
         order = part.box + (first + 1)

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from cvpods_ext.kernels.pairs import Pairs, in_chunks, inside_pairs, join
+from cvpods_ext.kernels.pairs import PAIRS_AT_ONCE, Pairs, in_chunks, inside_pairs, join
 from cvpods_ext.kernels.targets import check_outputs, check_targets, common_dtype
 from cvpods_ext.methods.auto_assign.loss import (
     location_loss,
@@ -43,10 +43,13 @@ def feature_align_loss(
     feature_filter: bool = True,
     quality_weight: bool = True,
     average: Callable[[Tensor], Tensor] = lambda counts: counts,
+    pairs_at_once: int = PAIRS_AT_ONCE,
+    elements_at_once: int | None = None,
 ) -> dict[str, Tensor]:
     """Return the three losses of a batch; arguments and results as in definition.py.
 
-    Raises ValueError for shapes that do not go together, no image, and classes that are not int64.
+    pairs_at_once and elements_at_once bound the memory of lists of pairs and of tables. Raises
+    ValueError for shapes that do not go together, no image, and classes that are not int64.
 
     Differs from the published code: as auto_assign_loss does; an image whose boxes hold no location
     adds nothing to loss_quality (as printed: 1e6 n_gt, without gradient).
@@ -57,13 +60,15 @@ def feature_align_loss(
     dtype = common_dtype(cls_logits, obj_logits, ltrb)
     cls_logits, obj_logits, ltrb = (t.to(dtype) for t in (cls_logits, obj_logits, ltrb))
     images = [
-        inside_pairs(points, boxes.to(dtype), classes)
+        inside_pairs(points, boxes.to(dtype), classes, elements_at_once)
         for boxes, classes in zip(gt_boxes, gt_classes, strict=True)
     ]
-    outputs = cls_logits, obj_logits, ltrb, points, strides, levels, mu, sigma
-    settings = reg_weight, feature_filter, quality_weight
-    positive, sum_prior, spread = in_chunks(box_sums, join(images), *outputs, *settings)
-    negative = negative_loss(cls_logits, obj_logits, ltrb, points, images, gamma)
+    outputs = cls_logits, obj_logits, ltrb, points
+    settings = strides, levels, mu, sigma, reg_weight, feature_filter, quality_weight
+    positive, sum_prior, spread = in_chunks(
+        box_sums, join(images), *outputs, *settings, at_once=pairs_at_once
+    )
+    negative = negative_loss(*outputs, images, gamma, pairs_at_once, elements_at_once)
     num_gt = spread.new_tensor([len(boxes) for boxes in gt_boxes])
     num_positive, num_negative = average(torch.stack([num_gt.sum(), sum_prior])).clamp(min=1)
     regulariser = quality_loss if quality_weight else norm_loss
@@ -154,6 +159,10 @@ def check_arguments(
 ) -> Tensor:
     """Return the level (R,) int64 of every location, after checking all arguments (ValueError)."""
     n, r, k = cls_logits.shape if cls_logits.dim() == 3 else (0, 0, 0)
+    if len(level_sizes) != len(mu):
+        raise ValueError(
+            f"Give level_sizes of the {len(mu)} levels of mu, got {list(level_sizes)}."
+        )
     check_outputs(
         cls_logits,
         obj_logits=(obj_logits, (n, r, 1)),

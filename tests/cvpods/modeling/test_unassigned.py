@@ -148,7 +148,7 @@ def test_locations_in_boxes_as_the_loss_lists_them(seed):
     low = torch.rand(200, 2) * torch.tensor([180.0, 110.0]) - 10
     boxes = torch.cat([low, low + torch.rand(200, 2) * 12], dim=1)
     boxes[::3] = boxes[::3].round()  # sides on points, too
-    pairs = inside_pairs(torch.cat(priors), boxes)
+    pairs = inside_pairs(torch.cat(priors), boxes, torch.zeros(200, dtype=torch.int64))
     expected = torch.zeros(200, dtype=torch.bool)
     expected[pairs.box] = True
     assert 0 < expected.sum() < 200
