@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Make or reuse .venv; then run lint, types, an import of every module, and all tests.
-# Further arguments are passed to pytest: bash scripts/test.sh -k atss
+# Makes or reuses .venv, then: lint, types, import of every module, all tests.
+# Further arguments go to pytest: bash scripts/test.sh -k atss
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . scripts/setup_env.sh
@@ -17,6 +17,6 @@ echo "== import of every module"
 "$VENV/bin/python" scripts/import_all.py
 
 echo "== tests"
-# Test processes share the cores, so each has one thread. tests/conftest.py puts long files first.
+# One thread per test process: the processes share the cores; long files first (tests/conftest.py).
 export OMP_NUM_THREADS=1
 exec "$VENV/bin/python" -m pytest -n auto --dist loadfile --no-loadscope-reorder "$@"
