@@ -10,15 +10,15 @@ from cvpods.utils.lazy import resolve
 
 COMMANDS = {
     "pods_check": "cvpods.tools.check:main",
-    "pods_convert": "cvpods_ext.convert.tool:main",
+    "pods_convert": "cvpods_ext.tools.convert:main",
     "pods_debug": "cvpods.tools.debug:main",
     "pods_demo": "cvpods.tools.demo:main",
     "pods_draw": "cvpods.tools.draw:main",
-    "pods_export": "cvpods_ext.deploy.export_tool:main",
-    "pods_infer": "cvpods_ext.deploy.infer_tool:main",
+    "pods_export": "cvpods_ext.tools.export:main",
+    "pods_infer": "cvpods_ext.tools.infer:main",
     "pods_test": "cvpods.tools.test:main",
     "pods_train": "cvpods.tools.train:main",
-    "pods_vis": "cvpods_ext.analysis.vis:main",
+    "pods_vis": "cvpods_ext.tools.vis:main",
 }
 
 __all__ = list(COMMANDS)

@@ -36,7 +36,10 @@ def warmup_factor_at(method: str, iteration: int, warmup_iters: int, factor: flo
         return factor * (1 - alpha) + alpha
     if method == "burnin":
         return alpha**4
-    raise ConfigError(f"WARMUP_METHOD must be 'constant', 'linear' or 'burnin'; got {method!r}.")
+    raise ConfigError(
+        "SOLVER.LR_SCHEDULER.WARMUP_METHOD must be 'constant', 'linear' or 'burnin'; "
+        f"got {method!r}."
+    )
 
 
 # {attribute of a schedule: the config key that sets it}

@@ -8,6 +8,7 @@ A command prints the script of a shell, which asks the command for the config ke
 from __future__ import annotations
 
 import argparse
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -98,12 +99,12 @@ class PrintCompletion(argparse.Action):
 def completion_script(parser: argparse.ArgumentParser, shell: str) -> str:
     """Return the script that completes a parser's command in "bash", "zsh" or "fish"."""
     command = parser.prog.split()[0]
-    flags = [flag for action in parser._actions for flag in action.option_strings]
+    flags = re.findall(r"^  (?:-\w, )?(--[\w-]+)", parser.format_help(), re.MULTILINE)
     return (
         _SCRIPTS[shell]
         .replace("@FUNCTION@", f"_{command.replace('.', '_')}_completion")
         .replace("@COMMAND@", command)
-        .replace("@FLAGS@", " ".join(flag for flag in flags if flag.startswith("--")))
+        .replace("@FLAGS@", " ".join(flags))
     )
 
 

@@ -12,7 +12,7 @@ from cvpods.checkpoint.origin import UNKNOWN, Origin
 from cvpods.configs import BaseConfig
 from cvpods.data import build_dataset
 from cvpods.data.datasets import BaseDataset
-from cvpods.engine.class_names import class_order, names_of
+from cvpods.engine.class_names import class_names_of, class_order
 from cvpods.evaluation.score_thresholds import ScoreThreshold, best_score_thresholds
 from cvpods.tools.demo import DEFAULT_SCORE, PER_CLASS, parse_score
 from cvpods.tools.results import choose_results
@@ -46,7 +46,7 @@ def score_thresholds(
     others = len(dataset.meta["thing_classes"]) - len(best)
     if others:
         logger.info(f"{others} classes without a detection that finds an object: {DEFAULT_SCORE}")
-    names = names_of(dataset.meta)
+    names = class_names_of(dataset.meta)
     by_position = config.TEST.CLASSES_BY_POSITION
     class_order(origin.class_names, names, dataset.name, by_position)  # refuses other names
     if by_position and len(origin.class_names) == len(names):

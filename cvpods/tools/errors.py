@@ -52,12 +52,12 @@ def explain(error: Exception) -> str | None:
 
 def _explain_memory(error: Exception) -> str | None:
     """Return what to tell about spent memory or a worker that died; None for other errors."""
-    from cvpods.engine import memory
+    from cvpods.engine import error_kinds, memory
 
-    if memory.is_dead_worker(error):
-        return f"{memory.describe_death(error)}{scarcity_hint()}"
-    if memory.is_out_of_memory(error):
-        return f"Out of memory: {memory.first_line(error)}. {memory.step_advice(1)}"
+    if error_kinds.is_dead_worker(error):
+        return f"{memory.dead_worker_advice(error)}{scarcity_hint()}"
+    if error_kinds.is_out_of_memory(error):
+        return f"Out of memory: {error_kinds.first_line(error)}. {memory.step_advice(1)}"
     return None
 
 

@@ -56,7 +56,7 @@ def train(args: argparse.Namespace) -> None:
 
     from cvpods.engine import RUNNERS, default_setup
     from cvpods.engine.defaults import dump_config
-    from cvpods.engine.launch import restart_count
+    from cvpods.engine.worker import restart_count
     from cvpods.tools.data_checks import check_before_training
     from cvpods.utils import comm
 
@@ -79,12 +79,12 @@ def _smaller_passes(config: BaseConfig, args: argparse.Namespace) -> Callable[[]
 
     With --auto-batch they are, if one of them ran out of memory and passes can be smaller.
     """
-    from cvpods.engine.memory import found_images
+    from cvpods.engine.auto_batch import read_images_at_once
 
-    tried = {None, found_images(config.OUTPUT_DIR)}
+    tried = {None, read_images_at_once(config.OUTPUT_DIR)}
 
     def again() -> bool:
-        images = found_images(config.OUTPUT_DIR)
+        images = read_images_at_once(config.OUTPUT_DIR)
         if images in tried or not (args.auto_batch or config.SOLVER.AUTO_BATCH):
             return False
         tried.add(images)

@@ -12,7 +12,9 @@ from typing import TypeVar
 
 from cvpods.configs import BaseConfig
 from cvpods.engine import launch
-from cvpods.engine.launch import WorkersFailed, fails_first, lost_a_peer
+from cvpods.engine.error_kinds import is_lost_peer
+from cvpods.engine.launch import WorkersFailed
+from cvpods.engine.worker import fails_first
 from cvpods.tools.errors import explain, reporting_errors
 from cvpods.utils import comm
 from cvpods.utils.errors import ConfigError
@@ -91,7 +93,7 @@ def _report_in_worker(
     except Exception as error:
         if not fails_first():  # another process failed before, and has printed why
             sys.exit(1)
-        if lost_a_peer(error):
+        if is_lost_peer(error):
             print(f"error: Rank {comm.get_rank()} has lost another process.", file=sys.stderr)
             sys.exit(1)
         with reporting_errors():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 import sys
 from collections import Counter
@@ -96,8 +97,8 @@ def log_first_n(lvl: str | int, msg: str, n: int = 1, *, key: str | tuple = "cal
         key: count the calls of the same line ("caller"), with the same `msg` ("message"), or with
             both the same (a tuple of the two).
     """
-    frame = sys._getframe(1)
-    parts = {"caller": (frame.f_code.co_filename, frame.f_lineno), "message": msg}
+    frame = inspect.stack(0)[1]  # 0: without reading source files
+    parts = {"caller": (frame.filename, frame.lineno), "message": msg}
     keys = (key,) if isinstance(key, str) else tuple(key)
     identity = tuple(parts[k] for k in keys)
     _SEEN[identity] += 1

@@ -19,9 +19,8 @@ from cvpods.structures import Boxes, ImageList, Instances
 from cvpods.utils.errors import ConfigError, DataError
 from cvpods_ext.deploy.graphs import anchors_of
 from cvpods_ext.deploy.info import GraphInfo
+from cvpods_ext.deploy.options import RESIZES
 from cvpods_ext.deploy.sessions import Session, open_session
-
-RESIZES = {"fit": "ResizeToFit", "stretch": "Resize"}
 
 
 class WithoutNetwork(nn.Module):

@@ -67,7 +67,7 @@ PLACES = list(places(CONTENT))
 
 
 def mutated(rng: random.Random) -> str:
-    """The document with up to three values replaced, removed or doubled, or bytes of it changed."""
+    """Return the document with up to three values replaced, removed or doubled, or damaged text."""
     content = copy.deepcopy(CONTENT)
     for _ in range(rng.choice((1, 1, 1, 2, 3))):
         *parents, last = rng.choice(PLACES)

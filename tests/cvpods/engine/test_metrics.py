@@ -23,7 +23,7 @@ def lines_of(path):
 
 
 def points_of(folder, name):
-    """(iteration, value) of a curve, as TensorBoard shows it."""
+    """Return the (iteration, value) of a curve, as TensorBoard shows it."""
     events = EventAccumulator(str(folder)).Reload()
     return [(event.step, event.value) for event in events.Scalars(name)]
 

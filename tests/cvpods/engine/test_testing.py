@@ -14,7 +14,7 @@ from cvpods.tools.experiment import open_experiment
 
 @pytest.fixture
 def evaluated(experiment, shapes_root, monkeypatch):
-    """Results of an untrained model with spread scores, so many images at once."""
+    """Return a function that evaluates an untrained model, a number of images at once."""
     monkeypatch.setenv("CVPODS_DATASETS", str(shapes_root))
 
     def run(images: int) -> tuple[dict, dict]:

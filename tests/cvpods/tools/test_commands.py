@@ -68,7 +68,7 @@ def test_resume_is_bit_identical(experiment, run_command):
     run_command([*part, "SOLVER.LR_SCHEDULER.MAX_ITER", "2"], experiment)
     resumed = [part[0], "--resume", *part[1:]]
     result = run_command(resumed, experiment)
-    assert "Going on at iteration 2 of 4" in result.stderr
+    assert "Continuing at iteration 2 of 4" in result.stderr
     assert losses(experiment / "parts") == losses(experiment / "whole")
     check_same_weights(experiment / "whole/model_final.pth", experiment / "parts/model_final.pth")
 

@@ -18,7 +18,6 @@ from __future__ import annotations
 import faulthandler
 from functools import partial
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -26,7 +25,7 @@ import torch
 from torch import Tensor, nn
 
 from cvpods.engine.launch import launch
-from cvpods.engine.runner import DefaultRunner
+from cvpods.engine.model import distribute
 from cvpods.modeling.backbone.fpn import build_p3_p7_pyramid
 from cvpods.solver.optimizer import build_optimizer
 from cvpods.utils import comm
@@ -109,8 +108,7 @@ def train(name: str, truth: str, steps: int = STEPS) -> dict[str, dict[str, Tens
     inputs = inputs_of(truth)
     distributed: nn.Module = model
     if comm.get_world_size() > 1:
-        runner = SimpleNamespace(cfg=config, device=torch.device("cpu"))
-        distributed = DefaultRunner._distribute(runner, model)
+        distributed = distribute(model, config.TRAINER.FIND_UNUSED_PARAMETERS)
         assert distributed is not model
         inputs = inputs[comm.get_rank() :][:1]
     result: dict[str, dict[str, Tensor]] = {}
