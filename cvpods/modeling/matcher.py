@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterable, Sequence
 import torch
 from torch import Tensor
 
+from cvpods.structures.slices import slices
 from cvpods.utils.errors import ConfigError
-from cvpods.utils.slices import slices
 
 
 class Matcher:

@@ -52,6 +52,34 @@ def iou(boxes1: Tensor, boxes2: Tensor) -> Tensor:
     return intersection / union.clamp(min=EPS)
 
 
+def iou_table(rows: Tensor, columns: Tensor) -> Tensor:
+    """Return iou() of all pairs, (M, R), with a third of its memory traffic and without gradient.
+
+    The losses and assigners that compare many boxes spend their time here.
+
+    Args:
+        rows: (4, M, 1) of as_rows(); columns: (4, 1, R) of as_columns().
+    """
+    x1, y1, x2, y2 = columns
+    row_x1, row_y1, row_x2, row_y2 = rows
+    width = torch.minimum(row_x2, x2).sub_(torch.maximum(row_x1, x1)).clamp_(min=0)
+    height = torch.minimum(row_y2, y2).sub_(torch.maximum(row_y1, y1)).clamp_(min=0)
+    intersection = width.mul_(height)
+    union = ((row_x2 - row_x1) * (row_y2 - row_y1)) + ((x2 - x1) * (y2 - y1))
+    union.sub_(intersection).clamp_(min=EPS)
+    return intersection.div_(union)
+
+
+def as_rows(boxes: Tensor) -> Tensor:
+    """Return boxes (M, 4) as the rows (4, M, 1) of a table."""
+    return boxes.t().contiguous()[:, :, None]
+
+
+def as_columns(boxes: Tensor) -> Tensor:
+    """Return boxes (R, 4) as the columns (4, 1, R) of a table."""
+    return boxes.t().contiguous()[:, None, :]
+
+
 def generalized_iou(boxes1: Tensor, boxes2: Tensor) -> Tensor:
     """Return GIoU (...) of boxes (..., 4), in [-1, 1] (arXiv:1902.09630, Algorithm 1)."""
     intersection = intersections(boxes1, boxes2)

@@ -22,9 +22,9 @@ from cvpods.modeling.meta_arch.scores import Scores, check_score_type, combine_s
 from cvpods.modeling.meta_arch.unassigned import assigned_boxes
 from cvpods.structures import Boxes, Instances
 from cvpods.structures.geometry import centerness_of
+from cvpods.structures.slices import slices
 from cvpods.utils import comm
 from cvpods.utils.errors import ConfigError
-from cvpods.utils.slices import slices
 
 __all__ = [
     "FCOS",
