@@ -14,11 +14,12 @@ from loguru import logger
 from matplotlib.figure import Figure
 from tabulate import tabulate
 from torch import Tensor
-from torchvision.ops import box_convert, box_iou
+from torchvision.ops import box_convert
 
 from cvpods.checkpoint.atomic import write_file
 from cvpods.evaluation.evaluator import DatasetEvaluator
 from cvpods.evaluation.provenance import ENTRY, report_lines
+from cvpods.structures import geometry
 from cvpods.utils import comm
 from cvpods.utils.errors import DataError
 
@@ -35,7 +36,7 @@ def best_iou(gt_boxes: Tensor, boxes: Tensor) -> Tensor:
     best = gt_boxes.new_zeros(len(gt_boxes))
     for part in boxes.split(max(1, PAIRS_AT_ONCE // max(1, len(gt_boxes)))):
         if len(part):
-            best = torch.maximum(best, box_iou(gt_boxes, part).nan_to_num(0.0).amax(dim=1))
+            best = torch.maximum(best, geometry.iou(gt_boxes[:, None], part).amax(dim=1))
     return best
 
 

@@ -8,6 +8,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from cvpods.structures import geometry
+
 # exp() of a size delta is kept below 1000 / 16 = 62.5 times the anchor.
 DEFAULT_SCALE_CLAMP = math.log(1000.0 / 16)
 
@@ -39,12 +41,10 @@ class Box2BoxTransform:
         With `strict`, source boxes without width are an AssertionError; the check waits for the
         device.
         """
-        src_size = src_boxes[..., 2:] - src_boxes[..., :2]
-        target_size = target_boxes[..., 2:] - target_boxes[..., :2]
+        src_size, target_size = geometry.sizes(src_boxes), geometry.sizes(target_boxes)
         if strict:
             assert (src_size[..., 0] > 0).all(), "Input boxes to Box2BoxTransform are not valid!"
-        shift = (target_boxes[..., :2] + target_boxes[..., 2:] - src_boxes[..., :2]) / 2
-        shift = (shift - src_boxes[..., 2:] / 2) / src_size
+        shift = (geometry.centers(target_boxes) - geometry.centers(src_boxes)) / src_size
         deltas = (*shift.unbind(-1), *torch.log(target_size / src_size).unbind(-1))
         return torch.stack([d * w for d, w in zip(deltas, self.weights, strict=True)], dim=-1)
 
@@ -55,16 +55,16 @@ class Box2BoxTransform:
         """
         if strict:
             assert torch.isfinite(deltas).all(), "Box regression deltas become infinite or NaN!"
-        size = (boxes[..., 2:] - boxes[..., :2])[..., None, :]
-        center = boxes[..., None, :2] + size / 2
+        size = geometry.sizes(boxes)[..., None, :]
+        center = geometry.centers(boxes)[..., None, :]
         grouped = deltas.unflatten(-1, (-1, 4)).to(boxes.dtype)
         dx, dy, dw, dh = (d / w for d, w in zip(grouped.unbind(-1), self.weights, strict=True))
         shift = torch.stack([dx, dy], dim=-1) * size
         if self.add_ctr_clamp:
             shift = shift.clamp(min=-self.ctr_clamp, max=self.ctr_clamp)
         half = torch.stack([dw, dh], dim=-1).clamp(max=self.scale_clamp).exp() * size / 2
-        center = center + shift
-        return torch.cat([center - half, center + half], dim=-1).flatten(-2)
+        decoded = geometry.boxes_around(center + shift, torch.cat([half, half], dim=-1))
+        return decoded.flatten(-2)
 
 
 class Shift2BoxTransform:
@@ -79,10 +79,9 @@ class Shift2BoxTransform:
 
     def get_deltas(self, shifts: Tensor, boxes: Tensor) -> Tensor:
         """Distances (..., 4) of points `shifts` (..., 2) to the sides of `boxes` (..., 4)."""
-        deltas = torch.cat([shifts - boxes[..., :2], boxes[..., 2:] - shifts], dim=-1)
+        deltas = geometry.distances_to_sides(shifts, boxes)
         return deltas * deltas.new_tensor(self.weights)
 
     def apply_deltas(self, deltas: Tensor, shifts: Tensor) -> Tensor:
         """Boxes (..., 4) whose sides lie `deltas` (..., 4) from points `shifts` (..., 2)."""
-        deltas = deltas / deltas.new_tensor(self.weights)
-        return torch.cat([shifts - deltas[..., :2], shifts + deltas[..., 2:]], dim=-1)
+        return geometry.boxes_around(shifts, deltas / deltas.new_tensor(self.weights))

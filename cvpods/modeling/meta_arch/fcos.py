@@ -20,7 +20,7 @@ from cvpods.modeling.meta_arch.dense_detector import DenseDetector, permute_to_N
 from cvpods.modeling.meta_arch.dense_head import DenseHead, Scale
 from cvpods.modeling.meta_arch.scores import Scores, check_score_type, combine_scores
 from cvpods.modeling.meta_arch.unassigned import assigned_boxes
-from cvpods.structures import Boxes, Instances
+from cvpods.structures import Instances, geometry
 from cvpods.utils import comm
 from cvpods.utils.errors import ConfigError
 from cvpods.utils.slices import slices
@@ -230,20 +230,20 @@ class FCOSDetector(DenseDetector):
         largest = deltas.amax(-1)
         inside = self._inside(points, boxes, deltas)
         fits = inside & (largest >= ranges[:, 0]) & (largest <= ranges[:, 1])
-        return torch.where(fits, Boxes(boxes).area()[:, None], torch.inf)
+        return torch.where(fits, geometry.areas(boxes)[:, None], torch.inf)
 
     def _inside(self, points: list[Tensor], boxes: Tensor, deltas: Tensor) -> Tensor:
         """(M, R): inside the box, or inside its centre region clipped to the box."""
+        inside = deltas.amin(-1) > 0
         if self.center_sampling_radius <= 0:
-            return deltas.amin(-1) > 0
-        centers = (boxes[:, :2] + boxes[:, 2:]) / 2
-        inside = []
+            return inside
+        centers = geometry.centers(boxes)[:, None]  # (M, 1, 2)
+        near = []
         for level, stride in zip(points, self.shift_generator.strides, strict=True):
             radius = stride * self.center_sampling_radius
-            low = torch.max(centers - radius, boxes[:, :2])[:, None]
-            high = torch.min(centers + radius, boxes[:, 2:])[:, None]
-            inside.append(((level > low) & (level < high)).all(-1))
-        return torch.cat(inside, dim=1)
+            square = geometry.boxes_around(centers, centers.new_full((4,), radius))
+            near.append(geometry.is_inside(level, square))
+        return inside & torch.cat(near, dim=1)
 
 
 class FCOS(FCOSDetector):

@@ -18,7 +18,7 @@ from cvpods.modeling.meta_arch.arguments import input_shapes, shared_arguments
 from cvpods.modeling.meta_arch.dense_detector import DenseDetector, permute_to_N_HWA_K
 from cvpods.modeling.meta_arch.dense_head import DenseHead
 from cvpods.modeling.meta_arch.unassigned import assigned_boxes
-from cvpods.structures import Boxes, Instances, pairwise_iou
+from cvpods.structures import Instances, geometry
 from cvpods.utils import comm
 from cvpods.utils.errors import ConfigError
 
@@ -153,9 +153,9 @@ class RetinaNetDetector(DenseDetector):
     @torch.no_grad()
     def assign(self, anchors: Tensor, target: Instances) -> tuple[Tensor, Tensor]:
         """Classes (R,) (K background, -1 ignored) and deltas (R, 4) of all anchors of an image."""
-        boxes = target.gt_boxes
+        boxes = target.gt_boxes.tensor
         matches, labels = self.matcher.by_rows(
-            lambda part: pairwise_iou(boxes[part], Boxes(anchors)),
+            lambda part: geometry.iou(boxes[part][:, None], anchors),
             len(boxes),
             len(anchors),
             anchors.device,
@@ -164,11 +164,11 @@ class RetinaNetDetector(DenseDetector):
             return torch.full_like(matches, self.num_classes), torch.zeros_like(anchors)
         gt_index = torch.where(labels == 1, matches, -1)
         assigned = assigned_boxes(gt_index, len(boxes))
-        self.unassigned.add(boxes.tensor, assigned, self.anchor_generator.strides[0])
+        self.unassigned.add(boxes, assigned, self.anchor_generator.strides[0])
         classes = target.gt_classes[matches]
         classes = torch.where(labels == 0, self.num_classes, classes)
         classes = torch.where(labels == -1, -1, classes)
-        deltas = self.box2box_transform.get_deltas(anchors, boxes.tensor[matches])
+        deltas = self.box2box_transform.get_deltas(anchors, boxes[matches])
         # A box without area has no finite log size; nothing is learned from its deltas.
         return classes, deltas.nan_to_num(0.0, 0.0, 0.0)
 

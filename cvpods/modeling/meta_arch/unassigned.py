@@ -6,6 +6,7 @@ import torch
 from loguru import logger
 from torch import Tensor
 
+from cvpods.structures import geometry
 from cvpods.utils import comm
 
 # The count is read after 4, 8, 16, ... passes: each reading waits for the device.
@@ -36,7 +37,7 @@ class UnassignedObjects:
         """
         if self.is_done:
             return
-        small = (boxes[:, 2:] - boxes[:, :2]).amin(dim=1) < stride
+        small = geometry.sizes(boxes).amin(dim=1) < stride
         counts = torch.stack([(~has_location).sum(), (~has_location & small).sum()])
         self._found = counts if self._found is None else self._found + counts
         self.objects += len(boxes)
