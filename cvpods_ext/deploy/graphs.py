@@ -130,13 +130,10 @@ def level_candidates(
 
 def _clip(detector: DenseDetector, boxes: Tensor, image_sizes: Tensor) -> Tensor:
     """Boxes (N, J, 4) as DenseDetector.candidates clips them to images (N, 2) (height, width)."""
-    if not (detector.clip_before_nms or detector.plus_one):
+    if not detector.clip_before_nms:
         return boxes
-    size = image_sizes.to(boxes.dtype).flip(1).repeat(1, 2)[:, None]  # (N, 1, 4) (w, h, w, h)
-    if not detector.plus_one:
-        return boxes.clamp(min=0).minimum(size)
-    low = boxes.new_tensor([0.0, 0.0, 1.0, 1.0])
-    return boxes.maximum(low).minimum(size - 1 + low)
+    height, width = image_sizes[:, None].unbind(-1)  # (N, 1) each
+    return detector.pixels.clip(boxes, height, width)
 
 
 def _best(

@@ -16,7 +16,7 @@ from cvpods.modeling.box_regression import Box2BoxTransform, Shift2BoxTransform
 from cvpods.modeling.meta_arch import DenseDetector, DenseHead, input_shapes, shared_arguments
 from cvpods.modeling.meta_arch.scores import Scores, check_score_type, combine_scores
 from cvpods.modeling.meta_arch.unassigned import assigned_boxes
-from cvpods.structures import Instances
+from cvpods.structures import Instances, PixelConvention
 from cvpods.utils import comm
 from cvpods.utils.errors import ConfigError
 from cvpods.utils.ranges import Range
@@ -27,7 +27,7 @@ from cvpods_ext.assigners import (
     scale_range_assign,
     topk_iou_assign,
 )
-from cvpods_ext.assigners.assignment import centers, inset
+from cvpods_ext.assigners.assignment import centers
 from cvpods_ext.losses.atss import AtssTargets, atss_loss, atss_targets
 
 # (anchors (R, 4), level_sizes, gt_boxes (M, 4)) -> Assignment
@@ -36,11 +36,6 @@ REGRESSION_TYPES = ("BOX", "POINT")
 # Bias of the box predictor with POINT: all sides start 4 / 8 of the anchor's side away from its
 # centre, so that the box is the anchor.
 POINT_BIAS = 4.0
-# With plus_one, distances to the sides are those to the centres of the outermost pixels: centerness
-# and GIoU are of boxes half a pixel smaller on every side ...
-HALF_PIXEL = 0.5
-# ... and a centre is inside where all of them are above 0.01.
-INSIDE_PLUS_ONE = HALF_PIXEL + 0.01
 RANGES = {"ANCHOR_SCALE": Range(0, inside=True), "TOPK": Range(1, whole=True)}
 
 
@@ -130,7 +125,7 @@ class ATSS(DenseDetector):
                 persistent=False,
             ),
             assigner=make_assigner(
-                atss.POSITIVE_TYPE, atss.TOPK, sides, INSIDE_PLUS_ONE if cfg.MODEL.PLUS_ONE else 0.0
+                atss.POSITIVE_TYPE, atss.TOPK, sides, PixelConvention.from_config(cfg).inside
             ),
             regression_type=atss.REGRESSION_TYPE,
             bbox_reg_weights=atss.BBOX_REG_WEIGHTS,
@@ -153,7 +148,7 @@ class ATSS(DenseDetector):
             return self.box2box_transform.apply_deltas(outputs, anchors, strict=False)
         unit = (anchors[..., 2:3] - anchors[..., :1]) / 8
         boxes = self.shift2box_transform.apply_deltas(outputs.relu() * unit, centers(anchors))
-        return inset(boxes, -HALF_PIXEL) if self.plus_one else boxes
+        return self.pixels.outset(boxes)
 
     def candidate_scores(self, outputs: dict[str, Tensor]) -> Scores:
         """Of class score and centerness, as score_type says."""
@@ -170,9 +165,7 @@ class ATSS(DenseDetector):
         """
         anchors = torch.cat(priors)
         wanted = self.assign(anchors, [len(level) for level in priors], targets)
-        boxes = self.boxes(predictions["box_deltas"], anchors)
-        if self.plus_one:
-            boxes = inset(boxes, HALF_PIXEL)
+        boxes = self.pixels.inset(self.boxes(predictions["box_deltas"], anchors))
         sums = atss_loss(
             predictions["cls_logits"],
             boxes,
@@ -200,8 +193,7 @@ class ATSS(DenseDetector):
             gt_index = self.assigner(anchors, level_sizes, boxes).gt_index
             assigned = assigned_boxes(gt_index, len(boxes))
             self.unassigned.add(boxes, assigned, self.anchor_generator.strides[0])
-            if self.plus_one:
-                boxes = inset(boxes, HALF_PIXEL)
+            boxes = self.pixels.inset(boxes)
             per_image.append(
                 atss_targets(anchors, gt_index, boxes, target.gt_classes, self.num_classes)
             )

@@ -7,6 +7,7 @@ from typing import Any
 
 from cvpods.layers import ShapeSpec
 from cvpods.modeling.backbone import Backbone
+from cvpods.structures import LAST_PIXEL, PixelConvention
 from cvpods.utils.errors import ConfigError
 from cvpods.utils.ranges import Range, check_ranges
 
@@ -51,21 +52,21 @@ def input_shapes(
 
 
 def shared_arguments(cfg: Any, method: Any, plus_one: bool = False) -> dict[str, Any]:
-    """DenseDetector's plain arguments, read from the config and from its group of the method.
+    """Return DenseDetector's plain arguments, read from the config and the method's group of it.
 
     Args:
-        plus_one: the method knows maskrcnn-benchmark's boxes.
+        plus_one: the method supports MODEL.PLUS_ONE.
 
     Raises:
-        ConfigError: MODEL.PLUS_ONE asks for them, and it does not.
+        ConfigError: MODEL.PLUS_ONE is True, and the method does not support it.
     """
-    wanted = cfg.MODEL.get("PLUS_ONE", False)
-    if wanted and not plus_one:
+    pixels = PixelConvention.from_config(cfg)
+    if pixels is LAST_PIXEL and not plus_one:
         raise ConfigError(
             "MODEL.PLUS_ONE True is for RetinaNet, FreeAnchor and ATSS; set it to False."
         )
     return {
-        "plus_one": wanted,
+        "pixels": pixels,
         "in_features": method.IN_FEATURES,
         "num_classes": method.NUM_CLASSES,
         "pixel_mean": cfg.MODEL.PIXEL_MEAN,

@@ -15,8 +15,9 @@ from cvpods.layers.nms import NMS_TYPES, generalized_batched_nms
 from cvpods.modeling.backbone import Backbone
 from cvpods.modeling.meta_arch.scores import Scores
 from cvpods.modeling.meta_arch.unassigned import UnassignedObjects
-from cvpods.modeling.postprocessing import clip_plus_one, detector_postprocess
-from cvpods.structures import Boxes, ImageList, Instances
+from cvpods.modeling.postprocessing import detector_postprocess
+from cvpods.structures import CONTINUOUS, Boxes, ImageList, Instances, PixelConvention
+from cvpods.structures.boxes import check_finite
 from cvpods.utils.errors import ConfigError, DataError
 
 
@@ -35,8 +36,8 @@ class DenseDetector(nn.Module):
         topk_candidates: candidates kept per level before NMS.
         nms_threshold, nms_type: see cvpods.layers.generalized_batched_nms.
         max_detections: boxes kept per image.
-        plus_one: boxes are clipped, and detections scaled, by maskrcnn-benchmark's arithmetic, see
-            cvpods.modeling.postprocessing. The data pipeline scales the ground truth so.
+        pixels: convention by which boxes are clipped and detections scaled. The data pipeline
+            scales the ground truth by the same one.
     """
 
     # Channels of one location in each output of the head; None stands for K.
@@ -58,7 +59,7 @@ class DenseDetector(nn.Module):
         nms_threshold: float = 0.6,
         nms_type: str = "normal",
         max_detections: int = 100,
-        plus_one: bool = False,
+        pixels: PixelConvention = CONTINUOUS,
     ) -> None:
         super().__init__()
         self.backbone = backbone
@@ -70,7 +71,7 @@ class DenseDetector(nn.Module):
         self.nms_threshold = nms_threshold
         self.nms_type = nms_type
         self.max_detections_per_image = max_detections
-        self.plus_one = plus_one
+        self.pixels = pixels
         if nms_type not in NMS_TYPES:
             raise ConfigError(f"MODEL.NMS_TYPE must be one of {NMS_TYPES}, got {nms_type!r}.")
         if len(pixel_mean) != len(pixel_std):
@@ -160,7 +161,7 @@ class DenseDetector(nn.Module):
 
     def postprocess(self, result: Instances, inputs: dict[str, Any]) -> Instances:
         """Detections in pixels of the resized image -> in those of the size that `inputs` says."""
-        return detector_postprocess(result, *output_size(inputs), plus_one=self.plus_one)
+        return detector_postprocess(result, *output_size(inputs), pixels=self.pixels)
 
     def preprocess_image(self, batched_inputs: Sequence[dict[str, Any]]) -> ImageList:
         """Normalised images, padded to one size with zeros."""
@@ -236,10 +237,9 @@ class DenseDetector(nn.Module):
                 ]
                 boxes, scores, classes = (torch.cat(parts) for parts in zip(*found, strict=True))
                 boxes = Boxes(boxes)
-                if self.plus_one:
-                    boxes = Boxes(clip_plus_one(boxes.tensor, image_size))
-                elif self.clip_before_nms:
-                    boxes.clip(image_size)
+                if self.clip_before_nms:
+                    check_finite(boxes.tensor)
+                    boxes = Boxes(self.pixels.clip(boxes.tensor, *image_size))
                 one = Instances(
                     tuple(image_size), pred_boxes=boxes, scores=scores, pred_classes=classes
                 )
