@@ -28,10 +28,11 @@ from cvpods.data.detection_utils import read_image
 from cvpods.data.transforms import build_transform_gens
 from cvpods.evaluation import evaluate_boxes
 from cvpods.modeling.anchor_generator import AnchorGrid
+from cvpods.modeling.backbone import build_resnet_fpn_p3_p7
 from cvpods.structures import Boxes, Instances
-from cvpods_ext.configs import ATSSConfig, compose
+from cvpods_ext.configs import compose
 from cvpods_ext.configs.fragments import FROM_SCRATCH, RES50
-from cvpods_ext.modeling import ATSS, build_resnet_fpn_p3_p7
+from cvpods_ext.methods.atss import ATSS, ATSSConfig
 
 
 def seconds(work: Callable[[], object], repeats: int) -> float:

@@ -22,7 +22,7 @@ from torch import Tensor
 from cvpods.configs import FCOSConfig, RetinaNetConfig
 from cvpods.modeling.meta_arch import FCOS, RetinaNet
 from cvpods.structures import Boxes, Instances
-from cvpods_ext.modeling.atss import make_assigner
+from cvpods_ext.methods.atss.detector import make_assigner
 
 STRIDES = (8, 16, 32, 64, 128)
 METHODS = ("retinanet", "fcos", "ATSS", "IoU", "SSC", "TOPK")

@@ -27,7 +27,7 @@ from cvpods.layers import box_voting  # noqa: E402
 from cvpods.modeling.test_time_augmentation import TestTimeAugmentation  # noqa: E402
 from cvpods.tools import Predictor  # noqa: E402
 from cvpods_ext.configs.fragments import ATSS_TTA  # noqa: E402
-from cvpods_ext.modeling.atss import make_assigner  # noqa: E402
+from cvpods_ext.methods.atss.detector import make_assigner  # noqa: E402
 from tests.reference.box_voting import box_voting_loop  # noqa: E402
 
 STRIDES = (8, 16, 32, 64, 128)

@@ -22,7 +22,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from benchmark import compare_sides, loss_benchmark, memory, random_targets, seconds  # noqa: E402
 
 from cvpods.modeling.anchor_generator import PointGrid  # noqa: E402
-from cvpods_ext.losses import auto_assign_loss, feature_align_loss  # noqa: E402
+from cvpods_ext.methods.auto_assign import auto_assign_loss  # noqa: E402
+from cvpods_ext.methods.feature_align import feature_align_loss  # noqa: E402
 from tests.reference.auto_assign import auto_assign_loss_per_image  # noqa: E402
 
 NUM_CLASSES = 80

@@ -21,7 +21,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from benchmark import compare_sides, loss_benchmark, memory, random_targets, timed  # noqa: E402
 
 from cvpods.modeling.anchor_generator import AnchorGrid  # noqa: E402
-from cvpods_ext.losses import free_anchor_loss  # noqa: E402
+from cvpods_ext.methods.free_anchor import free_anchor_loss  # noqa: E402
 from tests.reference.free_anchor import free_anchor_loss_per_image  # noqa: E402
 
 NUM_CLASSES = 80

@@ -63,5 +63,5 @@ Next:
   pods_train SOLVER.LR_SCHEDULER.MAX_ITER 1000 OUTPUT_DIR output_longer
   pods_check                                       examine the data
   your own COCO-format data: README.md, "Train on your own data"
-  read the paper in code: cvpods_ext/assigners/atss.py, cvpods_ext/losses/atss.py""")
+  read the paper in code: cvpods_ext/methods/atss/assign.py, loss.py""")
 PY

@@ -98,7 +98,7 @@ def serve(address: str) -> None:
 
     import cvpods_ext.configs  # noqa: F401 - what experiments import is imported here, once
     import cvpods_ext.console
-    import cvpods_ext.modeling  # noqa: F401
+    import cvpods_ext.methods.feature_align.detector  # noqa: F401
 
     with contextlib.suppress(ImportError):  # what pods_export takes seconds to import
         import onnx  # noqa: F401

@@ -95,6 +95,21 @@ def boxes_around(points: Tensor, distances: Tensor) -> Tensor:
     return torch.cat([points - distances[..., :2], points + distances[..., 2:]], dim=-1)
 
 
+def centerness_of(distances: Tensor) -> Tensor:
+    """Return sqrt(min(l, r) / max(l, r) * min(t, b) / max(t, b)), (...) in [0, 1]; 0 outside.
+
+    FCOS, arXiv:1904.01355, Eq. 3.
+
+    Args:
+        distances: (..., 4) from a point to the sides: left, top, right, bottom.
+    """
+    horizontal, vertical = distances[..., [0, 2]], distances[..., [1, 3]]
+    eps = torch.finfo(distances.dtype).eps
+    ratio = horizontal.amin(-1) / horizontal.amax(-1).clamp(min=eps)
+    ratio = ratio.clamp(min=0) * (vertical.amin(-1) / vertical.amax(-1).clamp(min=eps)).clamp(min=0)
+    return ratio.sqrt()
+
+
 def is_inside(points: Tensor, boxes: Tensor, margin: float = 0.0) -> Tensor:
     """Return (...) bool: whether points (..., 2) lie more than `margin` pixels inside boxes."""
     inner = inset(boxes, margin) if margin else boxes

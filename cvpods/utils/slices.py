@@ -1,4 +1,4 @@
-"""Tables of boxes x locations in slices, so that memory does not grow with their product."""
+"""Slices of a table of boxes x locations, so that memory does not grow with their product."""
 
 from __future__ import annotations
 
@@ -11,11 +11,16 @@ SLICE_ON_CPU = 2**19
 SLICE_ON_GPU = 2**24
 
 
-def slices(length: int, width: int, device: torch.device, at_least: int = 1) -> Iterator[slice]:
+def slices(
+    length: int, width: int, device: torch.device, at_least: int = 1, elements: int | None = None
+) -> Iterator[slice]:
     """Cut `length` rows of `width` elements into slices of a bounded number of elements.
 
-    The bound is SLICE_ON_CPU or SLICE_ON_GPU elements, or `at_least` rows where those are more.
+    Args:
+        at_least: rows of a slice, even if they have more elements than the bound.
+        elements: the bound; by default SLICE_ON_CPU or SLICE_ON_GPU, as the device is.
     """
-    bound = SLICE_ON_CPU if device.type == "cpu" else SLICE_ON_GPU
-    step = max(at_least, bound // max(1, width))
+    if elements is None:
+        elements = SLICE_ON_CPU if device.type == "cpu" else SLICE_ON_GPU
+    step = max(at_least, elements // max(1, width))
     return (slice(start, min(start + step, length)) for start in range(0, length, step))

@@ -12,18 +12,17 @@ from torch import Tensor, nn
 
 from cvpods.structures import ImageList
 from cvpods.utils.errors import ConfigError
-from cvpods_ext.assigners.auto_assign import inside_pairs
-from cvpods_ext.assigners.segments import segment_sum
-from cvpods_ext.losses.feature_align import filtered_score
-from cvpods_ext.losses.location_bags import (
-    Locations,
-    Predictions,
-    Prior,
-    Targets,
-    log_weights,
-    pair_terms,
+from cvpods_ext.kernels.pairs import inside_pairs
+from cvpods_ext.kernels.segments import segment_sum
+from cvpods_ext.methods.auto_assign import AutoAssign
+from cvpods_ext.methods.auto_assign.loss import (
+    location_loss,
+    log_center_prior,
+    log_class_confidence,
+    log_positive_weights,
 )
-from cvpods_ext.modeling import AutoAssign, FeatureAlign
+from cvpods_ext.methods.feature_align import FeatureAlign
+from cvpods_ext.methods.feature_align.loss import log_filtered_score, per_level_and_class
 
 
 class Alignment(NamedTuple):
@@ -83,27 +82,20 @@ def alignment_maps(
         torch.tensor([len(level) for level in priors], device=points.device),
     )
     shape = (len(priors), model.num_classes, 2)
-    pairs = inside_pairs(points, boxes)
-    terms = pair_terms(
-        Predictions(
-            outputs["cls_logits"],
-            outputs["obj_score"],
-            model.distances(outputs["box_deltas"], strides[:, None]),
-        ),
-        Prior(model.mu.expand(shape), model.sigma.expand(shape)),
-        Locations(points, strides, levels),
-        Targets(boxes, classes, torch.zeros_like(classes)),
-        pairs,
-        model.loss.get("reg_weight", 5.0),
+    pairs = inside_pairs(points, boxes, classes)
+    log_pc = log_class_confidence(pairs, outputs["cls_logits"], outputs["obj_score"])
+    ltrb = model.distances(outputs["box_deltas"], strides[:, None])
+    log_pb = -model.loss.get("reg_weight", 5.0) * location_loss(pairs, ltrb, points)
+    mu, sigma = (
+        per_level_and_class(pairs, values.expand(shape), levels)
+        for values in (model.mu, model.sigma)
     )
-    values = torch.stack(
-        [
-            terms.log_confidence.exp(),
-            terms.log_box.exp(),
-            log_weights(terms.log_joint, terms).exp(),
-            log_weights(filtered_score(terms), terms).exp(),
-        ]
-    )
+    log_g = log_center_prior(pairs, points, strides, mu, sigma)
+    log_weights = [
+        log_positive_weights(pairs, log_score, log_g)
+        for log_score in (log_pc + log_pb, log_filtered_score(log_pc, log_pb))
+    ]
+    values = torch.stack([log_pc, log_pb, *log_weights]).exp()
     maps = []
     deciding = Alignment._fields.index(own_weight(model)) - 1
     for i in range(len(boxes)):

@@ -13,7 +13,7 @@ from cvpods.configs import BaseConfig
 from cvpods.configs.config_dict import flatten
 from cvpods.modeling.backbone.resnet import STAGES
 from cvpods.utils.errors import ConfigError
-from cvpods_ext.configs.free_anchor_config import FreeAnchorConfig
+from cvpods_ext.methods.free_anchor.config import FreeAnchorConfig
 
 Fragment = dict[str, Any]
 

@@ -9,9 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from cvpods_ext.configs import ATSSConfig, AutoAssignConfig, FreeAnchorConfig
+from cvpods.modeling.backbone import build_resnet_fpn_p3_p7
 from cvpods_ext.convert.layouts import own_method
-from cvpods_ext.modeling import ATSS, AutoAssign, FreeAnchor, build_resnet_fpn_p3_p7
+from cvpods_ext.methods.atss import ATSS, ATSSConfig
+from cvpods_ext.methods.auto_assign import AutoAssign, AutoAssignConfig
+from cvpods_ext.methods.free_anchor import FreeAnchor, FreeAnchorConfig
 
 # Blocks of res2 ... res5 -> depth; of bottlenecks, and of ResNet-18's and -34's blocks.
 _DEPTHS = {(3, 4, 6, 3): 50, (3, 4, 23, 3): 101, (3, 8, 36, 3): 152}

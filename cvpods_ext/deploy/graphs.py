@@ -12,7 +12,7 @@ from cvpods.modeling.meta_arch import DenseDetector
 from cvpods.structures import ImageList
 from cvpods.utils.errors import ConfigError
 from cvpods_ext.deploy.nms import NO_CANDIDATE, nms_keep
-from cvpods_ext.modeling.attention import AttentionFPN
+from cvpods_ext.methods.feature_align.attention import AttentionFPN
 
 # NMS types whose result the graph's operator gives.
 NMS_TYPES = ("normal", "cluster")

@@ -17,7 +17,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_weights
 from cvpods.layers import FrozenBatchNorm2d
 from cvpods.layers.deform_conv import DeformConv, OffsetConv
 from cvpods.modeling.meta_arch import DenseDetector
-from cvpods_ext.modeling.attention import AttentionEncoder
+from cvpods_ext.methods.feature_align.attention import AttentionEncoder
 
 _BATCH_NORMS = (FrozenBatchNorm2d, nn.BatchNorm2d, nn.SyncBatchNorm)
 _NORMS = (*_BATCH_NORMS, nn.GroupNorm, nn.LayerNorm)

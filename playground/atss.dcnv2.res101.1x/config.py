@@ -6,9 +6,10 @@ Run       pods_train --num-gpus 8
 Differs   backbone, deformable convolutions in c3-c5 and the towers
 """
 
-from cvpods_ext.configs import ATSSConfig, compose
+from cvpods_ext.configs import compose
 from cvpods_ext.configs.fragments import COCO_2017, RES101, SCALE_800, SCHEDULE_1X, dcnv2
 from cvpods_ext.configs.frameworks import mrcnn
+from cvpods_ext.methods.atss import ATSSConfig
 
 config = compose(
     ATSSConfig,

@@ -9,8 +9,9 @@ Differs   from atss.res18.shapes: deformable convolutions in c4 and the towers
 """
 
 from cvpods.data import register_coco_instances
-from cvpods_ext.configs import ATSSConfig, compose
+from cvpods_ext.configs import compose
 from cvpods_ext.configs.fragments import dcnv2, shapes_trial
+from cvpods_ext.methods.atss import ATSSConfig
 
 for split in ("train", "val"):
     register_coco_instances(

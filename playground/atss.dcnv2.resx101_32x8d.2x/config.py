@@ -7,7 +7,7 @@ Run       pods_train --num-gpus 8
 Differs   backbone, deformable convolutions in c4-c5 and the towers, schedule, scales
 """
 
-from cvpods_ext.configs import ATSSConfig, compose
+from cvpods_ext.configs import compose
 from cvpods_ext.configs.fragments import (
     ATSS_TTA,
     COCO_2017,
@@ -17,6 +17,7 @@ from cvpods_ext.configs.fragments import (
     dcnv2,
 )
 from cvpods_ext.configs.frameworks import mrcnn
+from cvpods_ext.methods.atss import ATSSConfig
 
 config = compose(
     ATSSConfig,

@@ -10,8 +10,9 @@ Differs   6 classes, 160-pixel images, a narrow pyramid P3-P6 on res3 and res4, 
 """
 
 from cvpods.data import register_coco_instances
-from cvpods_ext.configs import ATSSConfig, compose
+from cvpods_ext.configs import compose
 from cvpods_ext.configs.fragments import shapes_trial
+from cvpods_ext.methods.atss import ATSSConfig
 
 for split in ("train", "val"):
     register_coco_instances(

@@ -10,8 +10,9 @@ Differs   tested on its training images, one size, no flip, AdamW with a cosine 
 """
 
 from cvpods.data import register_coco_instances
-from cvpods_ext.configs import ATSSConfig, compose
+from cvpods_ext.configs import compose
 from cvpods_ext.configs.fragments import overfit_trial
+from cvpods_ext.methods.atss import ATSSConfig
 
 register_coco_instances("subset_train", "subset/annotations/instances_train.json", "subset/train")
 

@@ -6,9 +6,10 @@ Run       pods_train --num-gpus 8
 Differs   anchors of IoU >= 0.5 with a box are positive, those below 0.4 are not, as in RetinaNet
 """
 
-from cvpods_ext.configs import ATSSConfig, compose
+from cvpods_ext.configs import compose
 from cvpods_ext.configs.fragments import COCO_2017, RES50, SCALE_800, SCHEDULE_1X
 from cvpods_ext.configs.frameworks import mrcnn
+from cvpods_ext.methods.atss import ATSSConfig
 
 config = compose(
     ATSSConfig,

@@ -8,9 +8,10 @@ Differs   from atss.res50.1x: weights, colours, batch norms, anchors, P7, score,
           12 epochs there (drops after 8 and 11), 90k iterations here
 """
 
-from cvpods_ext.configs import ATSSConfig, compose
+from cvpods_ext.configs import compose
 from cvpods_ext.configs.fragments import COCO_2017, RES50, SCALE_800, SCHEDULE_1X
 from cvpods_ext.configs.frameworks import mmdetection
+from cvpods_ext.methods.atss import ATSSConfig
 
 config = compose(
     ATSSConfig,

@@ -6,9 +6,10 @@ Run       pods_train --num-gpus 8
 Differs   backbone, schedule, scales
 """
 
-from cvpods_ext.configs import ATSSConfig, compose
+from cvpods_ext.configs import compose
 from cvpods_ext.configs.fragments import COCO_2017, RESX101_32X8D, SCALE_640_800, SCHEDULE_2X
 from cvpods_ext.configs.frameworks import mrcnn
+from cvpods_ext.methods.atss import ATSSConfig
 
 config = compose(
     ATSSConfig,

@@ -8,9 +8,10 @@ Differs   from auto_assign.res50.1x: P6 from C5, prior, score, clip and cap befo
           12 epochs there (drops after 8 and 11), 90k iterations here
 """
 
-from cvpods_ext.configs import AutoAssignConfig, compose
+from cvpods_ext.configs import compose
 from cvpods_ext.configs.fragments import COCO_2017, RES50, SCALE_800, SCHEDULE_1X
 from cvpods_ext.configs.frameworks import mmdetection
+from cvpods_ext.methods.auto_assign import AutoAssignConfig
 
 config = compose(
     AutoAssignConfig,

@@ -6,7 +6,8 @@ Run       pods_train --num-gpus 8
 Differs   (base experiment of this method)
 """
 
-from cvpods_ext.configs import AutoAssignConfig, compose
+from cvpods_ext.configs import compose
 from cvpods_ext.configs.fragments import COCO_2017, RES50, SCALE_800, SCHEDULE_1X
+from cvpods_ext.methods.auto_assign import AutoAssignConfig
 
 config = compose(AutoAssignConfig, COCO_2017, RES50, SCALE_800, SCHEDULE_1X, experiment=__file__)

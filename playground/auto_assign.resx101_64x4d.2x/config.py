@@ -6,8 +6,9 @@ Run       pods_train --num-gpus 8
 Differs   backbone, schedule, scales (as FeatureAlign's configurations have them)
 """
 
-from cvpods_ext.configs import AutoAssignConfig, compose
+from cvpods_ext.configs import compose
 from cvpods_ext.configs.fragments import COCO_2017, RESX101_64X4D, SCALE_640_OR_800, SCHEDULE_2X
+from cvpods_ext.methods.auto_assign import AutoAssignConfig
 
 config = compose(
     AutoAssignConfig, COCO_2017, RESX101_64X4D, SCALE_640_OR_800, SCHEDULE_2X, experiment=__file__

@@ -1,7 +1,7 @@
 """FCOS on a ResNet-FPN pyramid P3-P7 (P6 and P7 from P5)."""
 
+from cvpods.modeling.backbone import build_resnet_fpn_p3_p7
 from cvpods.modeling.meta_arch import FCOSDetector
-from cvpods_ext.modeling import build_resnet_fpn_p3_p7
 
 
 def build_model(cfg):

@@ -7,7 +7,8 @@ Parts     FF, MDQ and G-RFA
 Differs   (base experiment of this method)
 """
 
-from cvpods_ext.configs import FeatureAlignConfig, compose
+from cvpods_ext.configs import compose
 from cvpods_ext.configs.fragments import COCO_2017, RES50, SCALE_800, SCHEDULE_1X
+from cvpods_ext.methods.feature_align import FeatureAlignConfig
 
 config = compose(FeatureAlignConfig, COCO_2017, RES50, SCALE_800, SCHEDULE_1X, experiment=__file__)

@@ -10,8 +10,9 @@ Differs   3 classes, 384-pixel images, narrow pyramid and towers, AdamW with a c
 """
 
 from cvpods.data import register_coco_instances
-from cvpods_ext.configs import FeatureAlignConfig, compose
+from cvpods_ext.configs import compose
 from cvpods_ext.configs.fragments import bccd_trial
+from cvpods_ext.methods.feature_align import FeatureAlignConfig
 
 for split in ("train", "val", "test"):
     register_coco_instances(

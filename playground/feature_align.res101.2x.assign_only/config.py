@@ -7,7 +7,7 @@ Parts     FF and MDQ alone
 Differs   backbone, schedule, scales; neither attention nor deformable convolutions
 """
 
-from cvpods_ext.configs import FeatureAlignConfig, compose
+from cvpods_ext.configs import compose
 from cvpods_ext.configs.fragments import (
     ASSIGN_ONLY,
     COCO_2017,
@@ -15,6 +15,7 @@ from cvpods_ext.configs.fragments import (
     SCALE_640_OR_800,
     SCHEDULE_2X,
 )
+from cvpods_ext.methods.feature_align import FeatureAlignConfig
 
 config = compose(
     FeatureAlignConfig,

@@ -7,8 +7,9 @@ Parts     FF, MDQ and G-RFA
 Differs   backbone, schedule, scales
 """
 
-from cvpods_ext.configs import FeatureAlignConfig, compose
+from cvpods_ext.configs import compose
 from cvpods_ext.configs.fragments import COCO_2017, RES101, SCALE_640_OR_800, SCHEDULE_2X
+from cvpods_ext.methods.feature_align import FeatureAlignConfig
 
 config = compose(
     FeatureAlignConfig, COCO_2017, RES101, SCALE_640_OR_800, SCHEDULE_2X, experiment=__file__

@@ -7,8 +7,9 @@ Parts     FF and MDQ alone
 Differs   without attention in the pyramid and deformable convolutions in the towers
 """
 
-from cvpods_ext.configs import FeatureAlignConfig, compose
+from cvpods_ext.configs import compose
 from cvpods_ext.configs.fragments import ASSIGN_ONLY, COCO_2017, RES50, SCALE_800, SCHEDULE_1X
+from cvpods_ext.methods.feature_align import FeatureAlignConfig
 
 config = compose(
     FeatureAlignConfig, COCO_2017, RES50, SCALE_800, SCHEDULE_1X, ASSIGN_ONLY, experiment=__file__

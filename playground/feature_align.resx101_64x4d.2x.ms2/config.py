@@ -7,8 +7,9 @@ Parts     FF, MDQ and G-RFA
 Differs   backbone, schedule, scales
 """
 
-from cvpods_ext.configs import FeatureAlignConfig, compose
+from cvpods_ext.configs import compose
 from cvpods_ext.configs.fragments import COCO_2017, MS_480_960, RESX101_64X4D, SCHEDULE_2X
+from cvpods_ext.methods.feature_align import FeatureAlignConfig
 
 config = compose(
     FeatureAlignConfig, COCO_2017, RESX101_64X4D, MS_480_960, SCHEDULE_2X, experiment=__file__

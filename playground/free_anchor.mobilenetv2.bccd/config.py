@@ -11,8 +11,9 @@ Differs   3 classes, 384-pixel images, narrow pyramid and towers, group norms in
 """
 
 from cvpods.data import register_coco_instances
-from cvpods_ext.configs import FreeAnchorConfig, compose
+from cvpods_ext.configs import compose
 from cvpods_ext.configs.fragments import bccd_trial
+from cvpods_ext.methods.free_anchor import FreeAnchorConfig
 
 for split in ("train", "val", "test"):
     register_coco_instances(

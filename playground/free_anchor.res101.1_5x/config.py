@@ -6,9 +6,10 @@ Run       pods_train --num-gpus 8
 Differs   backbone, schedule
 """
 
-from cvpods_ext.configs import FreeAnchorConfig, compose
+from cvpods_ext.configs import compose
 from cvpods_ext.configs.fragments import COCO_2017, RES101, SCALE_800, SCHEDULE_1_5X
 from cvpods_ext.configs.frameworks import mrcnn
+from cvpods_ext.methods.free_anchor import FreeAnchorConfig
 
 config = compose(
     FreeAnchorConfig,

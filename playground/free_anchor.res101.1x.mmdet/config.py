@@ -7,9 +7,10 @@ Differs   weights, colours, batch norms, anchors, P6 and P7, prior, warm-up, dec
           12 epochs there (drops after 8 and 11), 90k iterations here
 """
 
-from cvpods_ext.configs import FreeAnchorConfig, compose
+from cvpods_ext.configs import compose
 from cvpods_ext.configs.fragments import COCO_2017, RES101, SCALE_800, SCHEDULE_1X
 from cvpods_ext.configs.frameworks import mmdetection
+from cvpods_ext.methods.free_anchor import FreeAnchorConfig
 
 config = compose(
     FreeAnchorConfig,

@@ -8,9 +8,10 @@ Run       pods_train --num-gpus 8
 Differs   backbone, schedule, scales
 """
 
-from cvpods_ext.configs import FreeAnchorConfig, compose
+from cvpods_ext.configs import compose
 from cvpods_ext.configs.fragments import COCO_2017, FREE_ANCHOR_TTA, MS_480_960, RES101, SCHEDULE_2X
 from cvpods_ext.configs.frameworks import mrcnn
+from cvpods_ext.methods.free_anchor import FreeAnchorConfig
 
 config = compose(
     FreeAnchorConfig,

@@ -10,8 +10,9 @@ Differs   tested on its training images, one size, no flip, AdamW with a cosine 
 """
 
 from cvpods.data import register_coco_instances
-from cvpods_ext.configs import FreeAnchorConfig, compose
+from cvpods_ext.configs import compose
 from cvpods_ext.configs.fragments import octave_anchors, overfit_trial
+from cvpods_ext.methods.free_anchor import FreeAnchorConfig
 
 register_coco_instances("subset_train", "subset/annotations/instances_train.json", "subset/train")
 

@@ -6,9 +6,10 @@ Run       pods_train --num-gpus 8
 Differs   (base experiment of this method)
 """
 
-from cvpods_ext.configs import FreeAnchorConfig, compose
+from cvpods_ext.configs import compose
 from cvpods_ext.configs.fragments import COCO_2017, RES50, SCALE_800, SCHEDULE_1X
 from cvpods_ext.configs.frameworks import mrcnn
+from cvpods_ext.methods.free_anchor import FreeAnchorConfig
 
 config = compose(
     FreeAnchorConfig,

@@ -7,7 +7,7 @@ Differs   weights, colours, batch norms, anchors, P6 and P7, prior, warm-up, dec
           12 epochs there (drops after 8 and 11), 90k iterations here
 """
 
-from cvpods_ext.configs import FreeAnchorConfig, compose
+from cvpods_ext.configs import compose
 from cvpods_ext.configs.fragments import (
     COCO_2017,
     RESX101_32X4D,
@@ -15,6 +15,7 @@ from cvpods_ext.configs.fragments import (
     SCHEDULE_1X,
 )
 from cvpods_ext.configs.frameworks import mmdetection
+from cvpods_ext.methods.free_anchor import FreeAnchorConfig
 
 config = compose(
     FreeAnchorConfig,

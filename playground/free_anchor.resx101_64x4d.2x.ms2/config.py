@@ -8,7 +8,7 @@ Run       pods_train --num-gpus 8
 Differs   backbone, schedule, scales
 """
 
-from cvpods_ext.configs import FreeAnchorConfig, compose
+from cvpods_ext.configs import compose
 from cvpods_ext.configs.fragments import (
     COCO_2017,
     FREE_ANCHOR_TTA,
@@ -17,6 +17,7 @@ from cvpods_ext.configs.fragments import (
     SCHEDULE_2X,
 )
 from cvpods_ext.configs.frameworks import mrcnn
+from cvpods_ext.methods.free_anchor import FreeAnchorConfig
 
 config = compose(
     FreeAnchorConfig,

@@ -1,6 +1,7 @@
 """FreeAnchor on a ResNet-FPN pyramid P3-P7 (P6 and P7 from P5)."""
 
-from cvpods_ext.modeling import FreeAnchor, build_resnet_fpn_p3_p7
+from cvpods.modeling.backbone import build_resnet_fpn_p3_p7
+from cvpods_ext.methods.free_anchor import FreeAnchor
 
 
 def build_model(cfg):

@@ -1,7 +1,7 @@
 """RetinaNet on a ResNet-FPN pyramid P3-P7."""
 
+from cvpods.modeling.backbone import build_resnet_fpn_p3_p7
 from cvpods.modeling.meta_arch.retinanet import RetinaNetDetector
-from cvpods_ext.modeling import build_resnet_fpn_p3_p7
 
 
 def build_model(cfg):

@@ -23,7 +23,7 @@ from typing import Any
 import torch
 
 import cvpods_ext.configs  # noqa: F401 - what the experiment imports is imported here, once
-import cvpods_ext.modeling  # noqa: F401
+import cvpods_ext.methods.feature_align.detector  # noqa: F401
 from cvpods.tools.train import main as pods_train
 from tests.forking import fork, print_to, status_of
 

@@ -1,12 +1,15 @@
 from cvpods.modeling.backbone.backbone import Backbone
 from cvpods.modeling.backbone.fpn import (
     FPN,
+    build_mobilenetv2_fpn_p3_p7,
     build_resnet_fpn_backbone,
+    build_resnet_fpn_p3_p7,
     build_retinanet_fpn_backbone,
     build_retinanet_mobilenetv2_fpn_backbone,
     build_retinanet_resnet_fpn_backbone,
     build_retinanet_resnet_fpn_p5_backbone,
     build_retinanet_timm_fpn_backbone,
+    build_timm_fpn_p3_p7,
 )
 from cvpods.modeling.backbone.mobilenet import MobileNetV2, build_mobilenetv2_backbone
 from cvpods.modeling.backbone.resnet import ResNet, build_resnet_backbone
@@ -20,11 +23,14 @@ __all__ = [
     "TimmBackbone",
     "build_mobilenetv2_backbone",
     "build_resnet_backbone",
+    "build_mobilenetv2_fpn_p3_p7",
     "build_resnet_fpn_backbone",
+    "build_resnet_fpn_p3_p7",
     "build_retinanet_fpn_backbone",
     "build_retinanet_mobilenetv2_fpn_backbone",
     "build_retinanet_resnet_fpn_backbone",
     "build_retinanet_resnet_fpn_p5_backbone",
     "build_retinanet_timm_fpn_backbone",
     "build_timm_backbone",
+    "build_timm_fpn_p3_p7",
 ]

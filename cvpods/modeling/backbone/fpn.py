@@ -231,3 +231,9 @@ def build_resnet_fpn_backbone(cfg: Any, input_shape: ShapeSpec | None = None) ->
         top_block=LastLevelMaxPool(),
         fuse_type=fpn.FUSE_TYPE,
     )
+
+
+# The names that this project's experiments use; cvpods' names are longer.
+build_resnet_fpn_p3_p7 = build_retinanet_resnet_fpn_backbone
+build_mobilenetv2_fpn_p3_p7 = build_retinanet_mobilenetv2_fpn_backbone
+build_timm_fpn_p3_p7 = build_retinanet_timm_fpn_backbone

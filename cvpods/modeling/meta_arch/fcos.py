@@ -21,6 +21,7 @@ from cvpods.modeling.meta_arch.dense_head import DenseHead, Scale
 from cvpods.modeling.meta_arch.scores import Scores, check_score_type, combine_scores
 from cvpods.modeling.meta_arch.unassigned import assigned_boxes
 from cvpods.structures import Instances, geometry
+from cvpods.structures.geometry import centerness_of
 from cvpods.utils import comm
 from cvpods.utils.errors import ConfigError
 from cvpods.utils.slices import slices
@@ -40,22 +41,6 @@ MAX_LOG_DISTANCE = math.log(1e5)
 
 
 IOU_LOSS_TYPES = ("iou", "linear_iou", "giou")
-
-
-def centerness_of(ltrb: Tensor) -> Tensor:
-    """FCOS, Eq. 3: sqrt(min(l, r) / max(l, r) * min(t, b) / max(t, b)); 0 outside the box.
-
-    Args:
-        ltrb: (..., 4) distances to the sides.
-
-    Returns:
-        (...) in [0, 1].
-    """
-    horizontal, vertical = ltrb[..., [0, 2]], ltrb[..., [1, 3]]
-    eps = torch.finfo(ltrb.dtype).eps
-    ratio = horizontal.amin(-1) / horizontal.amax(-1).clamp(min=eps)
-    ratio = ratio.clamp(min=0) * (vertical.amin(-1) / vertical.amax(-1).clamp(min=eps)).clamp(min=0)
-    return ratio.sqrt()
 
 
 class FCOSDetector(DenseDetector):

@@ -9,11 +9,11 @@ from cvpods.checkpoint.catalog import CATALOG, IMAGENET_RGB, published
 from cvpods.checkpoint.expectations import check_expectations
 from cvpods.checkpoint.files import write_weights
 from cvpods.configs import RetinaNetConfig
+from cvpods.modeling.backbone import build_resnet_fpn_p3_p7
 from cvpods.tools.common import open_experiment
 from cvpods.utils.errors import CheckpointError, ConfigError
-from cvpods_ext.configs import ATSSConfig
 from cvpods_ext.configs.frameworks import pretrained
-from cvpods_ext.modeling import ATSS, build_resnet_fpn_p3_p7
+from cvpods_ext.methods.atss import ATSS, ATSSConfig
 from tests.load_script import ROOT
 
 EXPERIMENTS = sorted(path.name for path in (ROOT / "playground").iterdir() if path.is_dir())

@@ -8,8 +8,9 @@ from cvpods.modeling.meta_arch import FCOSDetector
 from cvpods.modeling.meta_arch.scores import SCORE_TYPES, check_score_type, combine_scores
 from cvpods.structures import Boxes
 from cvpods.utils.errors import ConfigError
-from cvpods_ext.configs import ATSSConfig, AutoAssignConfig, FeatureAlignConfig
-from cvpods_ext.modeling import ATSS, AutoAssign, FeatureAlign
+from cvpods_ext.methods.atss import ATSS, ATSSConfig
+from cvpods_ext.methods.auto_assign import AutoAssign, AutoAssignConfig
+from cvpods_ext.methods.feature_align import FeatureAlign, FeatureAlignConfig
 from tests.cvpods.modeling.test_dense_detectors import CHANNELS, backbone
 
 BY_HAND = {

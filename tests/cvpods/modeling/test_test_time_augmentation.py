@@ -30,8 +30,9 @@ from cvpods.modeling.test_time_augmentation import (
 from cvpods.structures import Boxes, Instances
 from cvpods.tools.experiment import load_experiment
 from cvpods.utils.errors import ConfigError
-from cvpods_ext.configs import ATSSConfig, FreeAnchorConfig
 from cvpods_ext.configs.fragments import ATSS_TTA, FREE_ANCHOR_TTA
+from cvpods_ext.methods.atss import ATSSConfig
+from cvpods_ext.methods.free_anchor import FreeAnchorConfig
 
 PLAYGROUND = Path(__file__).resolve().parents[3] / "playground"
 # FreeAnchor's release of 10/2019.

@@ -7,13 +7,12 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from cvpods.checkpoint import Checkpointer, load_file, load_weights
 from cvpods.layers import ShapeSpec
-from cvpods.modeling.backbone import TimmBackbone, build_resnet_backbone
+from cvpods.modeling.backbone import TimmBackbone, build_resnet_backbone, build_timm_fpn_p3_p7
 from cvpods.utils import timm as timm_module
 from cvpods.utils.errors import CheckpointError, ConfigError
-from cvpods_ext.configs import ATSSConfig
 from cvpods_ext.configs.fragments import RES18
 from cvpods_ext.configs.frameworks import pretrained
-from cvpods_ext.modeling import ATSS, build_timm_fpn_p3_p7
+from cvpods_ext.methods.atss import ATSS, ATSSConfig
 
 timm = pytest.importorskip("timm")
 safetensors = pytest.importorskip("safetensors.torch")

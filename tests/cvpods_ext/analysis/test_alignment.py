@@ -16,7 +16,8 @@ from cvpods.modeling.anchor_generator import PointGrid
 from cvpods.structures import ImageList
 from cvpods.utils.errors import ConfigError
 from cvpods_ext.analysis.alignment import Alignment, alignment_maps
-from cvpods_ext.modeling import AutoAssign, FeatureAlign
+from cvpods_ext.methods.auto_assign import AutoAssign
+from cvpods_ext.methods.feature_align import FeatureAlign
 
 CLASSES = 2
 FIELDS = ["classification", "regression", "auto_assign", "feature_align"]

@@ -21,7 +21,8 @@ from cvpods_ext.analysis import vis
 from cvpods_ext.analysis.alignment import Alignment, alignment_maps
 from cvpods_ext.analysis.vis import Block, Objects, draw_alignment, main
 from cvpods_ext.configs import fragments
-from cvpods_ext.modeling import AutoAssign, FeatureAlign
+from cvpods_ext.methods.auto_assign import AutoAssign
+from cvpods_ext.methods.feature_align import FeatureAlign
 
 ROOT = Path(__file__).resolve().parents[3]
 MAPS = ["classification", "regression"]

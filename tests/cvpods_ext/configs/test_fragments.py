@@ -9,11 +9,13 @@ from cvpods.configs import RetinaNetConfig
 from cvpods.configs.config_dict import flatten
 from cvpods.engine.scaling import plan_batches
 from cvpods.layers import DeformConv, ModulatedDeformConv
+from cvpods.modeling.backbone import build_resnet_fpn_p3_p7
 from cvpods.utils.errors import ConfigError
-from cvpods_ext.configs import ATSSConfig, FreeAnchorConfig, compose
+from cvpods_ext.configs import compose
 from cvpods_ext.configs import fragments as f
 from cvpods_ext.configs.frameworks import mmdetection
-from cvpods_ext.modeling import ATSS, build_resnet_fpn_p3_p7
+from cvpods_ext.methods.atss import ATSS, ATSSConfig
+from cvpods_ext.methods.free_anchor import FreeAnchorConfig
 
 
 def test_like_copies_whole_groups_and_single_keys():

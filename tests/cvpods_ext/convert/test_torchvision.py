@@ -7,11 +7,11 @@ from torchvision.models import detection
 from cvpods.checkpoint import load_weights
 from cvpods.checkpoint.catalog import IMAGENET_RGB
 from cvpods.configs import FCOSConfig, RetinaNetConfig
+from cvpods.modeling.backbone import build_resnet_fpn_p3_p7
 from cvpods.modeling.meta_arch import FCOSDetector, RetinaNetDetector
 from cvpods_ext.configs.frameworks import ARITHMETIC
 from cvpods_ext.convert import convert
 from cvpods_ext.convert.conversion import _NO_CATEGORY
-from cvpods_ext.modeling import build_resnet_fpn_p3_p7
 
 HEIGHT, WIDTH = 128, 160
 CATEGORIES = [index for index in range(91) if index not in _NO_CATEGORY]

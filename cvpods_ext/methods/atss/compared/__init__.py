@@ -1,0 +1,1 @@
+"""The assignments that ATSS's paper compares with its own (arXiv:1912.02424, Sec. 3)."""

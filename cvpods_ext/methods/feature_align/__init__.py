@@ -1,0 +1,26 @@
+"""Feature Alignment in Anchor-Free Object Detection (TCSVT 33(8), 2023)."""
+
+from typing import TYPE_CHECKING
+
+from cvpods.utils.lazy import lazy_names
+
+if TYPE_CHECKING:
+    from cvpods_ext.methods.feature_align.attention import (
+        build_mobilenetv2_attention_fpn_p3_p7,
+        build_resnet_attention_fpn_p3_p7,
+    )
+    from cvpods_ext.methods.feature_align.config import FeatureAlignConfig
+    from cvpods_ext.methods.feature_align.detector import FeatureAlign
+    from cvpods_ext.methods.feature_align.loss import feature_align_loss
+
+__getattr__, __dir__, __all__ = lazy_names(
+    __name__,
+    {
+        "cvpods_ext.methods.feature_align.attention": (
+            "build_mobilenetv2_attention_fpn_p3_p7 build_resnet_attention_fpn_p3_p7"
+        ),
+        "cvpods_ext.methods.feature_align.config": "FeatureAlignConfig",
+        "cvpods_ext.methods.feature_align.detector": "FeatureAlign",
+        "cvpods_ext.methods.feature_align.loss": "feature_align_loss",
+    },
+)

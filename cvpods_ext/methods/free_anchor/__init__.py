@@ -1,0 +1,19 @@
+"""FreeAnchor: Learning to Match Anchors for Visual Object Detection (arXiv:1909.02466)."""
+
+from typing import TYPE_CHECKING
+
+from cvpods.utils.lazy import lazy_names
+
+if TYPE_CHECKING:
+    from cvpods_ext.methods.free_anchor.config import FreeAnchorConfig
+    from cvpods_ext.methods.free_anchor.detector import FreeAnchor
+    from cvpods_ext.methods.free_anchor.loss import free_anchor_loss
+
+__getattr__, __dir__, __all__ = lazy_names(
+    __name__,
+    {
+        "cvpods_ext.methods.free_anchor.config": "FreeAnchorConfig",
+        "cvpods_ext.methods.free_anchor.detector": "FreeAnchor",
+        "cvpods_ext.methods.free_anchor.loss": "free_anchor_loss",
+    },
+)

@@ -1,0 +1,142 @@
+"""Losses of FreeAnchor (arXiv:1909.02466), memory-bounded and in the log domain.
+
+definition.py is the same function as the paper writes it, and explains the letters.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from cvpods.modeling.box_regression import Box2BoxTransform
+from cvpods.modeling.losses import at_least_float32, smooth_l1_loss
+from cvpods.structures.geometry import has_area
+from cvpods_ext.kernels.bags import anchor_bags, found_objects
+from cvpods_ext.kernels.negatives import Tables, negative_focal_loss_and_logits
+from cvpods_ext.kernels.targets import check_outputs, check_targets
+
+
+def free_anchor_loss(
+    cls_logits: Tensor,
+    box_deltas: Tensor,
+    anchors: Tensor,
+    gt_boxes: Sequence[Tensor],
+    gt_classes: Sequence[Tensor],
+    *,
+    bag_size: int = 50,
+    iou_threshold: float = 0.6,
+    alpha: float = 0.5,
+    gamma: float = 2.0,
+    reg_weight: float = 0.75,
+    beta: float = 0.11,
+    bbox_reg_weights: Sequence[float] = (10.0, 10.0, 5.0, 5.0),
+    last_write: bool = False,
+) -> dict[str, Tensor]:
+    """Return both losses of a batch; arguments and results as in definition.py.
+
+    Raises ValueError for shapes that do not go together, no image, and classes that are not int64.
+
+    Differs from the published code: computed from logits, x_ij in the log domain, so that neither
+    p = 1 nor x_ij = 0 is a singularity; -log MeanMax has no ceiling of 100; t2 exceeds t1 by the
+    machine's epsilon at least, not by 1e-12, which float32 cannot hold; boxes have their true width
+    (no "+ 1") in IoU and deltas, and do not count in N_gt without one.
+    """
+    n, r, k = cls_logits.shape if cls_logits.dim() == 3 else (0, 0, 0)
+    check_outputs(cls_logits, box_deltas=(box_deltas, (n, r, 4)), anchors=(anchors, (r, 4)))
+    check_targets(n, gt_boxes, gt_classes)
+    logits, deltas = at_least_float32(cls_logits), at_least_float32(box_deltas)
+    anchors, coder = anchors.to(deltas.dtype), Box2BoxTransform(bbox_reg_weights)
+    # All boxes of the batch, (M, ...), and the places of their bags in (N * R): (M, B).
+    boxes, classes = torch.cat(list(gt_boxes)).to(deltas.dtype), torch.cat(list(gt_classes))
+    image = torch.cat([torch.full_like(c, i) for i, c in enumerate(gt_classes)])
+    bags = anchor_bags(anchors, boxes, bag_size)
+    location = image[:, None] * r + bags
+
+    predicted = coder.apply_deltas(deltas.detach(), anchors, strict=False)
+    tables = found_tables(predicted, gt_boxes, gt_classes, k, iou_threshold, last_write)
+    negative, bag_logits = negative_focal_loss_and_logits(
+        logits, location * k + classes[:, None], tables, gamma, width=max(map(len, gt_classes))
+    )
+    wanted = coder.get_deltas(anchors[bags], boxes[:, None], strict=False).nan_to_num(0.0, 0.0, 0.0)
+    loc_loss = smooth_l1_loss(deltas.flatten(0, 1)[location], wanted, beta).sum(dim=-1)
+    positive = positive_loss(F.logsigmoid(bag_logits) - reg_weight * loc_loss)
+
+    num_gt = has_area(boxes).sum()
+    return {
+        "loss_pos": alpha * torch.where(has_area(boxes), positive, 0).sum() / num_gt.clamp(min=1),
+        "loss_neg": (1 - alpha) * negative / (num_gt * bag_size).clamp(min=1),
+    }
+
+
+def found_tables(
+    predicted: Tensor,
+    gt_boxes: Sequence[Tensor],
+    gt_classes: Sequence[Tensor],
+    num_classes: int,
+    iou_threshold: float,
+    last_write: bool,
+) -> Tables:
+    """Return A_jc of each image, given the predicted boxes (N, R, 4); None without objects."""
+    return [
+        found_objects(
+            predicted[i],
+            boxes,
+            classes,
+            num_classes,
+            iou_threshold=iou_threshold,
+            last_write=last_write,
+        )
+        if len(boxes)
+        else None
+        for i, (boxes, classes) in enumerate(zip(gt_boxes, gt_classes, strict=True))
+    ]
+
+
+def positive_loss(log_x: Tensor) -> Tensor:
+    """Return -log MeanMax(x) of every bag; MeanMax(x) = sum_j x_j w_j / sum_j w_j, w = 1 / (1 - x).
+
+    MeanMax is close to the mean while all x are small, and to the maximum when one nears 1: a bag
+    first trains all of its anchors, then its best. 1 - x is kept above 1e-12, and its gradient
+    passes through.
+
+    Args:
+        log_x: (M, B) log of x, <= 0.
+
+    Returns:
+        (M,); zeros for B = 0.
+    """
+    if log_x.shape[1] == 0:
+        return log_x.sum(dim=1)
+    return _NegativeLogMeanMax.apply(log_x)
+
+
+class _NegativeLogMeanMax(torch.autograd.Function):
+    """-log MeanMax with a gradient written out.
+
+    Autograd would subtract numbers of size 1 / (1 - x). With shares s_j = x_j w_j / sum(x w) and
+    v_j = w_j / sum(w), and c_j = (1 - x_j) w_j, which is 1, but less where 1 - x is kept above
+    1e-12:
+
+        d(-log MeanMax) / d log x_j = -s_j (1 - c_j + v_j sum c)
+    """
+
+    @staticmethod
+    def forward(ctx: Any, log_x: Tensor) -> Tensor:
+        rest = -torch.expm1(log_x)  # 1 - x
+        log_w = -rest.clamp(min=1e-12).log()
+        shares_x, shares_w = (log_x + log_w).softmax(dim=1), log_w.softmax(dim=1)
+        covered = (rest * 1e12).clamp(max=1)
+        ctx.save_for_backward(shares_x, shares_w, covered)
+        from_logs = log_w.logsumexp(dim=1) - (log_x + log_w).logsumexp(dim=1)
+        missed = covered.sum(dim=1) / log_w.exp().sum(dim=1)  # 1 - MeanMax, exact when it is small
+        return torch.where(missed < 0.5, -torch.log1p(-missed.clamp(max=0.5)), from_logs)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        shares_x, shares_w, covered = ctx.saved_tensors
+        return -grad[:, None] * shares_x * (1 - covered + shares_w * covered.sum(1, keepdim=True))
