@@ -1,10 +1,10 @@
-"""Boxes: (N, 4) corners (x1, y1, x2, y2) in pixels, and functions on pairs of boxes."""
+"""Boxes of one image, formats of boxes, and functions on pairs of them."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from enum import IntEnum, unique
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -26,6 +26,10 @@ __all__ = [
 ]
 
 
+# A list or tuple of 4 numbers, or an (N, 4) array or tensor.
+AnyBoxes = TypeVar("AnyBoxes", list, tuple, np.ndarray, Tensor)
+
+
 @unique
 class BoxMode(IntEnum):
     """Formats of a box; `convert` translates one into another."""
@@ -37,7 +41,7 @@ class BoxMode(IntEnum):
     XYWHA_ABS = 4
 
     @staticmethod
-    def convert(box: Any, from_mode: BoxMode, to_mode: BoxMode) -> Any:
+    def convert(box: AnyBoxes, from_mode: BoxMode, to_mode: BoxMode) -> AnyBoxes:
         """Convert one box (list or tuple of 4) or many ((N, 4) array or tensor).
 
         The result has the type of the input.
@@ -55,10 +59,11 @@ class BoxMode(IntEnum):
         sign = 1 if from_mode == BoxMode.XYWH_ABS else -1
         if isinstance(box, (list, tuple)):
             if len(box) != 4:
-                raise ValueError(f"A box has 4 numbers; got {len(box)}: {box!r}.")
+                raise ValueError(f"A box must have 4 numbers; got {len(box)}: {box!r}.")
             x, y, a, b = box
-            return type(box)((x, y, a + sign * x, b + sign * y))
-        result = box.clone() if isinstance(box, Tensor) else np.array(box)
+            converted: Any = type(box)
+            return converted((x, y, a + sign * x, b + sign * y))
+        result: Any = box.clone() if isinstance(box, Tensor) else np.array(box)
         result[..., 2] += sign * result[..., 0]
         result[..., 3] += sign * result[..., 1]
         return result
@@ -78,7 +83,7 @@ def check_finite(boxes: Tensor) -> None:
 
 
 class Boxes:
-    """N boxes; `tensor` is float32 of shape (N, 4)."""
+    """N boxes as corners (x1, y1, x2, y2) in pixels; `tensor` is float32 of shape (N, 4)."""
 
     def __init__(self, tensor: Tensor | Sequence) -> None:
         device = tensor.device if isinstance(tensor, Tensor) else torch.device("cpu")
@@ -86,13 +91,13 @@ class Boxes:
         if tensor.numel() == 0:
             tensor = tensor.reshape(0, 4)
         if tensor.dim() != 2 or tensor.shape[1] != 4:
-            raise ValueError(f"Boxes need a tensor of shape (N, 4); got {tuple(tensor.shape)}.")
+            raise ValueError(f"Boxes must have the shape (N, 4); got {tuple(tensor.shape)}.")
         self.tensor = tensor
 
     def clone(self) -> Boxes:
         return Boxes(self.tensor.clone())
 
-    def to(self, device: Any) -> Boxes:
+    def to(self, device: torch.device | str) -> Boxes:
         return Boxes(self.tensor.to(device))
 
     @property

@@ -75,7 +75,7 @@ def alignment_maps(
         ConfigError: the model is another one.
     """
     check_model(model)
-    outputs, priors = model.network(images)
+    outputs, priors = model.predict(images)
     points, strides = torch.cat(priors), model.strides(priors)
     levels = torch.repeat_interleave(
         torch.arange(len(priors), device=points.device),

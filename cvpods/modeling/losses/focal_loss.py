@@ -15,12 +15,14 @@ def sigmoid_focal_loss_jit(
     gamma: float = 2.0,
     reduction: str = "none",
 ) -> Tensor:
-    """Focal loss, Eq. 5: -alpha_t (1 - p_t)^gamma log(p_t). torchvision's, by cvpods' name.
+    """Return the focal loss, Eq. 5: -alpha_t (1 - p_t)^gamma log(p_t).
+
+    It is torchvision's under the name of cvpods.
 
     Args:
         inputs: logits, any shape; halves are computed in float32.
         targets: 0 or 1, same shape.
-        alpha: weight of positives, 1 - alpha of negatives; < 0: no weights.
+        alpha: weight of positives; negatives have 1 - alpha. Below 0: no weights.
         reduction: "none", "mean" or "sum".
     """
     inputs = at_least_float32(inputs)

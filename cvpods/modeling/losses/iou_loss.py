@@ -17,7 +17,7 @@ def iou_loss(
     smooth: bool = False,
     reduction: str = "none",
 ) -> Tensor:
-    """Loss of the i-th input box against the i-th target box.
+    """Return the loss of each input box and its target box.
 
     "iou": -log IoU (arXiv:1608.01471); "linear_iou": 1 - IoU; "giou": 1 - GIoU (arXiv:1902.09630).
 
@@ -27,13 +27,16 @@ def iou_loss(
         box_mode: "xyxy" corners, or "ltrb" distances from a shared point.
         smooth: add 1 to intersection and union.
         reduction: "none", "mean" or "sum".
+
+    Raises:
+        ValueError: box_mode, loss_type or reduction is unknown.
     """
     inputs, targets = at_least_float32(inputs), at_least_float32(targets)
     if box_mode == "ltrb":
         sign = inputs.new_tensor([-1, -1, 1, 1])
         inputs, targets = inputs * sign, targets * sign
     elif box_mode != "xyxy":
-        raise ValueError(f"box_mode must be 'xyxy' or 'ltrb', got {box_mode!r}.")
+        raise ValueError(f"box_mode must be 'xyxy' or 'ltrb'; got {box_mode!r}.")
     intersection, union = geometry.intersections_and_unions(inputs, targets)
     added = 1.0 if smooth else 0.0
     ious = (intersection + added) / (union + added).clamp(min=geometry.EPS)
@@ -44,5 +47,5 @@ def iou_loss(
     elif loss_type == "giou":
         loss = 1 - (ious - geometry.empty_share(inputs, targets, union))
     else:
-        raise ValueError(f"loss_type must be 'iou', 'linear_iou' or 'giou', got {loss_type!r}.")
+        raise ValueError(f"loss_type must be 'iou', 'linear_iou' or 'giou'; got {loss_type!r}.")
     return reduce_loss(loss, weight, reduction)

@@ -166,6 +166,14 @@ class AttentionFPN(FPN):
         encoded = self.encoder(bottom_up[self.top_feature], padding)
         return self.pyramid({**bottom_up, self.top_feature: encoded})
 
+    def maps_of(self, images: ImageList) -> dict[str, Tensor]:
+        """Return the maps of a padded batch; the attention ignores the padding."""
+        padded_size = tuple(images.tensor.shape[-2:])
+        is_padded = isinstance(images.image_sizes, Tensor) or any(
+            tuple(size) != padded_size for size in images.image_sizes
+        )
+        return self(images.tensor, padding_mask(images) if is_padded else None)
+
 
 ATTENTION_RANGES = {
     "NUM_LAYERS": Range(1, whole=True),
