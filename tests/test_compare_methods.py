@@ -72,7 +72,7 @@ def test_runs_of_other_settings_are_refused(tmp_path):
     finished_run(tmp_path, "atss", 3, 10.0, words)
     result = run("shapes", "--seeds", "3", "--output", str(tmp_path))
     assert result.returncode == 1
-    assert "shapes.atss.3 holds a run of other settings: remove it" in result.stderr
+    assert "shapes.atss.3 holds a run with other settings; remove it" in result.stderr
 
 
 def test_a_failed_run_is_named(tmp_path, monkeypatch):

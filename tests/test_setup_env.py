@@ -45,7 +45,8 @@ def test_the_order(tmp_path, suitable, others, expected):
 def test_none(tmp_path):
     result = find_python(tmp_path, [], ["python3"])
     assert result.returncode == 1
-    assert "No Python 3.10 or newer" in result.stderr and "PYTHON=/path" in result.stderr
+    assert "Python 3.10 or newer with the module venv was not found" in result.stderr
+    assert "PYTHON=/path" in result.stderr
 
 
 def test_the_users_choice(tmp_path):

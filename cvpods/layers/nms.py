@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torchvision import ops
-from torchvision.ops import nms
 
 from cvpods.structures import geometry
 from cvpods.utils.errors import ConfigError
@@ -13,6 +11,13 @@ from cvpods.utils.errors import ConfigError
 __all__ = ["batched_nms", "batched_softnms", "cluster_nms", "generalized_batched_nms", "nms"]
 
 NMS_TYPES = ("normal", "softnms-linear", "softnms-gaussian", "cluster")
+
+
+def nms(boxes: Tensor, scores: Tensor, iou_threshold: float) -> Tensor:
+    """Call torchvision.ops.nms."""
+    from torchvision import ops
+
+    return ops.nms(boxes, scores, iou_threshold)
 
 
 def batched_nms(boxes: Tensor, scores: Tensor, idxs: Tensor, iou_threshold: float) -> Tensor:
@@ -26,6 +31,8 @@ def batched_nms(boxes: Tensor, scores: Tensor, idxs: Tensor, iou_threshold: floa
     Returns:
         (M,) int64 indices of the kept boxes, best first.
     """
+    from torchvision import ops
+
     # torchvision separates classes by shifts that assume coordinates >= 0. In float32 a shifted
     # box is rounded, so that results would depend on the number of its class.
     boxes = boxes.double()

@@ -70,15 +70,16 @@ class BufferList(nn.Module):
         super().__init__()
         for i, buffer in enumerate(buffers):
             self.register_buffer(str(i), buffer, persistent=persistent)
+        self.length = len(buffers)
 
     def __len__(self) -> int:
-        return len(self._buffers)
+        return self.length
 
     def __getitem__(self, index: int) -> Tensor:
-        return self.get_buffer(str(range(len(self))[index]))
+        return getattr(self, str(range(len(self))[index]))
 
     def __iter__(self) -> Iterator[Tensor]:
-        return self.buffers(recurse=False)
+        return (self[index] for index in range(len(self)))
 
 
 class AnchorGrid(nn.Module):

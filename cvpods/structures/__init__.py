@@ -1,17 +1,27 @@
-from cvpods.structures.boxes import Boxes, BoxMode, matched_boxlist_iou, pairwise_ioa, pairwise_iou
-from cvpods.structures.image_list import ImageList
-from cvpods.structures.instances import Instances
-from cvpods.structures.pixels import CONTINUOUS, LAST_PIXEL, PixelConvention
+"""Boxes, instances and batches of images."""
 
-__all__ = [
-    "CONTINUOUS",
-    "LAST_PIXEL",
-    "BoxMode",
-    "Boxes",
-    "ImageList",
-    "Instances",
-    "PixelConvention",
-    "matched_boxlist_iou",
-    "pairwise_ioa",
-    "pairwise_iou",
-]
+from typing import TYPE_CHECKING
+
+from cvpods.utils.lazy import lazy_names
+
+if TYPE_CHECKING:
+    from cvpods.structures.boxes import (
+        Boxes,
+        BoxMode,
+        matched_boxlist_iou,
+        pairwise_ioa,
+        pairwise_iou,
+    )
+    from cvpods.structures.image_list import ImageList
+    from cvpods.structures.instances import Instances
+    from cvpods.structures.pixels import CONTINUOUS, LAST_PIXEL, PixelConvention
+
+__all__ = lazy_names(
+    __name__,
+    {
+        "boxes": ["Boxes", "BoxMode", "matched_boxlist_iou", "pairwise_ioa", "pairwise_iou"],
+        "image_list": ["ImageList"],
+        "instances": ["Instances"],
+        "pixels": ["CONTINUOUS", "LAST_PIXEL", "PixelConvention"],
+    },
+)

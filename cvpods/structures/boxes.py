@@ -9,7 +9,6 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 from torch import Tensor
-from torchvision.ops import generalized_box_iou, masks_to_boxes
 
 from cvpods.structures import geometry
 
@@ -204,3 +203,15 @@ def box_cxcywh_to_xyxy(boxes: Tensor) -> Tensor:
 def box_xyxy_to_cxcywh(boxes: Tensor) -> Tensor:
     """Return centre and size (..., 4) of boxes given by their corners (..., 4)."""
     return torch.cat([geometry.centers(boxes), geometry.sizes(boxes)], dim=-1)
+
+
+def generalized_box_iou(boxes1: Tensor, boxes2: Tensor) -> Tensor:
+    """Return the GIoU (N, M) of every pair of boxes (N, 4) and (M, 4)."""
+    return geometry.generalized_iou(boxes1[:, None], boxes2)
+
+
+def masks_to_boxes(masks: Tensor) -> Tensor:
+    """Return the boxes (N, 4) around masks (N, H, W), by torchvision.ops.masks_to_boxes."""
+    from torchvision import ops
+
+    return ops.masks_to_boxes(masks)

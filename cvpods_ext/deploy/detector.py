@@ -21,9 +21,8 @@ from cvpods.structures.samples import Detection, Sample
 from cvpods.utils.errors import ConfigError, DataError
 from cvpods_ext.deploy.graphs import anchors_of
 from cvpods_ext.deploy.info import GraphInfo
+from cvpods_ext.deploy.options import RESIZES
 from cvpods_ext.deploy.sessions import Session, open_session
-
-RESIZES = {"fit": "ResizeToFit", "stretch": "Resize"}
 
 
 class GraphRunner:

@@ -26,7 +26,6 @@ def anchor_bags(
     anchors: Tensor,
     gt_boxes: Tensor,
     bag_size: int,
-    *,
     bags_at_once: int = BAGS_AT_ONCE,
     elements_at_once: int | None = None,
 ) -> Tensor:
@@ -126,7 +125,6 @@ def found_objects(
     gt_boxes: Tensor,
     gt_classes: Tensor,
     num_classes: int,
-    *,
     iou_threshold: float = 0.6,
     last_write: bool = False,
     elements_at_once: int | None = None,

@@ -1,4 +1,4 @@
-"""IoU of a table of boxes x locations, computed in place slice by slice."""
+"""IoU of tables of boxes x locations, computed in place slice by slice."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from cvpods.structures.geometry import EPS
+from cvpods.utils.slices import slices
 
 
 def slice_iou(gt_boxes: Tensor, boxes: Tensor) -> Tensor:
@@ -32,3 +33,23 @@ def as_rows(boxes: Tensor) -> Tensor:
 def as_columns(boxes: Tensor) -> Tensor:
     """Return boxes (R, 4) as the columns (4, 1, R) of a table."""
     return boxes.t().contiguous()[:, None, :]
+
+
+@torch.no_grad()
+def best_iou(
+    predicted: Tensor, gt_boxes: Tensor, location: Tensor, elements_at_once: int | None = None
+) -> Tensor:
+    """Return the largest IoU (R,) of each predicted box (R, 4) with any of the boxes (M, 4).
+
+    Args:
+        location: (P,) int64, the locations that it is computed for; others get 0. May repeat.
+        elements_at_once: size of the slices.
+    """
+    is_needed = torch.zeros(len(predicted), dtype=torch.bool, device=predicted.device)
+    is_needed[location] = True
+    chosen = is_needed.nonzero().flatten()
+    columns, rows = as_columns(predicted[chosen]), as_rows(gt_boxes)
+    best = predicted.new_zeros(len(predicted))
+    for part in slices(len(chosen), len(gt_boxes), predicted.device, elements=elements_at_once):
+        best[chosen[part]] = slice_iou(rows, columns[:, :, part]).amax(dim=0)
+    return best

@@ -11,6 +11,8 @@ from __future__ import annotations
 import json
 import re
 import sys
+from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -18,8 +20,11 @@ import torch
 
 from cvpods.checkpoint.expectations import check_expectations
 from cvpods.configs.config_dict import flatten
+from cvpods.layers import DeformConv
+from cvpods.modeling.meta_arch import DenseDetector
 from cvpods.structures import Boxes, Instances
 from cvpods.tools.experiment import load_experiment
+from cvpods_ext.configs import fragments
 from cvpods_ext.configs.frameworks import ARITHMETIC
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -175,11 +180,57 @@ def test_output_lies_in_the_folder(folder, monkeypatch, tmp_path):
     assert load_experiment(folder)[0].OUTPUT_DIR == str(tmp_path / folder.name)
 
 
-def test_builds_trains_and_detects(folder):
-    """A training and an evaluation step on small images, one of them without boxes."""
+def test_builds_at_full_size(folder, monkeypatch):
+    """On the meta device, the network gives the outputs of every location of an image."""
+    # Neither autocast nor torchvision's deformable convolution knows the meta device.
+    monkeypatch.setattr(torch, "autocast", lambda *_, **__: nullcontext())
+    monkeypatch.setattr(DeformConv, "by_operator", False)
     config, build_model = load_experiment(folder)
+    with torch.device("meta"):
+        model = build_model(config)
+        images = model.preprocess_image([{"image": torch.zeros(3, 64, 96, dtype=torch.uint8)}])
+    predictions, priors = model.predict(images)
+    locations = sum(len(level) for level in priors)
+    assert len(priors) == len(model.in_features)
+    assert predictions.keys() == model.output_channels.keys()
+    for name, channels in model.output_channels.items():
+        assert predictions[name].shape == (1, locations, channels or model.num_classes)
+
+
+# Narrow networks on ResNet-18; the methods, their parts and their arithmetic stay.
+NARROW = {
+    **fragments.RES18,
+    "MODEL.RESNETS.NUM_GROUPS": 1,
+    "MODEL.RESNETS.WIDTH_PER_GROUP": 64,
+    "MODEL.FPN.OUT_CHANNELS": 64,
+    "MODEL.WEIGHTS": "",
+}
+
+
+def narrow(folder: Path) -> tuple[str, Callable[[], DenseDetector]]:
+    """Return what the narrow model of an experiment depends on, and how to build it."""
+    config, build_model = load_experiment(folder)
+    group = METHODS[folder.name.partition(".")[0]]
+    without_resnet = config.MODEL.RESNETS.DEPTH is None
+    config.override({k: v for k, v in NARROW.items() if not (without_resnet and "RESNETS" in k)})
+    config.override({f"MODEL.{group}.NUM_CONVS": 1, f"MODEL.{group}.NUM_CLASSES": 6})
+    depends_on = repr((dict(flatten(config.MODEL)), (folder / "net.py").read_text()))
+    return depends_on, lambda: build_model(config)
+
+
+TRAINED: set[str] = set()
+
+
+def test_trains_and_detects(folder):
+    """A training and an evaluation step of the narrow model, one of the images without boxes.
+
+    Experiments that share this model share the steps.
+    """
+    key, build = narrow(folder)
+    if key in TRAINED:
+        return
     torch.manual_seed(0)
-    model = build_model(config)
+    model = build()
     boxes = Boxes([[4.0, 8, 60, 50], [30.0, 20, 90, 60]])
     classes = torch.tensor([0, model.num_classes - 1])
     empty = Instances((64, 96), gt_boxes=Boxes([]), gt_classes=torch.zeros(0, dtype=torch.int64))
@@ -195,6 +246,7 @@ def test_builds_trains_and_detects(folder):
     with torch.no_grad():
         (output,) = model([{"image": image, "height": 128, "width": 192}])
     assert output["instances"].image_size == (128, 192)
+    TRAINED.add(key)
 
 
 def main() -> None:

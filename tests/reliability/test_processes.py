@@ -38,7 +38,7 @@ SHORT = [
 def start(
     words: list[str], folder: Path, shapes_root: Path, preexec_fn: Callable | None = None
 ) -> subprocess.Popen:
-    """A command in the background, with a process group of its own; its log is on stderr."""
+    """Start a command in the background, in a process group of its own; its log is on stderr."""
     return subprocess.Popen(
         [str(BIN / words[0]), *words[1:]],
         cwd=folder,
@@ -52,7 +52,7 @@ def start(
 
 
 def read_until(process: subprocess.Popen, sign: str) -> str:
-    """What the process writes, up to a line with the sign."""
+    """Return the output of the process up to a line with the sign."""
     text = ""
     for line in process.stderr:
         text += line
@@ -62,7 +62,7 @@ def read_until(process: subprocess.Popen, sign: str) -> str:
 
 
 def ranks(process: subprocess.Popen) -> list[int]:
-    """Process ids of the ranks that a launcher has started."""
+    """Return the process ids of the ranks that a launcher has started."""
     pids = []
     for folder in Path("/proc").iterdir():
         try:
@@ -83,15 +83,15 @@ def free_port() -> int:
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc").is_dir(), reason="no /proc")
 def test_lost_processes(experiment, shapes_root):
-    """One of two is killed after iteration 6: both go on from iteration 4. One is killed once more:
-    no restart is left, the other ends within seconds, and the launcher says which one it was.
+    """One of two is killed after iteration 6: both resume from iteration 4. One is killed again:
+    no restart is left, the other ends within seconds, and the launcher names the killed one.
     """
     words = ["pods_train", "--num-processes", "2", "--max-restarts", "1", *SHORT]
     process = start(words, experiment, shapes_root)
     read_until(process, "iter: 6/12")
     os.kill(ranks(process)[-1], signal.SIGKILL)
     anew = read_until(process, "iter: 8/12")
-    assert "Started anew by the launcher (1)" in anew and "Going on at iteration" in anew
+    assert "Started anew by the launcher (1)" in anew and "Continuing at iteration" in anew
     begun = time.perf_counter()
     os.kill(ranks(process)[-1], signal.SIGKILL)
     rest = process.stderr.read()
@@ -141,8 +141,8 @@ def test_the_message_of_the_failing_rank_comes_first(experiment, shapes_root):
 
 @pytest.mark.slow
 def test_a_signal_to_all_processes_and_another_number_of_them(experiment, shapes_root, run_command):
-    """As Ctrl-C in a terminal: launcher, 2 ranks and loaders' workers get it; they save and stop.
-    One process goes on with the same images in the same order; the log says what changes.
+    """Launcher, 2 ranks and loaders' workers get SIGINT, as from Ctrl-C; they save and stop.
+    One process resumes with the same images in the same order; the log says what changes.
     """
     words = ["pods_train", "--num-processes", "2", *SHORT, "DATALOADER.NUM_WORKERS", "1"]
     process = start(words, experiment, shapes_root)
@@ -155,12 +155,12 @@ def test_a_signal_to_all_processes_and_another_number_of_them(experiment, shapes
     assert "Stopped by SIGINT" in rest and "Traceback" not in rest
     said = run_command(["pods_train", "--resume", *SHORT], experiment).stderr
     assert "had 4 images per optimiser step: 2 process(es)" in said
-    assert "Order and augmentation of the images go on as they would have" in said
+    assert "the augmentation of the images continue unchanged" in said
     assert sorted(losses(experiment / "output")) == list(range(12))
 
 
 def default_signals() -> None:
-    """As in a shell's foreground, however the tests were started."""
+    """Handle signals like a command in a shell's foreground, however the tests were started."""
     for number in (signal.SIGHUP, signal.SIGUSR1, signal.SIGINT):
         signal.signal(number, signal.SIG_DFL)
 

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from typing import Any
 
 from torch import Tensor
-from torchvision.models import mobilenet_v2
 
 from cvpods.layers import FrozenBatchNorm2d, ShapeSpec
 from cvpods.modeling.backbone.backbone import STAGE_STRIDES, Backbone, freeze
@@ -39,6 +38,8 @@ class MobileNetV2(Backbone):
                 f"Features of MobileNetV2 must be some of {list(_LAST_BLOCK)}; got "
                 f"{list(out_features)}."
             )
+        from torchvision.models import mobilenet_v2
+
         last = max(_LAST_BLOCK[name] for name in out_features)
         self.features = mobilenet_v2(weights=None).features[: last + 1]
         self._out_features = list(out_features)

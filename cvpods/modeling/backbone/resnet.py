@@ -17,6 +17,7 @@ from cvpods.modeling.backbone.resnet_blocks import (
     Deformation,
     ResidualBlock,
 )
+from cvpods.modeling.backbone.stages import STAGES
 from cvpods.utils.errors import ConfigError
 
 BLOCKS_PER_STAGE = {
@@ -26,7 +27,6 @@ BLOCKS_PER_STAGE = {
     101: (3, 4, 23, 3),
     152: (3, 8, 36, 3),
 }
-STAGES = ("res2", "res3", "res4", "res5")
 
 
 class ResNet(Backbone):

@@ -6,12 +6,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from cvpods.layers import ShapeSpec
 from cvpods.modeling.backbone.backbone import STAGE_STRIDES, Backbone
 from cvpods.utils.errors import ConfigError
 from cvpods.utils.timm import import_timm
+from cvpods.utils.torch_private import batch_norm_class
 
 
 class TimmBackbone(Backbone):
@@ -70,7 +70,7 @@ class TimmBackbone(Backbone):
         self._channels_last = str(getattr(self.body, "output_fmt", "")).endswith("NHWC")
         self._fixed = self._freeze(name, freeze_at)
         if norm == "FrozenBN":
-            self._fixed += [m for m in self.body.modules() if isinstance(m, _BatchNorm)]
+            self._fixed += [m for m in self.body.modules() if isinstance(m, batch_norm_class())]
         for module in self._fixed:
             module.requires_grad_(False)
 

@@ -46,7 +46,7 @@ def input_shapes(
     strides = strides_of(shapes[level] for level in method.IN_FEATURES) if known else []
     if not strides or strides != sorted(set(strides)):
         raise ConfigError(
-            f"{name}.IN_FEATURES must name some of {list(shapes)}, finest first; got "
+            f"{name}.IN_FEATURES must be some of {list(shapes)}, finest first; got "
             f"{list(method.IN_FEATURES)}."
         )
     return [shapes[level] for level in method.IN_FEATURES]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from loguru import logger
 from torch import Tensor
@@ -78,3 +80,21 @@ def assigned_boxes(gt_index: Tensor, num_boxes: int) -> Tensor:
     """
     has_location = torch.zeros(num_boxes + 1, dtype=torch.bool, device=gt_index.device)
     return has_location.scatter_(0, (gt_index + 1).clamp(min=0), True)[1:]
+
+
+@torch.no_grad()
+def boxes_with_point(boxes: Tensor, grids: Sequence[Tensor], strides: Sequence[int]) -> Tensor:
+    """Return (M,) bool: whether a point of some level lies strictly inside each box (M, 4).
+
+    Args:
+        grids: points (R_l, 2) of each level, row by row; rows and columns inside are counted.
+        strides: of the levels, pixels.
+    """
+    has_point = torch.zeros(len(boxes), dtype=torch.bool, device=boxes.device)
+    for points, stride in zip(grids, strides, strict=True):
+        first, last = points[0], points[-1]  # (x, y) each
+        low = ((boxes[:, :2] - first) / stride).floor() + 1
+        high = ((boxes[:, 2:] - first) / stride).ceil() - 1
+        inside = torch.minimum(high, (last - first) / stride) >= low.clamp(min=0)
+        has_point |= inside.all(dim=1)
+    return has_point

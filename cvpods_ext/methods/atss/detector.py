@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from cvpods.layers.shape_spec import channels_of, strides_of
 from cvpods.modeling.anchor_generator import AnchorGrid
 from cvpods.modeling.backbone import Backbone
 from cvpods.modeling.box_regression import Box2BoxTransform, Shift2BoxTransform
@@ -99,12 +100,12 @@ class ATSS(DenseDetector):
         """Build ATSS on `backbone` from cfg.MODEL.ATSS."""
         atss = cfg.MODEL.ATSS
         shapes = input_shapes(cfg, atss, backbone, RANGES)
-        strides = [shape.stride for shape in shapes]
+        strides = strides_of(shapes)
         sides = [atss.ANCHOR_SCALE * stride for stride in strides]
         return cls(
             backbone=backbone,
             head=DenseHead(
-                in_channels=shapes[0].channels,
+                in_channels=channels_of(shapes[0]),
                 num_convs=atss.NUM_CONVS,
                 num_classes=atss.NUM_CLASSES,
                 prior_prob=atss.PRIOR_PROB,

@@ -1107,7 +1107,7 @@ def test_several_images_at_once(photos, enabled):
 @pytest.mark.parametrize("count", [0, -1])
 def test_fewer_than_one_image_at_once(photos, count):
     photos.TEST.IMS_PER_DEVICE = count
-    with pytest.raises(ConfigError, match=rf"TEST.IMS_PER_DEVICE must be at least 1: {count}"):
+    with pytest.raises(ConfigError, match=rf"TEST.IMS_PER_DEVICE must be at least 1; got {count}"):
         build_test_loader(photos, "photos")
 
 

@@ -408,5 +408,5 @@ def test_extreme_logits():
 @pytest.mark.parametrize("model", [nn.Linear(1, 1), nn.Identity()])
 def test_other_models_are_refused(model):
     name = type(model).__name__
-    with pytest.raises(ConfigError, match=f"AutoAssign and FeatureAlign; this model is {name}"):
+    with pytest.raises(ConfigError, match=f"AutoAssign or FeatureAlign; this model is {name}"):
         maps_of(model, image(16, 24), [[8, 0, 24, 8]])

@@ -9,8 +9,8 @@ import torch
 from torch import nn
 
 from cvpods.modeling.meta_arch import DenseDetector
-from cvpods.tools.common import open_experiment
-from cvpods_ext.deploy.export_tool import main as export
+from cvpods.tools.experiment import open_experiment
+from cvpods_ext.tools.export import main as export
 from tests.load_script import ROOT
 
 # method: (experiment, its group of cfg.MODEL)
@@ -69,17 +69,17 @@ def _give_maps_unit_variance(backbone: nn.Module) -> None:
         hook.remove()
 
 
-def export_small(method: str, folder: Path, *flags: str, opts: Any = ()) -> Path:
-    """A graph of small_detector's weights, by pods_export; its weights lie beside it. One that is
-    there already stays.
-    """
-    weights = folder / f"{method}.pth"
+def name_of(method: str, *flags: str) -> str:
+    """Return the name of the file that export_small writes."""
     suffix = "pt2" if "pt2" in flags else "onnx"
-    target = folder / f"{method}{''.join(flags)}.{suffix}".replace(":", "_")
-    if target.exists():
-        return target
-    torch.save({"model": small_detector(method, opts).state_dict()}, weights)
-    settings = [str(o) for o in (*small_opts(method), *opts)]
+    return f"{method}{''.join(flags)}.{suffix}".replace(":", "_")
+
+
+def export_small(method: str, folder: Path, *flags: str) -> Path:
+    """Export small_detector's weights, saved beside the graph, by pods_export."""
+    weights, target = folder / f"{method}.pth", folder / name_of(method, *flags)
+    torch.save({"model": small_detector(method).state_dict()}, weights)
+    settings = [str(word) for word in small_opts(method)]
     export(
         ["--dir", str(folder_of(method)), "--weights", str(weights), "--output", str(target)]
         + [*flags, *settings]

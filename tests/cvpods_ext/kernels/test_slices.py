@@ -20,13 +20,11 @@ CPU = torch.device("cpu")
         (0, 50, []),
     ],
 )
-def test_slices_of_at_most_a_hundred_elements(length, width, expected, monkeypatch):
+def test_slices_of_at_most_a_hundred_elements(length, width, expected):
     """Rows of 50 elements go by twos; rows wider than the bound go alone; rows of none at once."""
-    monkeypatch.setattr("cvpods.utils.slices.SLICE_ON_CPU", 100)
-    assert [(s.start, s.stop) for s in slices(length, width, CPU)] == expected
+    assert [(s.start, s.stop) for s in slices(length, width, CPU, elements=100)] == expected
 
 
-def test_slices_of_at_least_so_many_rows(monkeypatch):
-    monkeypatch.setattr("cvpods.utils.slices.SLICE_ON_CPU", 100)
-    assert [(s.start, s.stop) for s in slices(5, 50, CPU, at_least=3)] == [(0, 3), (3, 5)]
-    assert [(s.start, s.stop) for s in slices(5, 25, CPU, at_least=3)] == [(0, 4), (4, 5)]
+def test_slices_of_at_least_so_many_rows():
+    assert [(s.start, s.stop) for s in slices(5, 50, CPU, 3, elements=100)] == [(0, 3), (3, 5)]
+    assert [(s.start, s.stop) for s in slices(5, 25, CPU, 3, elements=100)] == [(0, 4), (4, 5)]

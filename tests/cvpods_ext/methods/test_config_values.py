@@ -118,7 +118,7 @@ def test_attention_out_of_range(key, value):
 
 def test_attention_that_the_backbone_does_not_have():
     """A net.py that builds the plain pyramid."""
-    with pytest.raises(ConfigError, match="ATTENTION.ENABLED is True, but the backbone has none"):
+    with pytest.raises(ConfigError, match="ENABLED is True, but the backbone has no attention"):
         build("FEATURE_ALIGN", ATTENTION={"ENABLED": True})
 
 

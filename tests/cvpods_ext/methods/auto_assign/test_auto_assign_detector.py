@@ -43,7 +43,7 @@ from tests.cvpods.modeling.test_dense_detectors import (
     make_inputs,
 )
 
-ROOT = Path(__file__).resolve().parents[3]
+ROOT = Path(__file__).resolve().parents[4]
 FOLDERS = [p for m in ("auto_assign", "feature_align") for p in ROOT.glob(f"playground/{m}.*")]
 LOSSES = {"loss_pos", "loss_neg", "loss_norm"}
 CONFIGS = {"AUTO_ASSIGN": AutoAssignConfig, "FEATURE_ALIGN": FeatureAlignConfig}
