@@ -88,7 +88,7 @@ class Checkpointer:
         return (self.save_dir / LAST_CHECKPOINT).exists()
 
     def get_checkpoint_file(self) -> Path | None:
-        """Return the file that last_checkpoint names, or None if there is no such file."""
+        """Return the file that last_checkpoint names, or None if the file does not exist."""
         pointer = self.save_dir / LAST_CHECKPOINT
         try:
             text = pointer.read_text(encoding="utf-8", errors="replace")

@@ -27,7 +27,7 @@ from cvpods.utils.logger import log_settings, setup_logger
 from cvpods.utils.stop import STOP_SIGNALS, shield_worker
 
 if TYPE_CHECKING:
-    from torch.utils.data.dataloader import _BaseDataLoaderIter
+    from cvpods.utils.torch_private import DataLoaderIterator
 
 # Modules of an experiment's folder, see load_experiment(). Workers import them too, because they
 # need the names that these modules register.
@@ -78,7 +78,7 @@ class Loader(DataLoader):
     def __init__(self, dataset: Any, **kwargs: Any) -> None:
         super().__init__(dataset, worker_init_fn=WorkerStart(), **kwargs)
 
-    def __iter__(self) -> _BaseDataLoaderIter:
+    def __iter__(self) -> DataLoaderIterator:
         method = multiprocessing.get_start_method() if self.num_workers else "fork"
         if method == "forkserver":
             # The server imports these modules once, instead of every worker.

@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     from torch.multiprocessing.spawn import ProcessContext
     from torch.optim.lr_scheduler import LRScheduler
 
+    # The type of iter(DataLoader), for annotations of overrides. It has no public name.
+    from torch.utils.data.dataloader import _BaseDataLoaderIter as DataLoaderIterator  # noqa: F401
+
 
 def read_archive_record(path: Path, name: str) -> bytes:
     """Return one record of a .pth archive, as torch.load would read it.

@@ -289,7 +289,7 @@ OWNERS = {
 
 
 def two_processes(rank: int, folder: str) -> None:
-    """Each case fails, ends on both ranks, and is resumed."""
+    """Let each case fail, end on both ranks, and be resumed."""
     torch.set_num_threads(1)
     store = f"file://{folder}/store"
     dist.init_process_group("gloo", init_method=store, rank=rank, world_size=2)

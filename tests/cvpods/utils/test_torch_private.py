@@ -17,6 +17,7 @@ from torch import nn
 from torch.distributed.elastic.agent.server.local_elastic_agent import LocalElasticAgent
 from torch.distributed.elastic.rendezvous import dynamic_rendezvous
 from torch.multiprocessing.spawn import ProcessContext
+from torch.utils.data import DataLoader, dataloader
 
 import cvpods
 import cvpods_ext
@@ -70,6 +71,7 @@ def test_one_module_uses_private_names():
     names = found.pop("torch_private.py")
     assert found == {}
     assert names == {
+        "_BaseDataLoaderIter",
         "_BatchNorm",
         "_C",
         "_NormBase",
@@ -104,6 +106,11 @@ def test_archive_record(tmp_path):
         expected = archive.read("x/data.pkl")
     assert torch_private.read_archive_record(tmp_path / "x.pth", "data.pkl") == expected
     assert b"arange" not in expected and len(io.BytesIO(expected).read()) > 10
+
+
+def test_type_of_a_loaders_iterator():
+    iterator = iter(DataLoader([1]))
+    assert isinstance(iterator, dataloader._BaseDataLoaderIter)
 
 
 def test_norm_classes():
