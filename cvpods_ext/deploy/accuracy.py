@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -27,7 +28,7 @@ def evaluate_graph(
     provider: str | None = None,
     resize: str | None = None,
     batch: int | None = None,
-    arguments: object = None,
+    arguments: argparse.Namespace | None = None,
 ) -> dict[str, Any]:
     """Evaluate a graph on the experiment's test data set, or on COCO's val2017.
 
