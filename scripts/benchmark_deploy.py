@@ -21,8 +21,8 @@ import torch
 from benchmark import timed
 
 from cvpods.engine import RUNNERS
-from cvpods.tools.common import open_experiment
 from cvpods.tools.detectors import load_detector
+from cvpods.tools.experiment import open_experiment
 from cvpods_ext.deploy.graphs import NetworkGraph
 from cvpods_ext.deploy.performance import random_feeds
 from cvpods_ext.deploy.precision import fold_batch_norms

@@ -29,7 +29,7 @@ from torch import Tensor
 
 from cvpods.checkpoint import load_weights
 from cvpods.structures import Boxes, Instances
-from cvpods.tools.common import open_experiment
+from cvpods.tools.experiment import open_experiment
 from cvpods_ext.convert.conversion import convert
 
 ROOT = Path(__file__).resolve().parents[1]

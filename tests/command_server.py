@@ -21,7 +21,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from tests.forking import fork, status_of
-from tests.load_script import ROOT
+from tests.load_script import ROOT, load_script
 
 PROGRAM = """#!{python} -IS
 import array, json, os, socket, sys
@@ -96,10 +96,7 @@ def serve(address: str) -> None:
     """Answer requests, one after the other, for ever."""
     import torch
 
-    import cvpods_ext.configs  # noqa: F401 - what experiments import is imported here, once
-    import cvpods_ext.console
-    import cvpods_ext.methods.feature_align.detector  # noqa: F401
-
+    load_script("scripts/import_all.py").import_modules()  # the commands import them when needed
     with contextlib.suppress(ImportError):  # what pods_export takes seconds to import
         import onnx  # noqa: F401
         import onnxscript  # noqa: F401

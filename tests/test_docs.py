@@ -29,7 +29,7 @@ from PIL import Image, ImageDraw
 from torch import nn
 from torchvision.models import mobilenet_v2
 
-from cvpods.tools.common import open_experiment
+from cvpods.tools.experiment import open_experiment
 from cvpods.utils.video import VideoWriter
 from tests.conftest import TINY
 from tests.load_script import ROOT

@@ -6,8 +6,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torchvision
-
 from cvpods.utils.errors import CheckpointError
 from cvpods.utils.timm import import_timm
 
@@ -207,6 +205,8 @@ def _find_torchvision_url(rest: str) -> PublishedWeights | None:
     """Return the entry of a URL of one of torchvision's ResNets, the same as for its name."""
     if not rest.startswith("download.pytorch.org/"):
         return None
+    import torchvision
+
     for name in RESNETS:
         for member in torchvision.models.get_model_weights(name):
             if member.url.endswith(rest):
@@ -224,6 +224,8 @@ def _find_torchvision(rest: str) -> PublishedWeights:
     Raises:
         CheckpointError: torchvision does not have the network or the weights.
     """
+    import torchvision
+
     name, _, version = rest.partition("?")
     try:
         versions = torchvision.models.get_model_weights(name)

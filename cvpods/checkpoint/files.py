@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -27,10 +26,11 @@ from cvpods.checkpoint.torch_files import (
     unreadable_error,
 )
 from cvpods.utils.errors import CheckpointError
+from cvpods.utils.lazy import resolve
 
-# Functions that convert a file's content after it is read: {purpose: function of the content}.
-# cvpods_ext registers the conversion of other frameworks' weights here.
-READERS: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {}
+# Functions that convert the content of a file after it is read, as "module:function". Content of
+# another format gets this project's names; any other content is returned as it is.
+READERS: dict[str, str] = {"other frameworks": "cvpods_ext.convert.reading:read_foreign"}
 
 
 def load_file(address: str | Path) -> dict[str, Any]:
@@ -49,8 +49,8 @@ def load_file(address: str | Path) -> dict[str, Any]:
     if text.startswith("timm://"):
         return load_timm(text, read_file)
     content = read_file(find_weights(address))
-    for read in READERS.values():
-        content = read(content)
+    for address in READERS.values():
+        content = resolve(address)(content)
     expects = plain_dict(content.get("expects"))
     expects |= expected_keys(text)
     if isinstance(content.get("provenance"), dict):

@@ -13,8 +13,8 @@ import torch
 from loguru import logger
 
 from cvpods.checkpoint.atomic import write_file
-from cvpods.configs.check import check_config
 from cvpods.configs.config_dict import flatten
+from cvpods.configs.validation import check_config
 from cvpods.modeling.test_time_augmentation import augmentation_arguments
 from cvpods.utils import comm
 from cvpods.utils.env import collect_env_info, seed_all_rng, select_device

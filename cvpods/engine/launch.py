@@ -7,21 +7,19 @@ import signal
 import socket
 from collections.abc import Callable
 from contextlib import closing
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import torch
 import torch.distributed as dist
-from torch.distributed.elastic.multiprocessing import SignalException
-from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
-from torch.distributed.elastic.rendezvous.api import RendezvousError
-from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-from cvpods.engine.elastic import launch_config, pass_stop_signals_on, prepare_torch
 from cvpods.engine.machines import Place, meet
 from cvpods.engine.worker import run_alone, run_worker
 from cvpods.utils.env import check_gpus, has_gpus
 from cvpods.utils.errors import ConfigError, PodsError
 from cvpods.utils.stop import STOP_SIGNALS, Stopped
+
+if TYPE_CHECKING:
+    from torch.distributed.launcher.api import LaunchConfig
 
 _Result = TypeVar("_Result")
 
@@ -69,6 +67,8 @@ def launch(
     on_cpu = num_processes is not None or num_gpus_per_machine == 0 or not has_gpus()
     if count * num_machines == 1 and max_restarts == 0:
         return run_alone(main_func, args, on_cpu)
+    from cvpods.engine.elastic import launch_config, pass_stop_signals_on, prepare_torch
+
     place = Place(*_endpoint(dist_url, num_machines), num_machines, wait_minutes)
     store = meet(place, machine_rank)
     config = launch_config(count, place, machine_rank, max_restarts)
@@ -84,6 +84,11 @@ def _run_group(
     config: LaunchConfig, main_func: Callable[..., _Result], args: tuple, cpu: bool
 ) -> _Result:
     """Run the processes of this machine; translate torch's errors."""
+    from torch.distributed.elastic.multiprocessing import SignalException
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.elastic.rendezvous.api import RendezvousError
+    from torch.distributed.launcher.api import elastic_launch
+
     try:
         results = elastic_launch(config, run_worker)(main_func, args, cpu)
         return results[min(results)]

@@ -18,7 +18,7 @@ from cvpods.checkpoint import Checkpointer, DefaultCheckpointer
 from cvpods.checkpoint.atomic import remove_leftovers
 from cvpods.checkpoint.newest import read_iteration
 from cvpods.checkpoint.origin import Origin, set_origin
-from cvpods.configs.check import check_training
+from cvpods.configs.validation import check_training
 from cvpods.data.build import build_test_loader, build_train_loader, largest_training_image
 from cvpods.data.white_level import settle_white_level
 from cvpods.engine import hooks

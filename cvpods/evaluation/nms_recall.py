@@ -7,21 +7,23 @@ import json
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from loguru import logger
-from matplotlib.figure import Figure
 from tabulate import tabulate
 from torch import Tensor
-from torchvision.ops import box_convert, box_iou
 
 from cvpods.checkpoint.atomic import write_file
 from cvpods.evaluation.evaluator import DatasetEvaluator
 from cvpods.evaluation.provenance import ENTRY, report_lines
+from cvpods.structures import BoxMode, geometry
 from cvpods.structures.samples import Sample
 from cvpods.utils import comm
 from cvpods.utils.errors import DataError
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 THRESHOLDS = tuple(round(0.5 + 0.05 * i, 2) for i in range(9))
 # Number of pairs of boxes that are compared at once: 64 MiB of IoU values.
@@ -41,7 +43,7 @@ def best_iou(gt_boxes: Tensor, boxes: Tensor) -> Tensor:
     best = gt_boxes.new_zeros(len(gt_boxes))
     for part in boxes.split(max(1, PAIRS_AT_ONCE // max(1, len(gt_boxes)))):
         if len(part):
-            best = torch.maximum(best, box_iou(gt_boxes, part).nan_to_num(0.0).amax(dim=1))
+            best = torch.maximum(best, geometry.iou(gt_boxes[:, None], part).amax(dim=1))
     return best
 
 
@@ -96,7 +98,7 @@ class NMSRecallEvaluator(DatasetEvaluator):
         limits = torch.tensor(THRESHOLDS)
         for sample, output in zip(inputs, outputs, strict=True):
             boxes = torch.tensor(self.boxes.get(sample["image_id"], []), dtype=torch.float32)
-            boxes = box_convert(boxes.reshape(-1, 4), "xywh", "xyxy")
+            boxes = BoxMode.convert(boxes.reshape(-1, 4), BoxMode.XYWH_ABS, BoxMode.XYXY_ABS)
             for side, counts in self._detected.items():
                 detected = output[side].pred_boxes.tensor
                 iou = best_iou(boxes.to(detected.device), detected).cpu()
@@ -150,6 +152,8 @@ class NMSRecallEvaluator(DatasetEvaluator):
 
 
 def _plot(ratios: Sequence[float], mean: float, title: str) -> Figure:
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=(5, 3.5), layout="constrained")
     axes = figure.add_subplot()
     axes.plot(THRESHOLDS, [ratio * 100 for ratio in ratios], marker="o", color="#0072B2")

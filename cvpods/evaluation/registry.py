@@ -2,4 +2,4 @@
 
 from cvpods.utils.registry import Registry
 
-EVALUATOR = Registry("evaluator")
+EVALUATOR = Registry("evaluator", ["cvpods.evaluation.coco_evaluation"])

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import torch
 from torch import Tensor
-from torchvision import ops
 
 from cvpods.layers.nms import batched_nms
+from cvpods.structures import geometry
 
 
 def box_voting(
@@ -43,7 +43,7 @@ def box_voting(
     # that "at least".
     below = np.nextafter(np.float32(iou_threshold), np.float32(-1))
     heads = batched_nms(boxes, scores, classes, float(below))  # (H,), best first
-    iou = ops.box_iou(boxes[heads], boxes)  # (H, N)
+    iou = geometry.iou(boxes[heads][:, None], boxes)  # (H, N)
     iou = torch.where(classes[heads][:, None] == classes, iou, -1.0)
     cluster = _first_head(iou, heads, iou_threshold)  # (N,)
 

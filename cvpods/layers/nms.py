@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torchvision import ops
-from torchvision.ops import nms
 
+from cvpods.structures import geometry
 from cvpods.utils.errors import ConfigError
 
 __all__ = ["batched_nms", "batched_softnms", "cluster_nms", "generalized_batched_nms", "nms"]
 
 NMS_TYPES = ("normal", "softnms-linear", "softnms-gaussian", "cluster")
+
+
+def nms(boxes: Tensor, scores: Tensor, iou_threshold: float) -> Tensor:
+    """Call torchvision.ops.nms."""
+    from torchvision import ops
+
+    return ops.nms(boxes, scores, iou_threshold)
 
 
 def batched_nms(boxes: Tensor, scores: Tensor, idxs: Tensor, iou_threshold: float) -> Tensor:
@@ -25,6 +31,8 @@ def batched_nms(boxes: Tensor, scores: Tensor, idxs: Tensor, iou_threshold: floa
     Returns:
         (M,) int64 indices of the kept boxes, best first.
     """
+    from torchvision import ops
+
     # torchvision tells classes apart by shifts that suppose coordinates >= 0. In float32 a shifted
     # box is rounded, so that results would depend on the number of its class.
     boxes = boxes.double()
@@ -56,7 +64,7 @@ def batched_softnms(
         while len(rest) > 1:
             best = scores[rest].argmax()
             top, rest = rest[best], torch.cat([rest[:best], rest[best + 1 :]])
-            iou = ops.box_iou(boxes[top][None], boxes[rest])[0].nan_to_num(0.0)
+            iou = geometry.iou(boxes[top], boxes[rest])
             if soft_mode == "linear":
                 decay = torch.where(iou >= iou_threshold, 1 - iou, 1.0)
             else:
@@ -71,7 +79,8 @@ def cluster_nms(boxes: Tensor, scores: Tensor, idxs: Tensor, iou_threshold: floa
     """NMS as a fixed point of matrix steps (Cluster-NMS, arXiv:2005.03572); same result as NMS."""
     order = scores.argsort(descending=True, stable=True)
     same_class = idxs[order][:, None] == idxs[order]
-    iou = (ops.box_iou(boxes[order].float(), boxes[order].float()) * same_class).triu(diagonal=1)
+    ordered = boxes[order].float()
+    iou = (geometry.iou(ordered[:, None], ordered) * same_class).triu(diagonal=1)
     kept = torch.ones(len(order), dtype=torch.bool, device=boxes.device)
     for _ in range(len(order)):
         new = ~((iou > iou_threshold) & kept[:, None]).any(dim=0)

@@ -9,7 +9,6 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torchvision.transforms.v2 import functional as TF  # noqa: N812 - torchvision's own alias
 
 from cvpods.layers.box_voting import box_voting
 from cvpods.modeling.meta_arch.dense_detector import DenseDetector
@@ -121,7 +120,9 @@ class TestTimeAugmentation(nn.Module):
         """The normalised image (C, h, w) of a pass."""
         size = shortest_edge_size(*image.shape[1:], scale.short_edge, scale.max_size)
         if self.from_original:
-            return self.detector.normalize(TF.resize(image, list(size)))
+            from torchvision.transforms.v2.functional import resize
+
+            return self.detector.normalize(resize(image, list(size)))
         return F.interpolate(image[None], size, mode="bilinear", align_corners=True)[0]
 
     def _passes(self, views: list[Tensor], scale: ScaleRange) -> Iterator[list[Instances]]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from cvpods.solver.eager import SGD, AdamW
 from cvpods.utils.errors import ConfigError
 from cvpods.utils.registry import Registry
 from cvpods.utils.torch_private import norm_class
@@ -77,13 +78,13 @@ def _config_groups(model: nn.Module, cfg: ConfigDict) -> list[dict[str, Any]]:
 @OPTIMIZER_BUILDER.register(name="D2SGD")
 def build_sgd(model: nn.Module, cfg: ConfigDict) -> torch.optim.SGD:
     """Build SGD with momentum."""
-    return torch.optim.SGD(_config_groups(model, cfg), momentum=cfg.SOLVER.OPTIMIZER.MOMENTUM)
+    return SGD(_config_groups(model, cfg), momentum=cfg.SOLVER.OPTIMIZER.MOMENTUM)
 
 
 @OPTIMIZER_BUILDER.register(name="AdamW")
 def build_adamw(model: nn.Module, cfg: ConfigDict) -> torch.optim.AdamW:
     """Build Adam with decoupled weight decay, in one fused kernel."""
-    return torch.optim.AdamW(_config_groups(model, cfg), fused=True)
+    return AdamW(_config_groups(model, cfg), fused=True)
 
 
 def build_optimizer(cfg: ConfigDict, model: nn.Module) -> torch.optim.Optimizer:

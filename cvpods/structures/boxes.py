@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torchvision.ops import box_iou, generalized_box_iou, masks_to_boxes
+
+from cvpods.structures import geometry
 
 __all__ = [
     "BoxMode",
@@ -139,8 +140,8 @@ class Boxes:
 
 
 def pairwise_iou(boxes1: Boxes, boxes2: Boxes) -> Tensor:
-    """(N, M) IoU of every pair; 0 where both areas are 0."""
-    return box_iou(boxes1.tensor, boxes2.tensor).nan_to_num(0.0)
+    """Return the IoU (N, M) of every pair; 0 if both boxes have no area."""
+    return geometry.iou(boxes1.tensor[:, None], boxes2.tensor)
 
 
 def pairwise_ioa(
@@ -177,3 +178,15 @@ def box_xyxy_to_cxcywh(boxes: Tensor) -> Tensor:
     """(..., 4) corners -> centre and size."""
     low, high = boxes[..., :2], boxes[..., 2:]
     return torch.cat([(low + high) / 2, high - low], dim=-1)
+
+
+def generalized_box_iou(boxes1: Tensor, boxes2: Tensor) -> Tensor:
+    """Return the GIoU (N, M) of every pair of boxes (N, 4) and (M, 4)."""
+    return geometry.generalized_iou(boxes1[:, None], boxes2)
+
+
+def masks_to_boxes(masks: Tensor) -> Tensor:
+    """Return the boxes (N, 4) around masks (N, H, W), by torchvision.ops.masks_to_boxes."""
+    from torchvision import ops
+
+    return ops.masks_to_boxes(masks)

@@ -7,12 +7,12 @@ import platform
 import random
 import sys
 from collections.abc import Sequence
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-import torchvision
 from loguru import logger
 from tabulate import tabulate
 from torch import Tensor
@@ -77,7 +77,7 @@ def collect_env_info() -> str:
         ("python", sys.version.split()[0]),
         ("platform", platform.platform()),
         ("torch", torch.__version__),
-        ("torchvision", torchvision.__version__),
+        ("torchvision", metadata.version("torchvision")),
         ("numpy", np.__version__),
         ("CPU threads", torch.get_num_threads()),
         ("CUDA", torch.version.cuda if torch.cuda.is_available() else "not available"),

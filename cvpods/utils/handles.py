@@ -8,8 +8,6 @@ import os
 import sys
 import threading
 
-from loguru import logger
-
 from cvpods.utils.errors import ConfigError, PodsError
 
 try:
@@ -57,6 +55,8 @@ def _record_scarcity(now: int, needed: int) -> None:
     global _scarce
     _scarce = 0 <= now < needed
     if _scarce:
+        from loguru import logger
+
         logger.warning(f"About {needed} files may be open at once. {describe_handles()}")
 
 

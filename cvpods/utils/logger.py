@@ -11,7 +11,6 @@ from pathlib import Path
 
 from loguru import logger
 
-from cvpods.utils import comm
 from cvpods.utils.errors import ConfigError
 
 _FORMAT = (
@@ -98,7 +97,7 @@ def log_first_n(lvl: str | int, msg: str, n: int = 1, *, key: str | tuple = "cal
         key: count the calls of the same line ("caller"), with the same `msg` ("message"), or with
             both the same (a tuple of the two).
     """
-    frame = inspect.stack()[1]
+    frame = inspect.stack(0)[1]  # 0: without reading source files
     parts = {"caller": (frame.filename, frame.lineno), "message": msg}
     keys = (key,) if isinstance(key, str) else tuple(key)
     identity = tuple(parts[k] for k in keys)
@@ -110,4 +109,6 @@ def log_first_n(lvl: str | int, msg: str, n: int = 1, *, key: str | tuple = "cal
 
 def is_terminal() -> bool:
     """Return True if a progress bar can be shown: on rank 0, if stderr is a terminal."""
+    from cvpods.utils import comm
+
     return comm.is_main_process() and sys.stderr.isatty()

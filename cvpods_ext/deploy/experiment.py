@@ -13,9 +13,9 @@ from torch import nn
 from cvpods.configs import BaseConfig
 from cvpods.layers import DeformConv
 from cvpods.modeling.meta_arch import DenseDetector
-from cvpods.tools.common import chosen_weights
 from cvpods.tools.detectors import is_graph, load_detector
 from cvpods.tools.predictor import class_names
+from cvpods.tools.weights import chosen_weights
 from cvpods.utils.errors import CheckpointError, ConfigError
 from cvpods_ext.deploy.export import write_graph
 from cvpods_ext.deploy.graphs import DetectorGraph, NetworkGraph, anchors_of

@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
-from cvpods.tools.common import open_experiment, reporting_errors
+from cvpods.tools.errors import reporting_errors
+from cvpods.tools.experiment import open_experiment
 from cvpods_ext.convert.layouts import LAYOUTS, MMDET_METHODS
 
 _DESCRIPTION = """
@@ -16,8 +17,10 @@ project, or weights of this project to mmdetection. The report lists what became
 
 def _convert(args: argparse.Namespace) -> None:
     experiment = open_experiment(args.dir, device="cpu") if args.dir else None
+    from cvpods.utils.logger import setup_logger
     from cvpods_ext.convert.files import convert_file
 
+    setup_logger()
     converted = convert_file(
         args.input,
         args.output,

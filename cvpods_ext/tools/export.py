@@ -6,7 +6,9 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from cvpods.tools.common import make_parser, open_experiment, reporting_errors
+from cvpods.tools.errors import reporting_errors
+from cvpods.tools.experiment import open_experiment
+from cvpods.tools.flags import check_num_gpus, make_parser
 from cvpods_ext.deploy.options import (
     DEFORM_CONVS,
     FORMATS,
@@ -106,8 +108,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     with reporting_errors():
         options = _options(args)
         config, build_model = open_experiment(args.dir or ".", args.opts, device="cpu")
+        check_num_gpus(args)
+        from cvpods.utils.logger import setup_logger
         from cvpods_ext.deploy.experiment import export_experiment
 
+        setup_logger()
         export_experiment(config, build_model, options, args.weights, args.opts)
 
 

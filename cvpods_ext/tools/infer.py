@@ -9,9 +9,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from loguru import logger
-
-from cvpods.tools.common import load_config, make_parser, reporting_errors
+from cvpods.tools.errors import reporting_errors
+from cvpods.tools.experiment import load_config
+from cvpods.tools.flags import check_num_gpus, make_parser
 from cvpods.utils.errors import CheckpointError, ConfigError
 from cvpods_ext.deploy.options import (
     GRAPH_SUFFIXES,
@@ -56,9 +56,12 @@ def _check(args: argparse.Namespace) -> None:
 def _performance(args: argparse.Namespace) -> bool:
     """Time the graph; return whether --target-fps is met."""
     size = parse_size(args.size) if args.size else None
+    check_num_gpus(args)
     from cvpods.utils.env import select_device
+    from cvpods.utils.logger import setup_logger
     from cvpods_ext.deploy.performance import time_graph
 
+    setup_logger()
     figures = time_graph(
         args.model,
         provider=args.provider or "auto",
@@ -95,6 +98,8 @@ def _meets(name: str, value: float | None, target: float | None) -> bool:
     """Log and return whether a value reaches its target; None as a value reaches no target."""
     if target is None:
         return True
+    from loguru import logger
+
     met = value is not None and value >= target
     level, word = ("SUCCESS", "is met") if met else ("ERROR", "is missed")
     shown = "nan" if value is None else f"{value:.3f}"

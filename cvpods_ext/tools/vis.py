@@ -7,7 +7,9 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from cvpods.tools.common import load_config, make_parser, reporting_errors
+from cvpods.tools.errors import reporting_errors
+from cvpods.tools.experiment import load_config
+from cvpods.tools.flags import make_parser
 from cvpods.utils.errors import ConfigError
 
 # Largest number of rows of a figure.

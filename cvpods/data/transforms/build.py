@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from cvpods.data.registry import TRANSFORMS
-from cvpods.data.transforms.torchvision_bridge import TorchTransformGen
 from cvpods.data.transforms.transform import TransformCall
 from cvpods.utils.errors import ConfigError
 
@@ -35,6 +34,8 @@ def _build(step: Sequence[Any], shared: Mapping[str, Any]) -> TransformCall:
         raise ConfigError(f"A step of INPUT.AUG must be a (name, arguments) pair; got {step!r}.")
     name, arguments = step
     if name.startswith("Torch_"):
+        from cvpods.data.transforms.torchvision_bridge import TorchTransformGen
+
         return TorchTransformGen(arguments)
     cls = TRANSFORMS.get(name)
     if not isinstance(arguments, Mapping):

@@ -11,8 +11,8 @@ from typing import Any, TypeAlias
 
 import numpy as np
 import torch
-from torchvision.transforms.v2 import functional as TF  # noqa: N812 - torchvision's own alias
 
+from cvpods.data.transforms.resize import resize_bilinear
 from cvpods.structures import BoxMode
 
 Annotations = list[dict[str, Any]]
@@ -93,7 +93,7 @@ class VFlipTransform(Transform):
 class ResizeTransform(Transform):
     """Bilinear resizing of an (h, w) image to (new_h, new_w), with antialiasing.
 
-    torchvision's kernel for 8-bit images equals PIL's within one grey level and is several times
+    torch's kernel for 8-bit images equals PIL's within one grey level and is several times
     faster.
 
     Args:
@@ -110,8 +110,7 @@ class ResizeTransform(Transform):
     def apply_image(self, img: np.ndarray) -> np.ndarray:
         if (self.new_h, self.new_w) == img.shape[:2]:
             return img
-        tensor = torch.from_numpy(img).permute(2, 0, 1)
-        return TF.resize(tensor, [self.new_h, self.new_w]).permute(1, 2, 0).numpy()
+        return resize_bilinear(img, self.new_h, self.new_w)
 
     def apply_coords(self, coords: np.ndarray) -> np.ndarray:
         return coords * [self.new_w / self.w, self.new_h / self.h]

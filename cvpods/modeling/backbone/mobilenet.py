@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from typing import Any
 
 from torch import Tensor, nn
-from torchvision.models import mobilenet_v2
 
 from cvpods.layers import FrozenBatchNorm2d, ShapeSpec
 from cvpods.modeling.backbone.backbone import STAGE_STRIDES, Backbone, freeze
@@ -35,6 +34,8 @@ class MobileNetV2(Backbone):
             raise ConfigError(
                 f"MobileNetV2's features are {list(_LAST_BLOCK)}; got {list(out_features)}."
             )
+        from torchvision.models import mobilenet_v2
+
         last = max(_LAST_BLOCK[name] for name in out_features)
         self.features = mobilenet_v2(weights=None).features[: last + 1]
         self._out_features = list(out_features)

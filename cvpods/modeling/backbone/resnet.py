@@ -16,6 +16,7 @@ from cvpods.modeling.backbone.resnet_blocks import (
     Deformation,
     ResidualBlock,
 )
+from cvpods.modeling.backbone.stages import STAGES
 from cvpods.utils.errors import ConfigError
 
 BLOCKS_PER_STAGE = {
@@ -25,7 +26,6 @@ BLOCKS_PER_STAGE = {
     101: (3, 4, 23, 3),
     152: (3, 8, 36, 3),
 }
-STAGES = ("res2", "res3", "res4", "res5")
 
 
 class ResNet(Backbone):

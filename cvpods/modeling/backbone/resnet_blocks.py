@@ -7,14 +7,7 @@ from typing import Any, NamedTuple
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cvpods.layers import (
-    Conv2d,
-    DeformConv,
-    ModulatedDeformConv,
-    OffsetConv,
-    get_activation,
-    get_norm,
-)
+from cvpods.layers import Conv2d, get_activation, get_norm
 from cvpods.modeling.nn_utils.weight_init import c2_msra_fill
 
 
@@ -97,6 +90,8 @@ class ResidualBlock(nn.Module):
         if deformation is None:
             self.conv2 = _conv(inputs, outputs, 3, norm, **kwargs)
             return
+        from cvpods.layers import DeformConv, ModulatedDeformConv, OffsetConv
+
         kind = ModulatedDeformConv if deformation.modulated else DeformConv
         self.conv2 = _conv(
             inputs, outputs, 3, norm, kind, deformable_groups=deformation.groups, **kwargs

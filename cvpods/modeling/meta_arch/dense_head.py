@@ -8,7 +8,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from cvpods.layers import DFConv2d, get_norm
+import cvpods.layers
+from cvpods.layers import get_norm
 from cvpods.modeling.nn_utils.weight_init import normal_fill
 from cvpods.utils.errors import ConfigError
 
@@ -106,7 +107,7 @@ class DenseHead(nn.Module):
 def _tower(channels: int, num_convs: int, norm: str, deformable: bool) -> nn.Sequential:
     layers: list[nn.Module] = []
     for i in range(num_convs):
-        kind = DFConv2d if deformable and i == num_convs - 1 else nn.Conv2d
+        kind = cvpods.layers.DFConv2d if deformable and i == num_convs - 1 else nn.Conv2d
         layers.append(kind(channels, channels, 3, padding=1))
         if norm:
             layers.append(get_norm(norm, channels))

@@ -10,7 +10,7 @@ from cvpods.checkpoint.expectations import check_expectations
 from cvpods.checkpoint.files import write_weights
 from cvpods.configs import RetinaNetConfig
 from cvpods.modeling.backbone import build_resnet_fpn_p3_p7
-from cvpods.tools.common import open_experiment
+from cvpods.tools.experiment import open_experiment
 from cvpods.utils.errors import CheckpointError, ConfigError
 from cvpods_ext.configs.frameworks import pretrained
 from cvpods_ext.methods.atss import ATSS, ATSSConfig

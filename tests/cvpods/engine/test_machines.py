@@ -162,7 +162,7 @@ _WORK = """
 import sys, time
 import torch
 from cvpods.engine.launch import launch
-from cvpods.tools.common import reporting_errors
+from cvpods.tools.errors import reporting_errors
 from cvpods.utils import comm
 
 def work():

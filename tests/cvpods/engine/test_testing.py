@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from cvpods.engine import DefaultRunner
-from cvpods.tools.common import open_experiment
+from cvpods.tools.experiment import open_experiment
 
 
 @pytest.fixture

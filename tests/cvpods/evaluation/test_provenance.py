@@ -56,8 +56,9 @@ def test_names_that_are_not_texts_count_as_none(tmp_path, names):
 
 def test_graphs_have_an_origin(tmp_path, monkeypatch):
     (tmp_path / "x.onnx").write_bytes(b"graph")
-    load = {".onnx": lambda cfg, build, path: (nn.Linear(1, 1), ["cat", "dog"])}
-    monkeypatch.setattr(detectors, "GRAPH_FILES", load)
+    load = lambda cfg, build, path: (nn.Linear(1, 1), ["cat", "dog"])  # noqa: E731
+    monkeypatch.setattr(detectors, "resolve", {"graphs:load": load}.get)
+    monkeypatch.setattr(detectors, "GRAPH_FILES", {".onnx": "graphs:load"})
     model, names = detectors.load_detector(None, None, tmp_path / "x.onnx")
     assert names == ["cat", "dog"]
     origin = origin_of(model)

@@ -10,7 +10,7 @@ from loguru import logger
 
 from cvpods.modeling.meta_arch.unassigned import UnassignedObjects, assigned_boxes, boxes_with_point
 from cvpods.structures import Boxes, Instances
-from cvpods.tools.common import open_experiment
+from cvpods.tools.experiment import open_experiment
 from cvpods_ext.kernels.pairs import inside_pairs
 from tests.load_script import ROOT
 

@@ -138,7 +138,7 @@ def test_pods_test_chooses_weights(experiment, run_command):
     [
         (["TEST.EVAL_PEROID", "5"], "Did you mean TEST.EVAL_PERIOD?"),
         (["SOLVER.IMS_PER_BATCH=8"], "KEY VALUE"),
-        (["SOLVER.IMS_PER_BATCH", "many"], "SOLVER.IMS_PER_BATCH is a int"),
+        (["SOLVER.IMS_PER_BATCH", "many"], "SOLVER.IMS_PER_BATCH must be an int"),
         (["MODEL.ATSS.NUM_CLASSES", "80"], "NUM_CLASSES 80, but 'shapes_train' has 6 classes"),
         (["DATASETS.TRAIN", "('shapes_trian',)"], "Did you mean shapes_train?"),
         (["MODEL.WEIGHTS", "nowhere.pth"], "nowhere.pth does not exist"),

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from cvpods.tools.common import reporting_errors
+from cvpods.tools.errors import reporting_errors
 from cvpods.utils import handles
 from cvpods.utils.errors import ConfigError, DataError
 from cvpods.utils.handles import is_out_of_handles, raise_handle_limit

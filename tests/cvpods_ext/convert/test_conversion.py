@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from cvpods.checkpoint import Checkpointer, load_file, load_weights
-from cvpods.tools.common import open_experiment
+from cvpods.tools.experiment import open_experiment
 from cvpods.utils.errors import CheckpointError
 from cvpods_ext.configs.frameworks import ARITHMETIC
 from cvpods_ext.convert.conversion import convert

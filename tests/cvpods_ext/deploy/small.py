@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from cvpods.modeling.meta_arch import DenseDetector
-from cvpods.tools.common import open_experiment
+from cvpods.tools.experiment import open_experiment
 from cvpods_ext.tools.export import main as export
 from tests.load_script import ROOT
 

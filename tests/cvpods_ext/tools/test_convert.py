@@ -14,7 +14,7 @@ from safetensors import safe_open
 
 from cvpods.checkpoint import Checkpointer, load_file, write_weights
 from cvpods.tools import Predictor
-from cvpods.tools.common import open_experiment
+from cvpods.tools.experiment import open_experiment
 from cvpods_ext.convert.to_mmdet import to_mmdet
 from cvpods_ext.tools.convert import main
 from tests.load_script import ROOT
