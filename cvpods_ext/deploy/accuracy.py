@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
-
-from torch import nn
 
 from cvpods.configs import BaseConfig
 from cvpods.data import register_coco_instances
@@ -16,12 +13,13 @@ from cvpods.engine import RUNNERS, default_setup
 from cvpods.evaluation import without_nan
 from cvpods.evaluation.provenance import ENTRY, read_provenance
 from cvpods.tools.detectors import load_detector
+from cvpods.tools.experiment import BuildModel
 from cvpods.utils.errors import ConfigError, DataError
 
 
 def evaluate_graph(
     config: BaseConfig,
-    build_model: Callable[[BaseConfig], nn.Module],
+    build_model: BuildModel,
     path: str | Path,
     *,
     datasets: str | None = None,
