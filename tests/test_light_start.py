@@ -88,9 +88,19 @@ def test_outside_an_experiment(tmp_path):
     check_light(modules)
 
 
-@pytest.mark.parametrize("name", ["pods_test", "pods_check", "pods_draw", "pods_demo"])
-def test_a_misspelt_key(name, experiment):
-    words = {"pods_demo": ["--input", "x.jpg"]}.get(name, [])
+@pytest.mark.parametrize(
+    "name, words",
+    [
+        ("pods_test", []),
+        ("pods_check", []),
+        ("pods_draw", []),
+        ("pods_demo", ["--input", "x.jpg"]),
+        ("pods_export", ["--output", "x.onnx"]),
+        ("pods_infer", ["--model", "x.onnx"]),
+        ("pods_vis", ["alignment", "--input", "x.jpg"]),
+    ],
+)
+def test_a_misspelt_key(name, words, experiment):
     status, printed, modules = command(name, *words, "TEST.EVAL_PEROID", "5", cwd=experiment)
     assert status == 1 and "Did you mean TEST.EVAL_PERIOD?" in printed
     check_light(modules)
