@@ -14,8 +14,8 @@ import torch
 
 from cvpods.engine import DefaultRunner
 from cvpods.tools.experiment import load_experiment
-from tests.conftest import wrap_net
-from tests.reliability.test_processes import start
+from tests import command_server
+from tests.conftest import command_environment, wrap_net
 
 NO_TEST = ["TEST.EVAL_PERIOD", "-1"]
 
@@ -134,14 +134,11 @@ def test_divergence_and_replay(experiment, run_command):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("limit", [3_000_000])
-def test_full_disk(limit, experiment, shapes_root):
+def test_full_disk(limit, experiment, shapes_root, programs):
     """Files cannot grow beyond the limit: one message, and what was there is whole."""
-
-    def no_space() -> None:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
-
+    environment = command_environment(shapes_root)
     words = ["pods_train", *NO_TEST]
-    process = start(words, experiment, shapes_root, preexec_fn=no_space)
+    process = command_server.start(programs, words, experiment, environment, file_size=limit)
     text = process.stderr.read()
     assert process.wait() == 1
     assert "error: " in text and ("cannot be written" in text or "No space is left" in text)
