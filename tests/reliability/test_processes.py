@@ -285,4 +285,5 @@ def slow_scoring(rank: int, store: str, seconds: float) -> None:
 @pytest.mark.slow
 def test_scoring_may_take_longer_than_the_groups_timeout(tmp_path):
     """Detections travel in pieces of three; rank 1 waits three timeouts for rank 0."""
-    mp.spawn(slow_scoring, args=(str(tmp_path / "store"), 3.0), nprocs=2)
+    arguments = (str(tmp_path / "store"), 3.0)
+    mp.start_processes(slow_scoring, args=arguments, nprocs=2, start_method="fork")
