@@ -91,14 +91,14 @@ def call(words: list[str]) -> None:
 def fork_ranks() -> None:
     """Make the launcher of several processes fork them: they need not import everything again."""
     launch = importlib.import_module("cvpods.engine.launch")  # cvpods.engine.launch is a function
-    configure = launch._launch_config
+    configure = launch.launch_config
 
     def forking(*args: Any) -> Any:
         config = configure(*args)
         config.start_method = "fork"
         return config
 
-    launch._launch_config = forking
+    launch.launch_config = forking
 
 
 def enter(options: dict[str, Any]) -> None:
