@@ -1,10 +1,10 @@
-"""An engine for dense object detection behind cvpods' public names, on today's PyTorch."""
+"""Engine for dense object detection behind cvpods' public names, on today's PyTorch."""
 
 import os
 from importlib import metadata
 
-# Set before torch is loaded: its C++ part writes 30 lines for each connection that closes, beside
-# the error that Python gets.
+# Set before torch is loaded: its C++ part would write 30 lines for each connection that closes,
+# beside the error that Python raises.
 os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
 
 __version__ = "1.0.0"
@@ -14,7 +14,7 @@ DISTRIBUTION = "cvpods-ext"
 
 
 def _refuse_upstream() -> None:
-    """Stop when the upstream distribution `cvpods` is here too: both own this package."""
+    """Raise ImportError if the upstream distribution, which has the same package, is installed."""
     try:
         upstream = metadata.distribution("cvpods")
     except metadata.PackageNotFoundError:

@@ -1,28 +1,30 @@
 """Entry points of the commands.
 
 They live here so that importing this package first tells a foreign `cvpods` from this project's.
+A command's module is imported when the command is used.
 """
 
-from cvpods.tools.check import main as pods_check
-from cvpods.tools.debug import main as pods_debug
-from cvpods.tools.demo import main as pods_demo
-from cvpods.tools.draw import main as pods_draw
-from cvpods.tools.test import main as pods_test
-from cvpods.tools.train import main as pods_train
-from cvpods_ext.analysis.vis import main as pods_vis
-from cvpods_ext.convert.tool import main as pods_convert
-from cvpods_ext.deploy.export_tool import main as pods_export
-from cvpods_ext.deploy.infer_tool import main as pods_infer
+from typing import Any
 
-__all__ = [
-    "pods_check",
-    "pods_convert",
-    "pods_debug",
-    "pods_demo",
-    "pods_draw",
-    "pods_export",
-    "pods_infer",
-    "pods_test",
-    "pods_train",
-    "pods_vis",
-]
+from cvpods.lazy import resolve
+
+COMMANDS = {
+    "pods_check": "cvpods.tools.check:main",
+    "pods_convert": "cvpods_ext.tools.convert:main",
+    "pods_debug": "cvpods.tools.debug:main",
+    "pods_demo": "cvpods.tools.demo:main",
+    "pods_draw": "cvpods.tools.draw:main",
+    "pods_export": "cvpods_ext.tools.export:main",
+    "pods_infer": "cvpods_ext.tools.infer:main",
+    "pods_test": "cvpods.tools.test:main",
+    "pods_train": "cvpods.tools.train:main",
+    "pods_vis": "cvpods_ext.tools.vis:main",
+}
+
+__all__ = list(COMMANDS)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in COMMANDS:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return resolve(COMMANDS[name])

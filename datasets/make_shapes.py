@@ -29,11 +29,11 @@ from PIL import Image, ImageDraw
 
 Array = np.ndarray[Any, Any]
 NAME = "Textured shapes"
-VERSION = "1.0"  # raise it whenever the pictures change, so that older copies are made again
+VERSION = "1.0"  # raise it when the pictures change, so that older copies are made again
 SPLITS = ("train", "val")
 CATEGORIES = {"disc": 2, "square": 3, "triangle": 5, "star": 7, "ring": 11, "cross": 13}
 TEXTURES = ("plain", "stripes", "checks", "dots", "gradient", "noise")
-# As with real things, a class has a hue and a texture that most of its objects show.
+# A class has a hue and a texture that most of its objects show, as real objects do.
 TYPICAL_HUE = {name: index / len(CATEGORIES) for index, name in enumerate(CATEGORIES)}
 TYPICAL_TEXTURE = dict(zip(CATEGORIES, TEXTURES, strict=True))
 HUE_SHARE, HUE_SPREAD, TEXTURE_SHARE = 0.9, 0.05, 0.75
@@ -42,13 +42,13 @@ COUNT_PERCENT = (6, 12, 16, 16, 13, 10, 8, 6, 5, 3, 2, 2, 1)  # images with 0, 1
 
 MIN_SIZE, USUAL_SIZE, MAX_SIZE = 8, 80, 200  # long side of the box in pixels
 MAX_ANGLE = math.radians(20)
-MIN_VISIBLE = 0.4  # share of the whole shape that is neither covered nor outside the image
+MIN_VISIBLE = 0.4  # least share of a shape that is neither covered nor outside the image
 TRIES = 20  # places tried for an object before it is left out
 SUPERSAMPLE = 4
 
 
 def _circle(corners: int, radius: float = 1.0) -> Array:
-    """Corners of a regular polygon, the first one at the top; many corners make a circle."""
+    """Return the corners of a regular polygon, first the top one; many corners make a circle."""
     angles = 2 * np.pi * np.arange(corners) / corners
     return radius * np.stack([np.sin(angles), -np.cos(angles)], axis=1)
 
@@ -58,7 +58,7 @@ def _cross(a: float) -> Array:
     return np.array([*upper, *((-x, -y) for x, y in upper)])
 
 
-# The first polygon of a shape is filled, a second one is a hole in it.
+# The first polygon of a shape is filled; the second one is a hole in it.
 OUTLINES: dict[str, list[Array]] = {
     "disc": [_circle(72)],
     "square": [np.array([(-1.0, -1.0), (1.0, -1.0), (1.0, 1.0), (-1.0, 1.0)])],
@@ -72,7 +72,7 @@ OUTLINES: dict[str, list[Array]] = {
 def shape_polygons(
     name: str, size: float, center: tuple[float, float], angle: float = 0.0, stretch: float = 1.0
 ) -> list[Array]:
-    """Polygons in pixels: the box around the shape has a long side `size` and middle `center`."""
+    """Return the polygons of a shape in pixels; its box has the long side `size` and `center`."""
     cos, sin = math.cos(angle), math.sin(angle)
     matrix = np.diag([stretch, 1 / stretch]) @ np.array([(cos, sin), (-sin, cos)])
     polygons = [outline @ matrix for outline in OUTLINES[name]]
@@ -82,12 +82,13 @@ def shape_polygons(
 
 
 def polygon_area(polygon: Array) -> float:
+    """Return the area of a polygon in square pixels."""
     x, y = polygon.T
     return float(abs(x @ np.roll(y, -1) - y @ np.roll(x, -1)) / 2)
 
 
 def render_alpha(polygons: list[Array], width: int, height: int) -> Array:
-    """Antialiased coverage in 0..1 of every pixel of a width x height image."""
+    """Return the antialiased coverage (height, width) of every pixel, in 0..1."""
     image = Image.new("L", (width * SUPERSAMPLE, height * SUPERSAMPLE))
     draw = ImageDraw.Draw(image)
     for polygon, fill in zip(polygons, (255, 0), strict=False):
@@ -96,23 +97,24 @@ def render_alpha(polygons: list[Array], width: int, height: int) -> Array:
 
 
 def mask_box(mask: Array) -> list[float]:
-    """Tight [x, y, width, height] of the true pixels; all zero where there are none."""
+    """Return the tight [x, y, width, height] of the true pixels; all zero if all are false."""
     left, top, right, bottom = Image.fromarray(mask.astype(np.uint8)).getbbox() or (0, 0, 0, 0)
     return [float(left), float(top), float(right - left), float(bottom - top)]
 
 
 class Shape(NamedTuple):
-    """An object in an image; the mask is that of its part inside, covered or not."""
+    """An object in an image. The mask is the part inside the image, covered or not."""
 
     category: str
     center: tuple[float, float]
     size: float
     alpha: Array
     mask: Array
-    whole_area: float  # of the full shape, with what lies outside the image
+    whole_area: float  # of the full shape, including its part outside the image
 
 
 def random_shape(rng: Generator, width: int, height: int) -> Shape:
+    """Draw class, size, place, rotation and stretch of a shape."""
     category = str(rng.choice(list(CATEGORIES)))
     size = float(np.exp(rng.triangular(*np.log([MIN_SIZE, USUAL_SIZE, MAX_SIZE]))))
     center = (float(rng.uniform(0, width)), float(rng.uniform(0, height)))
@@ -124,7 +126,7 @@ def random_shape(rng: Generator, width: int, height: int) -> Shape:
 
 
 def fits(shape: Shape, below: list[Shape]) -> bool:
-    """Whether `shape` has a valid size and it and all shapes below it stay visible enough."""
+    """Return True if the size of `shape` is valid and all shapes remain visible enough with it."""
     if not MIN_SIZE <= max(mask_box(shape.mask)[2:]) <= MAX_SIZE:
         return False
     covered = np.zeros_like(shape.mask)
@@ -136,7 +138,7 @@ def fits(shape: Shape, below: list[Shape]) -> bool:
 
 
 def random_texture(category: str, u: Array, v: Array, period: float, rng: Generator) -> Array:
-    """Share in 0..1 of the second colour at (u, v), coordinates in units of the shape's size."""
+    """Return the share of the second colour at (u, v), in 0..1; u, v in units of the size."""
     typical = rng.random() < TEXTURE_SHARE
     name = TYPICAL_TEXTURE[category] if typical else str(rng.choice(TEXTURES))
     wave_u, wave_v = np.sin(2 * np.pi * u / period), np.sin(2 * np.pi * v / period)
@@ -152,7 +154,7 @@ def random_texture(category: str, u: Array, v: Array, period: float, rng: Genera
 
 
 def paint(canvas: Array, shape: Shape, rng: Generator) -> None:
-    """Draw `shape` on the canvas, in two colours that stand out from what is there already."""
+    """Draw `shape` on the canvas, in two colours that stand out from the pixels behind it."""
     behind = canvas[shape.mask].mean(axis=0)
     hsv = rng.uniform((0, 0.45, 0.3), (1, 1, 1), (4, 3))
     if rng.random() < HUE_SHARE:
@@ -172,7 +174,7 @@ def paint(canvas: Array, shape: Shape, rng: Generator) -> None:
 
 
 def _clutter(rng: Generator, width: int, height: int) -> Array:
-    """Lines and small blobs of low contrast, as differences to add to the background."""
+    """Draw lines and small blobs of low contrast, as differences to add to the background."""
     image = Image.new("RGB", (2 * width, 2 * height), (128, 128, 128))
     draw = ImageDraw.Draw(image)
     for _ in range(rng.integers(2, 12)):
@@ -187,7 +189,7 @@ def _clutter(rng: Generator, width: int, height: int) -> Array:
 
 
 def background(rng: Generator, width: int, height: int) -> Array:
-    """A muted colour gradient with cloudy noise, clutter and speckle."""
+    """Draw a muted colour gradient with cloudy noise, clutter and speckle."""
     y, x = np.indices((height, width), dtype=np.float32)
     angle = rng.uniform(0, 2 * np.pi)
     slope = (x / width - 0.5) * math.cos(angle) + (y / height - 0.5) * math.sin(angle)
@@ -202,7 +204,7 @@ def background(rng: Generator, width: int, height: int) -> Array:
 
 
 def draw_scene(rng: Generator) -> tuple[Image.Image, list[Shape]]:
-    """Draw one image; returns it with its objects, from the lowest to the topmost."""
+    """Draw one image; return it with its objects, from the lowest to the topmost."""
     width, height = IMAGE_SIZES[rng.integers(len(IMAGE_SIZES))]
     canvas = background(rng, width, height)
     shapes: list[Shape] = []
@@ -220,7 +222,7 @@ def annotation_path(output: Path, split: str) -> Path:
 
 
 def make_info(settings: dict[str, int]) -> dict[str, Any]:
-    """The json's info: what the data set is and the settings that it was made with."""
+    """Return the json's info: the name of the data set, its version and its settings."""
     return {"description": NAME, "version": VERSION, "settings": settings}
 
 
@@ -247,12 +249,12 @@ def make_split(output: Path, split: str, count: int, info: dict[str, Any]) -> di
 
 
 def make_shapes(output: Path, *, train: int = 600, val: int = 150, seed: int = 0) -> None:
-    """Make the data set in the folder `output`, in place of an earlier one."""
+    """Make the data set in the folder `output`; replace an earlier one."""
     settings = {"train": train, "val": val, "seed": seed}
     for name, value in settings.items():
         if value < 0:
-            raise ValueError(f"{name} must not be negative, but is {value}")
-    for split in SPLITS:  # first, so that an interrupted run is not taken for a complete one
+            raise ValueError(f"{name} must not be negative; got {value}")
+    for split in SPLITS:  # first, so that an interrupted run does not look complete
         annotation_path(output, split).unlink(missing_ok=True)
     info = make_info(settings)
     contents = {split: make_split(output, split, settings[split], info) for split in SPLITS}
@@ -265,7 +267,7 @@ def make_shapes(output: Path, *, train: int = 600, val: int = 150, seed: int = 0
 
 
 def read_info(path: Path) -> Any:
-    """The info in an annotation file, None where it has none."""
+    """Return the info of an annotation file, or None if it is missing."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))["info"]
     except (ValueError, KeyError, TypeError):
@@ -273,7 +275,7 @@ def read_info(path: Path) -> Any:
 
 
 def run(options: argparse.Namespace) -> None:
-    """Make the data set unless it is there already; never overwrite another one unasked."""
+    """Make the data set unless it exists; overwrite another one only with --force."""
     settings = {"train": options.train, "val": options.val, "seed": options.seed}
     paths = [annotation_path(options.output, split) for split in SPLITS]
     infos = [read_info(path) for path in paths if path.exists()]
@@ -294,7 +296,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--train", type=int, default=600, help="training images (%(default)s)")
     parser.add_argument("--val", type=int, default=150, help="validation images (%(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="seed (%(default)s)")
-    parser.add_argument("--force", action="store_true", help="make it again in any case")
+    parser.add_argument("--force", action="store_true", help="overwrite what the folder holds")
     options = parser.parse_args(arguments)
     try:
         run(options)

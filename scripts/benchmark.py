@@ -1,9 +1,11 @@
-"""Figures of docs/benchmarks.md. Each comparison measures both sides in one run, alternately.
+"""Measurements for docs/benchmarks.md.
 
-python scripts/benchmark.py data --images PATH/coco/train2017
-python scripts/benchmark.py loss
-python scripts/benchmark.py evaluation
-python scripts/benchmark.py step
+    python scripts/benchmark.py data --images PATH/coco/train2017
+    python scripts/benchmark.py loss
+    python scripts/benchmark.py evaluation
+    python scripts/benchmark.py step
+
+Each comparison measures both sides in one run, in turn.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ import gc
 import io
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -36,7 +38,7 @@ from cvpods_ext.methods.atss import ATSS, ATSSConfig
 
 
 def seconds(work: Callable[[], object], repeats: int) -> float:
-    """Median time of `work`, after one call to warm up."""
+    """Return the median time of `repeats` calls of `work` in seconds, after a first call."""
     work()
     times = []
     for _ in range(repeats):
@@ -47,16 +49,16 @@ def seconds(work: Callable[[], object], repeats: int) -> float:
 
 
 def _memory_kib(field: str) -> int:
-    """VmRSS (resident now) or VmHWM (its peak) of this process; Linux."""
+    """Return VmRSS (resident memory now) or VmHWM (its peak) of this process in KiB, on Linux."""
     status = Path("/proc/self/status").read_text(encoding="utf-8")
     return int(status.split(f"{field}:")[1].split()[0])
 
 
 def peak_mib(work: Callable[[], object]) -> float:
-    """Growth of the resident memory at its peak during `work`, in MiB."""
-    work()  # libraries' own buffers
+    """Return the growth of the peak resident memory during `work`, in MiB."""
+    work()  # so that the libraries' own buffers exist
     gc.collect()
-    ctypes.CDLL("libc.so.6").malloc_trim(0)  # give back what is free
+    ctypes.CDLL("libc.so.6").malloc_trim(0)  # returns free memory to the system
     Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")  # resets the peak
     before = _memory_kib("VmRSS")
     work()
@@ -64,7 +66,7 @@ def peak_mib(work: Callable[[], object]) -> float:
 
 
 def memory(work: Callable[[], object], device: str) -> float:
-    """Peak growth in MiB: of the process, on a GPU of the allocator."""
+    """Return the peak growth of the process's memory, or of a GPU's allocator, in MiB."""
     if device == "cpu":
         return peak_mib(work)
     work()
@@ -76,7 +78,7 @@ def memory(work: Callable[[], object], device: str) -> float:
 
 
 def timed(work: Callable[[], object], device: str) -> float:
-    """Seconds of one call."""
+    """Return the time of one call in seconds, including the work that it starts on the GPU."""
     start = time.perf_counter()
     work()
     if device == "cuda":
@@ -85,9 +87,9 @@ def timed(work: Callable[[], object], device: str) -> float:
 
 
 def compare_sides(
-    title: str, sides: dict[str, Callable[[], Tensor]], repeats: int, device: str
+    title: str, sides: Mapping[str, Callable[[], Tensor]], repeats: int, device: str
 ) -> None:
-    """Print value, median time and peak memory of "ours" and "reference", called in turn."""
+    """Call two sides in turn, first "ours"; print their values, median times and peak memory."""
     values = {name: work().item() for name, work in sides.items()}
     times: dict[str, list[float]] = {name: [] for name in sides}
     for _ in range(repeats):
@@ -100,9 +102,10 @@ def compare_sides(
             f"{title}, {name}: loss {values[name]:.4f}, {medians[name]:.3f} s, "
             f"peak {peaks[name]:.0f} MiB"
         )
+    ours, other = sides
     print(
-        f"  reference / ours: time {medians['reference'] / medians['ours']:.1f}, "
-        f"memory {peaks['reference'] / peaks['ours']:.1f}"
+        f"  {other} / {ours}: time {medians[other] / medians[ours]:.1f}, "
+        f"memory {peaks[other] / peaks[ours]:.1f}"
     )
 
 
@@ -111,11 +114,15 @@ def loss_benchmark(
     compare: Callable[[int, int, str], None],
     crowd: Callable[[int, str], None],
 ) -> None:
-    """Command line of a loss' benchmark: compare(27 and 240 boxes, ...), or crowd(...) alone."""
+    """Run a loss benchmark from its command line.
+
+    Without flags it calls `compare` for 27 and for 240 boxes an image; with --crowd, only `crowd`.
+    """
     parser = argparse.ArgumentParser(description=description)
-    parser.add_argument("--crowd", action="store_true", help="1,000 boxes in one image")
-    parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--crowd", action="store_true", help="measure 1,000 boxes in one image")
+    parser.add_argument("--repeats", type=int, default=5, help="timed calls (%(default)s)")
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    parser.add_argument("--device", default=device, help="device (%(default)s)")
     args = parser.parse_args()
     if args.crowd:
         crowd(args.repeats, args.device)
@@ -128,11 +135,13 @@ def loss_benchmark(
 
 
 def benchmark_data(args: argparse.Namespace) -> None:
-    """Decode, resize to 800 / 1333 and flip: this project's steps beside PIL's, one worker."""
+    """Compare decoding, resizing to 800 / 1333 and flipping with PIL's, in one worker."""
     torch.set_num_threads(1)
     paths = sorted(Path(args.images).glob("*.jpg"))[: args.count]
     if not paths:
-        raise SystemExit(f"error: no .jpg in {args.images}; name a folder with --images")
+        raise SystemExit(
+            f"error: {args.images} has no .jpg files; name another folder with --images"
+        )
     resize = {"short_edge_length": 800, "max_size": 1333, "sample_style": "choice"}
     steps = build_transform_gens([("ResizeShortestEdge", resize), ("RandomFlip", {"prob": 1.0})])
 
@@ -147,8 +156,8 @@ def benchmark_data(args: argparse.Namespace) -> None:
         width, height = image.size
         scale = min(800 / min(width, height), 1333 / max(width, height))
         size = int(width * scale + 0.5), int(height * scale + 0.5)
-        image = np.asarray(image.resize(size, Image.Resampling.BILINEAR))[:, :, ::-1]
-        flipped = np.flip(image, axis=1)
+        pixels = np.asarray(image.resize(size, Image.Resampling.BILINEAR))[:, :, ::-1]
+        flipped = np.flip(pixels, axis=1)
         return torch.as_tensor(np.ascontiguousarray(flipped.transpose(2, 0, 1)))
 
     difference = max((ours(p).int() - pil(p).int()).abs().max().item() for p in paths[:10])
@@ -170,13 +179,14 @@ def benchmark_data(args: argparse.Namespace) -> None:
 
 
 class _Levels:
-    """Maps of an 800 x 1216 image at strides 8 .. 128."""
+    """Sizes (H, W) of the maps of an 800 x 1216 image at strides 8 to 128."""
 
     sizes = [(100, 152), (50, 76), (25, 38), (13, 19), (7, 10)]
     count = sum(h * w for h, w in sizes)
 
 
 def atss_parts(num_classes: int = 80) -> ATSS:
+    """Build ATSS without a network: anchors, assignment and losses alone."""
     strides = [8, 16, 32, 64, 128]
     anchors = AnchorGrid(
         sizes=[[8 * s] for s in strides], aspect_ratios=[[1.0]], strides=strides, offset=0.5
@@ -193,6 +203,7 @@ def atss_parts(num_classes: int = 80) -> ATSS:
 
 
 def random_targets(count: int, images: int = 2) -> list[Instances]:
+    """Draw `count` boxes for each image of 800 x 1216 pixels, of small to large sizes."""
     random = torch.Generator().manual_seed(0)
     targets = []
     for _ in range(images):
@@ -205,7 +216,7 @@ def random_targets(count: int, images: int = 2) -> list[Instances]:
 
 
 def benchmark_loss(args: argparse.Namespace) -> None:
-    """Assignment, forward and backward of ATSS's losses: 800 x 1216, batch 2, 80 classes."""
+    """Measure ATSS's assignment and losses, forward and backward: 800 x 1216, batch 2."""
     model = atss_parts()
     maps = [torch.zeros(2, 1, h, w) for h, w in _Levels.sizes]
     priors = model.priors(maps)
@@ -219,7 +230,7 @@ def benchmark_loss(args: argparse.Namespace) -> None:
 
         def work(targets: list[Instances] = targets) -> None:
             leaves = {name: value.clone().requires_grad_() for name, value in outputs.items()}
-            sum(model.losses(leaves, priors, targets).values()).backward()
+            torch.stack([*model.losses(leaves, priors, targets).values()]).sum().backward()
 
         memory = peak_mib(work)
         duration = seconds(work, args.repeats)
@@ -230,9 +241,10 @@ def benchmark_loss(args: argparse.Namespace) -> None:
 
 
 def synthetic_evaluation(images: int, seed: int = 0) -> tuple[dict, list[dict]]:
-    """Ground truth with 7 boxes an image over 80 classes, and 100 detections an image."""
+    """Make ground truth with 7 boxes an image over 80 classes, and 100 detections an image."""
     random = np.random.default_rng(seed)
-    annotations, detections = [], []
+    annotations: list[dict] = []
+    detections: list[dict] = []
     for image in range(images):
         boxes = np.concatenate([random.uniform(0, 400, (7, 2)), random.uniform(8, 200, (7, 2))], 1)
         classes = random.integers(1, 81, 7)
@@ -266,7 +278,7 @@ def synthetic_evaluation(images: int, seed: int = 0) -> tuple[dict, list[dict]]:
 
 
 def benchmark_evaluation(args: argparse.Namespace) -> None:
-    """COCO's AP of 5,000 synthetic images: this project's evaluation beside pycocotools."""
+    """Compare this project's COCO evaluation with pycocotools on 5,000 synthetic images."""
     from pycocotools.coco import COCO
     from pycocotools.cocoeval import COCOeval
 
@@ -296,41 +308,43 @@ def _res50() -> ConfigDict:
     return compose(ATSSConfig, RES50, FROM_SCRATCH, {"MODEL.RESNETS.NORM": "FrozenBN"})
 
 
+def _training_step(device: str, channels_last: bool, bf16: bool) -> Callable[[], None]:
+    """Build the model and a batch; return the step on them."""
+    torch.manual_seed(0)
+    cfg = _res50()
+    model = ATSS.from_config(cfg, backbone=build_resnet_fpn_p3_p7(cfg)).to(device)
+    if channels_last:
+        model = model.to(memory_format=torch.channels_last)
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-5, momentum=0.9)
+    images = (torch.randint(0, 256, (3, 512, 640), dtype=torch.uint8) for _ in range(2))
+    batch = [
+        {"image": image, "instances": target}
+        for image, target in zip(images, random_targets(10), strict=True)
+    ]
+
+    def work() -> None:
+        optimizer.zero_grad()
+        with torch.autocast(device, dtype=torch.bfloat16, enabled=bf16):
+            losses = model(batch)
+        torch.stack([*losses.values()]).sum().backward()
+        optimizer.step()
+        if device == "cuda":
+            torch.cuda.synchronize()
+
+    return work
+
+
 def benchmark_step(args: argparse.Namespace) -> None:
-    """Training step (forward, losses, backward, SGD) of ATSS R-50 at 512 x 640, batch 2."""
+    """Measure a training step (forward, losses, backward, SGD) of ATSS R-50, 512 x 640, batch 2."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     for channels_last in (False, True):
         for bf16 in (False, True):
-            torch.manual_seed(0)
-            cfg = _res50()
-            model = ATSS.from_config(cfg, backbone=build_resnet_fpn_p3_p7(cfg)).to(device)
-            if channels_last:
-                model = model.to(memory_format=torch.channels_last)
-            optimizer = torch.optim.SGD(model.parameters(), lr=1e-5, momentum=0.9)
-            batch = [
-                {
-                    "image": torch.randint(0, 256, (3, 512, 640), dtype=torch.uint8),
-                    "instances": target,
-                }
-                for target in random_targets(10)
-            ]
-
-            def work(model=model, optimizer=optimizer, batch=batch, bf16=bf16) -> None:
-                optimizer.zero_grad()
-                with torch.autocast(device, dtype=torch.bfloat16, enabled=bf16):
-                    losses = model(batch)
-                sum(losses.values()).backward()
-                optimizer.step()
-                if device == "cuda":
-                    torch.cuda.synchronize()
-
+            work = _training_step(device, channels_last, bf16)
+            memory = peak_mib(work) if device == "cpu" else 0.0
+            duration = seconds(work, args.repeats)
             if device == "cuda":
-                duration = seconds(work, args.repeats)
                 memory = torch.cuda.max_memory_allocated() / 2**20
                 torch.cuda.reset_peak_memory_stats()
-            else:
-                memory = peak_mib(work)
-                duration = seconds(work, args.repeats)
             print(
                 f"{device} channels_last={channels_last!s:5} bf16={bf16!s:5}: "
                 f"{duration:.2f} s, peak memory {memory:.0f} MiB"
@@ -338,7 +352,7 @@ def benchmark_step(args: argparse.Namespace) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Measure; see docs/benchmarks.md.")
+    parser = argparse.ArgumentParser(description="Measure the figures of docs/benchmarks.md.")
     commands = parser.add_subparsers(required=True)
     for name, function, repeats, count in (
         ("data", benchmark_data, 3, 100),
@@ -347,9 +361,10 @@ def main() -> None:
         ("step", benchmark_step, 3, 0),
     ):
         command = commands.add_parser(name, help=(function.__doc__ or "").strip())
-        command.add_argument("--repeats", type=int, default=repeats)
+        command.add_argument("--repeats", type=int, default=repeats, help="timed calls")
         command.add_argument("--count", type=int, default=count, help="images")
-        command.add_argument("--images", default="datasets/coco/train2017", help="folder (data)")
+        folder = "datasets/coco/train2017"
+        command.add_argument("--images", default=folder, help="folder of .jpg files, for data")
         command.set_defaults(run=function)
     args = parser.parse_args()
     args.run(args)

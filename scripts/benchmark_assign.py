@@ -1,9 +1,9 @@
-"""Time and memory of assigning many boxes: the assigners of RetinaNet, FCOS and ATSS's comparisons.
+"""Time and memory of assigning many boxes, in RetinaNet, FCOS and the comparisons of ATSS.
 
-python scripts/benchmark_assign.py                      5,000 boxes in an image of 800 x 1344
-python scripts/benchmark_assign.py --boxes 5000 --size 160x160 --methods retinanet
+    python scripts/benchmark_assign.py              # 5,000 boxes in an image of 800 x 1344
+    python scripts/benchmark_assign.py --boxes 5000 --size 160x160 --methods retinanet
 
-Each method runs in a process of its own; the figure is the growth of its peak resident memory.
+Each method runs in its own process. Memory is the growth of that process's peak resident memory.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ METHODS = ("retinanet", "fcos", "ATSS", "IoU", "SSC", "TOPK")
 
 
 def random_boxes(count: int, height: int, width: int) -> Tensor:
-    """Boxes (M, 4) of sides 8 to 128 anywhere in the image."""
+    """Draw boxes (M, 4) with sides of 8 to 128 pixels anywhere in the image."""
     torch.manual_seed(0)
     sides = 8 + torch.rand(count, 2) * 120
     low = torch.rand(count, 2) * (torch.tensor([width, height]) - sides).clamp(min=0)
@@ -37,12 +37,12 @@ def random_boxes(count: int, height: int, width: int) -> Tensor:
 
 
 def feature_maps(height: int, width: int) -> list[Tensor]:
-    """An empty map for each level, of which only the size counts."""
+    """Return an empty map (1, 0, H_l, W_l) for each level; only its size is read."""
     return [torch.empty(1, 0, -(-height // s), -(-width // s)) for s in STRIDES]
 
 
 def build(method: str, height: int, width: int, boxes: Tensor) -> Callable[[], Any]:
-    """Return the function that is measured."""
+    """Return the assignment to measure, as a function without arguments."""
     maps = feature_maps(height, width)
     target = Instances((height, width), gt_boxes=Boxes(boxes))
     target.gt_classes = torch.zeros(len(boxes), dtype=torch.int64)
@@ -59,20 +59,20 @@ def build(method: str, height: int, width: int, boxes: Tensor) -> Callable[[], A
 
 
 def on_cpu(config: Any) -> Any:
-    """The config with a network, without a GPU."""
+    """Complete a base config: a ResNet-50 on the CPU."""
     config.MODEL.DEVICE, config.MODEL.RESNETS.DEPTH = "cpu", 50
     return config
 
 
 def square_anchors(level: Tensor, stride: int, side: float) -> Tensor:
-    """One anchor (R_l, 4) for each cell of a map."""
+    """Return one square anchor for each cell of a map: (R_l, 4)."""
     y, x = torch.meshgrid(*(torch.arange(n) * stride for n in level.shape[-2:]), indexing="ij")
     middle = torch.stack([x, y, x, y], dim=-1).reshape(-1, 4) + stride / 2
     return middle + torch.tensor([-side, -side, side, side]) / 2
 
 
 def measure(method: str, height: int, width: int, count: int) -> tuple[float, float]:
-    """Seconds of one call, and the growth of the process's peak memory in MiB."""
+    """Return the time of one call in seconds and the growth of the peak memory in MiB."""
     torch.set_num_threads(1)
     work = build(method, height, width, random_boxes(count, height, width))
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -84,9 +84,9 @@ def measure(method: str, height: int, width: int, count: int) -> tuple[float, fl
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--boxes", type=int, default=5000)
+    parser.add_argument("--boxes", type=int, default=5000, help="boxes in the image")
     parser.add_argument("--size", default="800x1344", help="height x width of the image")
-    parser.add_argument("--methods", nargs="+", choices=METHODS, default=METHODS)
+    parser.add_argument("--methods", nargs="+", choices=METHODS, default=METHODS, help="all")
     args = parser.parse_args()
     height, width = map(int, args.size.split("x"))
     print("| method | time | growth of peak memory |\n| --- | --- | --- |")

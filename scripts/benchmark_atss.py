@@ -1,12 +1,12 @@
-"""ATSS: its assigner beside the paper's other definitions, box voting, multi-scale test by pass.
+"""Measurements of ATSS: assigners, box voting, and the passes of its multi-scale test.
 
     python scripts/benchmark_atss.py assigners      # 800 x 1216, 27, 240 and 1,000 boxes
-    python scripts/benchmark_atss.py voting         # beside the loop of tests/reference
+    python scripts/benchmark_atss.py voting         # compared with the loop of tests/reference
     python scripts/benchmark_atss.py passes --experiment playground/atss.dcnv2.res18.subset \
         --weights model_final.pth --images coco/val2017 --count 2
 
-Times are medians; both sides of a ratio run in turn. Memory is the growth of the process at its
-peak.
+`assigners` compares ATSS with the other definitions of positives in its paper. Times are medians;
+both sides of a ratio run in turn. Memory is the growth of the process's peak resident memory.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import argparse
 import statistics
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -34,7 +35,7 @@ STRIDES = (8, 16, 32, 64, 128)
 
 
 def benchmark_assigners(args: argparse.Namespace) -> None:
-    """One image of 800 x 1216, 20,267 anchors."""
+    """Measure each definition of positives on one image of 800 x 1216 with 20,267 anchors."""
     maps = [torch.zeros(1, 1, -(-800 // s), -(-1216 // s)) for s in STRIDES]
     levels = atss_parts().anchor_generator.grid(maps)
     anchors, sizes = torch.cat(levels), [len(level) for level in levels]
@@ -43,16 +44,13 @@ def benchmark_assigners(args: argparse.Namespace) -> None:
         (target,) = random_targets(count, images=1)
         for name in ("ATSS", "SSC", "IoU", "TOPK"):
             assigner = make_assigner(name, 9, [8 * s for s in STRIDES])
-
-            def work(assigner=assigner, boxes=target.gt_boxes.tensor) -> object:
-                return assigner(anchors, sizes, boxes)
-
+            work = partial(assigner, anchors, sizes, target.gt_boxes.tensor)
             milliseconds = seconds(work, args.repeats) * 1000
             print(f"| {count} | {name} | {milliseconds:.0f} ms | {peak_mib(work):.0f} MiB |")
 
 
 def benchmark_voting(args: argparse.Namespace) -> None:
-    """2,600 boxes, 26 passes of 100, of 1, 5 and 80 classes, beside the loop."""
+    """Compare the vote over 2,600 boxes (26 passes of 100; 1, 5 and 80 classes) with the loop."""
     generator = torch.Generator().manual_seed(0)
     objects = torch.rand(100, 4, generator=generator) * 400
     objects[:, 2:] = objects[:, :2] + objects[:, 2:] + 20
@@ -60,18 +58,19 @@ def benchmark_voting(args: argparse.Namespace) -> None:
     scores = torch.rand(2600, generator=generator) * 0.9 + 0.05
     for num_classes in (1, 5, 80):
         classes = torch.randint(num_classes, (100,), generator=generator).repeat(26)
-        inputs = boxes, scores, classes
+        vote = partial(box_voting, boxes, scores, classes, 0.66)
         lists = boxes.tolist(), scores.tolist(), classes.tolist()
+        vote_in_loops = partial(box_voting_loop, *lists, threshold=0.66, soft=True)
         ours, loop = [], []
         for _ in range(args.repeats):
-            ours.append(seconds(lambda inputs=inputs: box_voting(*inputs, 0.66), 1))
-            loop.append(seconds(lambda lists=lists: box_voting_loop(*lists, 0.66, True), 1))
+            ours.append(seconds(vote, 1))
+            loop.append(seconds(vote_in_loops, 1))
         fast, slow = statistics.median(ours) * 1000, statistics.median(loop) * 1000
         print(f"{num_classes} classes: {fast:.1f} ms, loop {slow:.1f} ms, ratio {slow / fast:.1f}")
 
 
 def benchmark_passes(args: argparse.Namespace) -> None:
-    """Time of each pass of ATSS's multi-scale test on real images, batches of one."""
+    """Measure each pass of ATSS's multi-scale test on real images, one image at a time."""
     opts = [word for pair in ATSS_TTA.items() for word in pair]
     tta = Predictor.from_experiment(
         args.experiment, args.weights, opts=[*opts, "TEST.AUG.ENABLED", True]
@@ -93,6 +92,7 @@ def benchmark_passes(args: argparse.Namespace) -> None:
 
 
 def _mean_seconds(model: TestTimeAugmentation, inputs: list[dict]) -> float:
+    """Return the mean time of an image in seconds."""
     start = time.perf_counter()
     for one in inputs:
         model([one])
@@ -109,12 +109,12 @@ def main() -> None:
     ):
         command = commands.add_parser(name, help=function.__doc__)
         command.set_defaults(function=function)
-        command.add_argument("--repeats", type=int, default=5)
+        command.add_argument("--repeats", type=int, default=5, help="timed calls")
         if name == "passes":
             command.add_argument("--experiment", default="playground/atss.dcnv2.res18.subset")
-            command.add_argument("--weights", required=True)
-            command.add_argument("--images", default="datasets/coco/val2017")
-            command.add_argument("--count", type=int, default=2)
+            command.add_argument("--weights", required=True, help="checkpoint")
+            command.add_argument("--images", default="datasets/coco/val2017", help="folder")
+            command.add_argument("--count", type=int, default=2, help="images")
     args = parser.parse_args()
     args.function(args)
 

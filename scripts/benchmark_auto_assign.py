@@ -1,10 +1,11 @@
-"""AutoAssign's loss beside the dense version of tests/reference, and FeatureAlign's, in one run.
+"""Measurements of AutoAssign's loss, compared with its definition, and of FeatureAlign's loss.
 
     python scripts/benchmark_auto_assign.py            # 800 x 1216, batch 2, 27 and 240 boxes each
     python scripts/benchmark_auto_assign.py --crowd    # 1,000 boxes in one image, small and huge
 
-Times are medians of forward + backward, both sides in turn; memory is the growth of the process at
-its peak (on a GPU: of the allocator), with the inputs outside and the gradients inside.
+The definition (definition.py of the method) makes dense tables, one image at a time. Times are
+medians of forward + backward; both sides run in turn. Memory is the growth of the process's peak
+(on a GPU: of the allocator's). It includes the gradients and excludes the inputs.
 """
 
 from __future__ import annotations
@@ -22,9 +23,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from benchmark import compare_sides, loss_benchmark, memory, random_targets, seconds  # noqa: E402
 
 from cvpods.modeling.anchor_generator import PointGrid  # noqa: E402
-from cvpods_ext.methods.auto_assign import auto_assign_loss  # noqa: E402
+from cvpods_ext.methods.auto_assign import auto_assign_loss, definition  # noqa: E402
 from cvpods_ext.methods.feature_align import feature_align_loss  # noqa: E402
-from tests.reference.auto_assign import auto_assign_loss_per_image  # noqa: E402
 
 NUM_CLASSES = 80
 STRIDES = (8, 16, 32, 64, 128)
@@ -32,7 +32,7 @@ LEARNED = ("cls_logits", "obj_logits", "ltrb", "mu", "sigma")
 
 
 def make_inputs(images: int, height: int, width: int, device: str) -> dict[str, Any]:
-    """Outputs as at the start of training, without boxes."""
+    """Draw the outputs of a network at the start of training; with_boxes() adds the boxes."""
     torch.manual_seed(0)
     maps = [torch.zeros(1, 1, -(-height // s), -(-width // s)) for s in STRIDES]
     levels = PointGrid(strides=STRIDES).grid(maps)
@@ -57,6 +57,7 @@ def make_inputs(images: int, height: int, width: int, device: str) -> dict[str, 
 
 
 def with_boxes(inputs: dict[str, Any], gt_boxes: list[Tensor], gt_classes: list[Tensor]) -> dict:
+    """Add the boxes and classes of each image to the inputs of a loss."""
     device = inputs["points"].device
     return {
         **inputs,
@@ -66,18 +67,19 @@ def with_boxes(inputs: dict[str, Any], gt_boxes: list[Tensor], gt_classes: list[
 
 
 def step(loss: Callable, inputs: dict[str, Any]) -> Tensor:
-    """Forward and backward; returns the loss."""
-    total = sum(loss(**inputs).values())
+    """Run forward and backward; return the loss."""
+    total = torch.stack([*loss(**inputs).values()]).sum()
     torch.autograd.grad(total, [inputs[name] for name in LEARNED])
     return total.detach()
 
 
 def without_levels(inputs: dict[str, Any]) -> dict[str, Any]:
+    """Remove the level sizes, which only FeatureAlign's loss takes."""
     return {name: value for name, value in inputs.items() if name != "level_sizes"}
 
 
 def per_level(inputs: dict[str, Any]) -> dict[str, Any]:
-    """A prior for each level, as FeatureAlign has it."""
+    """Give each level a prior of its own, as FeatureAlign does."""
     repeated = {
         name: inputs[name].detach().expand(len(STRIDES), -1, -1).clone().requires_grad_()
         for name in ("mu", "sigma")
@@ -86,6 +88,7 @@ def per_level(inputs: dict[str, Any]) -> dict[str, Any]:
 
 
 def compare(boxes: int, repeats: int, device: str) -> None:
+    """Compare AutoAssign's loss with its definition; then measure FeatureAlign's."""
     targets = random_targets(boxes)
     inputs = with_boxes(
         make_inputs(2, 800, 1216, device),
@@ -95,7 +98,7 @@ def compare(boxes: int, repeats: int, device: str) -> None:
     plain = without_levels(inputs)
     sides = {
         "ours": partial(step, auto_assign_loss, plain),
-        "reference": partial(step, auto_assign_loss_per_image, plain),
+        "definition": partial(step, definition.auto_assign_loss, plain),
     }
     title = f"{device}, {boxes} boxes an image"
     compare_sides(f"AutoAssign, {title}", sides, repeats, device)
@@ -103,6 +106,7 @@ def compare(boxes: int, repeats: int, device: str) -> None:
 
 
 def report(title: str, loss: Callable, inputs: dict, repeats: int, device: str) -> None:
+    """Print value, median time and peak memory of a loss."""
     work = partial(step, loss, inputs)
     duration = seconds(lambda: work().item(), repeats)
     print(
@@ -111,7 +115,7 @@ def report(title: str, loss: Callable, inputs: dict, repeats: int, device: str) 
 
 
 def crowd(repeats: int, device: str) -> None:
-    """1,000 boxes as random_targets makes them, and 1,000 that cover the whole image."""
+    """Measure 1,000 random boxes in one image, and 1,000 boxes that cover the whole image."""
     inputs = make_inputs(1, 800, 1344, device)
     (target,) = random_targets(1000, images=1)
     whole = torch.tensor([[-1.0, -1.0, 1344.0, 800.0]]).expand(1000, 4)

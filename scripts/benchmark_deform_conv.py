@@ -1,8 +1,9 @@
-"""DCNv2 on a CPU: sampled by grid_sample, as cvpods.layers does it, beside torchvision's operator.
+"""Measurements of DCNv2 on a CPU: cvpods.layers (by grid_sample) and torchvision's operator.
 
     python scripts/benchmark_deform_conv.py
 
-Medians of forward + backward, both sides in turn; memory is the growth of the process at its peak.
+Times are medians of forward + backward; both sides run in turn. Memory is the growth of the process
+at its peak.
 """
 
 from __future__ import annotations
@@ -16,11 +17,12 @@ from torchvision import ops
 
 from cvpods.layers import ModulatedDeformConv
 
-# (N, C, H, W): a level of the shapes' trial, P3 of 512 x 512 pixels.
+# (N, C, H, W): a level of the shapes experiments, and P3 of an image of 512 x 512 pixels.
 SIZES = [(8, 64, 20, 20), (2, 256, 64, 64)]
 
 
 def sides_of(shape: tuple[int, int, int, int]) -> dict[str, Callable[[], Tensor]]:
+    """Return a step (forward and backward) of each implementation on the same tensors."""
     torch.manual_seed(0)
     n, channels, height, width = shape
     conv = ModulatedDeformConv(channels, channels, 3, padding=1)

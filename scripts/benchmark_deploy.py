@@ -1,10 +1,11 @@
-"""Exported graphs beside PyTorch: speed and AP, each in one run.
+"""Speed and AP of exported graphs, compared with PyTorch in one run.
 
     python scripts/benchmark_deploy.py speed --experiment playground/free_anchor.res50.1x.mmdet
     python scripts/benchmark_deploy.py accuracy playground/atss.res18.shapes=model_final.pth ...
 
-speed: medians of the network's forward pass on noise, all runtimes in turn; weights are random.
-accuracy: of each experiment and its weights, AP on its test data set.
+`speed` prints the median time of the network's forward pass on noise. All runtimes run in turn, and
+the weights are random. `accuracy` prints the AP of each experiment, with the given weights, on its
+test data set.
 """
 
 from __future__ import annotations
@@ -20,17 +21,17 @@ import torch
 from benchmark import timed
 
 from cvpods.engine import RUNNERS
-from cvpods.tools.common import open_experiment
 from cvpods.tools.detectors import load_detector
-from cvpods_ext.deploy.export_tool import main as export
+from cvpods.tools.experiment import open_experiment
 from cvpods_ext.deploy.graphs import NetworkGraph
 from cvpods_ext.deploy.performance import random_feeds
 from cvpods_ext.deploy.precision import fold_batch_norms
 from cvpods_ext.deploy.sessions import open_session
+from cvpods_ext.tools.export import main as export
 
 
 def random_weights(experiment: str, folder: Path) -> Path:
-    """A file of an untrained model."""
+    """Save the weights of an untrained model and return the file."""
     config, build_model = open_experiment(experiment, device="cpu")
     torch.manual_seed(0)
     path = folder / "random.pth"
@@ -41,7 +42,7 @@ def random_weights(experiment: str, folder: Path) -> Path:
 def torch_sides(
     experiment: str, weights: Path, feeds: dict[str, Any], device: str
 ) -> Iterator[tuple[str, Callable[[], object]]]:
-    """The network in PyTorch: as it trains, with folded norms, channels last, compiled."""
+    """Yield the network in PyTorch: as trained, with folded norms, channels last, compiled."""
     given = {name: value.to(device) for name, value in feeds.items()}
 
     def side(compiled: bool = False, fold: bool = True, last: bool = False) -> Callable:
@@ -67,6 +68,7 @@ def torch_sides(
 
 
 def benchmark_speed(args: argparse.Namespace) -> None:
+    """Print a table row for each runtime: median time, images/s, and the ratio to PyTorch eager."""
     height, width = (int(side) for side in args.size.split("x"))
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -102,7 +104,7 @@ def benchmark_speed(args: argparse.Namespace) -> None:
 
 
 def ap_of(experiment: str, weights: str | Path) -> tuple[float, float]:
-    """AP and AP50 on the experiment's test data set."""
+    """Return AP and AP50 on the experiment's test data set."""
     with tempfile.TemporaryDirectory() as output:
         config, build_model = open_experiment(experiment, ["OUTPUT_DIR", output], device="cpu")
         model, _ = load_detector(config, build_model, weights)
@@ -111,6 +113,7 @@ def ap_of(experiment: str, weights: str | Path) -> tuple[float, float]:
 
 
 def benchmark_accuracy(args: argparse.Namespace) -> None:
+    """Print a table row for each experiment: AP (AP50) of PyTorch and of each kind of graph."""
     graphs = {
         "ONNX FP32": [],
         "ONNX FP16": ["--half"],
@@ -134,15 +137,15 @@ def benchmark_accuracy(args: argparse.Namespace) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parts = parser.add_subparsers(required=True)
-    speed = parts.add_parser("speed")
+    speed = parts.add_parser("speed", help="time of the forward pass")
     speed.add_argument("--experiment", default="playground/free_anchor.res50.1x.mmdet")
-    speed.add_argument("--batch", type=int, default=1)
-    speed.add_argument("--size", default="800x1344")
-    speed.add_argument("--repeats", type=int, default=10)
-    speed.add_argument("--device", default="cpu", help="of PyTorch")
-    speed.add_argument("--provider", default="auto", help="of onnxruntime")
+    speed.add_argument("--batch", type=int, default=1, help="images in a pass")
+    speed.add_argument("--size", default="800x1344", help="height x width in pixels")
+    speed.add_argument("--repeats", type=int, default=10, help="timed passes")
+    speed.add_argument("--device", default="cpu", help="PyTorch's device")
+    speed.add_argument("--provider", default="auto", help="onnxruntime's provider")
     speed.set_defaults(run=benchmark_speed)
-    accuracy = parts.add_parser("accuracy")
+    accuracy = parts.add_parser("accuracy", help="AP on the test data set")
     accuracy.add_argument("pairs", nargs="+", metavar="EXPERIMENT=WEIGHTS")
     accuracy.set_defaults(run=benchmark_accuracy)
     args = parser.parse_args()

@@ -1,15 +1,16 @@
-"""Hold this project's detectors against mmdetection's: same weights, same pixels, same numbers.
+"""Compare this project's detectors with mmdetection's: same weights, same pixels, same numbers.
 
     pip install "setuptools<80" wheel "mmdet==3.3.0" "mmengine==0.10.7" opencv-python-headless
     MMCV_WITH_OPS=1 pip install --no-build-isolation "mmcv==2.1.0"     # compiles its CPU operators
     python scripts/compare_mmdet.py [--record tests/expect/mmdet]
 
-mmcv 2.1.0 asks its compiler for C++17; of PyTorch from 2.9 on, whose headers need C++20, its
-setup.py must say -std=c++20 (unpack the sdist, change it, pip install the folder).
+mmcv 2.1.0 compiles with C++17, but the headers of PyTorch 2.9 and newer need C++20. With these,
+unpack the sdist, write -std=c++20 into its setup.py, and pip install the folder.
 
-For FreeAnchor, ATSS, AutoAssign, RetinaNet and FCOS: mmdetection's own config with random weights;
-these, converted, in playground/<method>.res50.1x.mmdet; then head outputs, losses and detections of
-both. `--record` writes what mmdetection computed, for tests/cvpods_ext/convert/test_mmdet.py.
+The methods are FreeAnchor, ATSS, AutoAssign, RetinaNet and FCOS. The script builds mmdetection's
+own config with random weights, converts them for playground/<method>.res50.1x.mmdet, and compares
+head outputs, losses and detections. `--record` writes mmdetection's results, which
+tests/cvpods_ext/convert/test_mmdet.py reads.
 """
 
 from __future__ import annotations
@@ -28,11 +29,11 @@ from torch import Tensor
 
 from cvpods.checkpoint import load_weights
 from cvpods.structures import Boxes, Instances
-from cvpods.tools.common import open_experiment
-from cvpods_ext.convert import convert
+from cvpods.tools.experiment import open_experiment
+from cvpods_ext.convert.conversion import convert
 
 ROOT = Path(__file__).resolve().parents[1]
-TOLERANCE, BOX_TOLERANCE = 1e-4, 1e-3  # of boxes, in pixels
+TOLERANCE, BOX_TOLERANCE = 1e-4, 1e-3  # the tolerance of boxes is in pixels
 # method -> (experiment, mmdetection's config)
 METHODS = {
     "free_anchor": ("free_anchor.res50.1x.mmdet", "free_anchor/freeanchor_r50_fpn_1x_coco.py"),
@@ -44,14 +45,14 @@ METHODS = {
     "retinanet": ("retinanet.res50.1x.mmdet", "retinanet/retinanet_r50_fpn_1x_coco.py"),
     "fcos": ("fcos.res50.1x.mmdet", "fcos/fcos_r50-caffe_fpn_gn-head_1x_coco.py"),
 }
-# mmdetection's names of the losses that differ from ours.
+# mmdetection's name of a loss -> this project's, if they differ.
 LOSSES = {
     "loss_bbox": "loss_box_reg",
     "positive_bag_loss": "loss_pos",
     "negative_bag_loss": "loss_neg",
     "loss_center": "loss_norm",
 }
-# Pixels: two images of HEIGHT x WIDTH, resized from half as much again.
+# In pixels: two images of HEIGHT x WIDTH, resized from ORIGINAL.
 HEIGHT, WIDTH = 128, 160
 ORIGINAL = (192, 240)
 BOXES = [
@@ -62,9 +63,9 @@ CLASSES = [[3, 17, 3], [79, 0]]
 
 
 def random_weights(shapes: dict[str, Any], seed: int = 0) -> dict[str, Tensor]:
-    """Weights under which activations neither vanish nor explode, and some scores are high.
+    """Draw weights with which activations neither vanish nor explode, and some scores are high.
 
-    numpy's RandomState, whose numbers never change, so that records stay valid.
+    numpy's RandomState gives the same numbers in all versions, so that records stay valid.
     """
     random = np.random.RandomState(seed)
     weights = {}
@@ -80,7 +81,7 @@ def random_weights(shapes: dict[str, Any], seed: int = 0) -> dict[str, Tensor]:
             value = 0.1 * value
         elif name.endswith("bias"):
             value = 0.3 * value + (-2.0 if "cls" in name else 2.0 if "conv_reg" in name else 0.0)
-        elif len(shape) == 1:  # factors of norms; small ones end the residual branches
+        elif len(shape) == 1:  # factors of norms, small at the end of a residual branch
             value = (0.3 if "bn3" in name else 0.8) + 0.1 * value
         else:
             gain = 0.15 if _is_predictor(name) else 1.0
@@ -95,7 +96,7 @@ def _is_predictor(name: str) -> bool:
 
 
 def images() -> Tensor:
-    """(2, 3, HEIGHT, WIDTH) uint8, BGR: smooth blobs."""
+    """Draw images of smooth blobs: (2, 3, HEIGHT, WIDTH), uint8, BGR."""
     random = np.random.RandomState(1)
     coarse = torch.as_tensor(random.uniform(0, 255, (2, 3, 8, 10)), dtype=torch.float32)
     fine = torch.nn.functional.interpolate(coarse, (HEIGHT, WIDTH), mode="bicubic")
@@ -106,7 +107,7 @@ def images() -> Tensor:
 
 
 def run_ours(method: str, weights: dict[str, Tensor]) -> dict[str, Any]:
-    """Maps of the head, losses and detections of the experiment, from mmdetection's weights."""
+    """Run the experiment with mmdetection's weights; return head maps, losses and detections."""
     config, build_model = open_experiment(ROOT / "playground" / METHODS[method][0], device="cpu")
     model = build_model(config)
     converted = convert(weights, "mmdet")
@@ -124,14 +125,13 @@ def run_ours(method: str, weights: dict[str, Tensor]) -> dict[str, Any]:
     losses = {name: loss.item() for name, loss in model.train()(inputs).items()}
     model.eval()
     with torch.no_grad():
-        levels = model.features(model.preprocess_image(inputs))
-        maps = model.head([levels[name] for name in model.in_features])
+        maps = model.network(model.preprocess_image(inputs))
         found = [output["instances"] for output in model(inputs)]
     maps["box_deltas"] = _box_maps(method, model, maps["box_deltas"])
     best = [_best_first(one) for one in found]
     detections = [_detected(o.pred_boxes.tensor, o.scores, o.pred_classes) for o in best]
-    quality = next((m for name, m in maps.items() if name in ("centerness", "obj_score")), [])
-    every = [*maps["cls_logits"], *maps["box_deltas"], *quality]
+    names = ["cls_logits", "box_deltas", "centerness", "obj_score"]
+    every = [level for name in names for level in maps.get(name, [])]
     return {"maps": every, "losses": losses, "detections": detections}
 
 
@@ -144,7 +144,7 @@ def _best_first(found: Instances) -> Instances:
 
 
 def _box_maps(method: str, model: Any, maps: list[Tensor]) -> list[Tensor]:
-    """What mmdetection's head returns: distances to the sides for FCOS and AutoAssign."""
+    """Convert box maps to those of mmdetection's head: FCOS and AutoAssign return distances."""
     if method == "fcos":
         return [model.distances(box, 1) for box in maps]
     if method == "auto_assign":
@@ -157,17 +157,18 @@ def _box_maps(method: str, model: Any, maps: list[Tensor]) -> list[Tensor]:
 
 
 def build_theirs(method: str) -> Any:
+    """Build mmdetection's detector from its own config, without pretrained weights."""
     mmdet = importlib.import_module("mmdet")
     mmengine = importlib.import_module("mmengine")
     importlib.import_module("mmdet.utils").register_all_modules()
-    path = Path(mmdet.__file__).parent / ".mim" / "configs" / METHODS[method][1]
+    path = Path(mmdet.__path__[0]) / ".mim" / "configs" / METHODS[method][1]
     config = mmengine.Config.fromfile(path)
     config.model.backbone.init_cfg = None
     return importlib.import_module("mmdet.registry").MODELS.build(config.model)
 
 
 def run_theirs(model: Any, weights: dict[str, Tensor]) -> dict[str, Any]:
-    """The same of mmdetection's model."""
+    """Run mmdetection's detector; return head maps, losses and detections as run_ours does."""
     structures = importlib.import_module("mmdet.structures")
     data = importlib.import_module("mmengine.structures").InstanceData
     model.load_state_dict(weights)
@@ -197,7 +198,7 @@ def run_theirs(model: Any, weights: dict[str, Tensor]) -> dict[str, Any]:
 
 
 def _size_major(level: Tensor) -> Tensor:
-    """Maps (N, 9 * C, H, W) of 9 anchors in our order, by size, then ratio; others as they are."""
+    """Reorder maps (N, 9 * C, H, W) of 9 anchors by size, then ratio; keep other maps."""
     if level.shape[1] not in (720, 36):
         return level
     return level.unflatten(1, (3, 3, -1)).transpose(1, 2).flatten(1, 3)
@@ -207,7 +208,7 @@ def _size_major(level: Tensor) -> Tensor:
 
 
 def summary(outputs: dict[str, Any]) -> dict[str, Any]:
-    """What a record keeps: 40 values of each map at fixed places, losses, 30 detections."""
+    """Return a record: 40 values of each map at fixed places, losses, 30 detections."""
     random = np.random.RandomState(2)
     maps = []
     for level in outputs["maps"]:
@@ -226,8 +227,11 @@ def summary(outputs: dict[str, Any]) -> dict[str, Any]:
 
 
 def differences(ours: dict[str, Any], theirs: dict[str, Any]) -> dict[str, float]:
-    """Largest differences of two runs, or of two records: relative ones of maps and losses, boxes
-    in pixels; inf where detections differ in number or class."""
+    """Return the largest differences between two runs or two records.
+
+    Those of maps and losses are relative, those of boxes in pixels. If the detections differ in
+    number or class, those of scores and boxes are infinite.
+    """
     worst = {"maps": 0.0, "losses": 0.0, "scores": 0.0, "boxes": 0.0}
     for first, second in zip(ours["maps"], theirs["maps"], strict=True):
         worst["maps"] = max(worst["maps"], _largest(first, second, relative=True))
@@ -252,8 +256,8 @@ def _largest(first: Any, second: Any, relative: bool = False) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("methods", nargs="*", default=list(METHODS), metavar="METHOD")
-    parser.add_argument("--record", type=Path, help="folder to write mmdetection's outputs to")
+    parser.add_argument("methods", nargs="*", default=list(METHODS), metavar="METHOD", help="all")
+    parser.add_argument("--record", type=Path, help="folder for mmdetection's results")
     args = parser.parse_args()
     passed = True
     for method in args.methods:

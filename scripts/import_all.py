@@ -1,4 +1,9 @@
-"""Import every module of the packages; name the one that fails."""
+"""Import every module of the packages, and name each one that fails.
+
+    python scripts/import_all.py
+
+The exit status is 1 if a module fails.
+"""
 
 from __future__ import annotations
 
@@ -10,21 +15,29 @@ import cvpods
 import cvpods_ext
 
 
-def main() -> int:
-    failed = 0
+def import_modules() -> tuple[int, list[str]]:
+    """Import all modules; return how many there are, and a line for each that fails."""
     names = [
         module.name
         for package in (cvpods, cvpods_ext)
         for module in pkgutil.walk_packages(package.__path__, f"{package.__name__}.")
     ]
+    failures = []
     for name in names:
         try:
             importlib.import_module(name)
         except Exception as error:
-            failed += 1
-            print(f"{name}: {type(error).__name__}: {error}", file=sys.stderr)
-    print(f"imported {len(names) - failed} of {len(names)} modules")
-    return int(failed > 0)
+            failures.append(f"{name}: {type(error).__name__}: {error}")
+    return len(names), failures
+
+
+def main() -> int:
+    """Print the result; return the exit status."""
+    count, failures = import_modules()
+    for line in failures:
+        print(line, file=sys.stderr)
+    print(f"imported {count - len(failures)} of {count} modules")
+    return int(bool(failures))
 
 
 if __name__ == "__main__":

@@ -1,14 +1,16 @@
-# Sourced by infer_freeanchor_fp16_accuracy.sh and infer_freeanchor_fp16_performance.sh.
+# infer_freeanchor_fp16_accuracy.sh and infer_freeanchor_fp16_performance.sh source this file.
 #
-#   DATASETS_DIR  folder of COCO: images/val2017, annotations/instances_val2017.json (accuracy)
-#   MODEL         the graph; default: freeanchor_r50_opt_bs_32_fp16.onnx in the experiment's output/
-#   WEIGHTS       where MODEL does not exist: export it from these weights first
-#   EXPERIMENT    folder; default: playground/free_anchor.res50.1x.mmdet, whose weights mmdetection
-#                 published
-#   BATCH, SIZE   of the export; default: 32 and 800x1344
-# Further arguments go to pods_infer: --provider cuda --target-ap 35 --target-fps 69.7
+# It reads these variables of the environment:
+#   DATASETS_DIR  folder of COCO (images/val2017, annotations/instances_val2017.json), for accuracy
+#   MODEL         the graph; default: output/freeanchor_r50_opt_bs_32_fp16.onnx in
+#                 playground/free_anchor.res50.1x.mmdet
+#   WEIGHTS       checkpoint from which MODEL is exported if it does not exist
+#   EXPERIMENT    folder; default: playground/free_anchor.res50.1x.mmdet, for which mmdetection
+#                 published weights
+#   BATCH, SIZE   batch and image size of the export; default: 32 and 800x1344
+# Further arguments are passed to pods_infer: --provider cuda --target-ap 35 --target-fps 69.7
 
-# infer MODE [arguments of pods_infer]
+# infer MODE [arguments of pods_infer]: export the graph if it is missing, then run pods_infer.
 infer() {
     local mode=$1 experiment=${EXPERIMENT:-$ROOT/playground/free_anchor.res50.1x.mmdet}
     local model=${MODEL:-$ROOT/playground/free_anchor.res50.1x.mmdet/output/freeanchor_r50_opt_bs_32_fp16.onnx}
@@ -19,7 +21,7 @@ infer() {
         return 1
     fi
     VENV=${CVPODS_VENV:-$ROOT/.venv}
-    # An onnxruntime-gpu that somebody installed there stays.
+    # Install only what is missing, so that an installed onnxruntime-gpu stays.
     if ! "$VENV/bin/python" -c 'import cvpods_ext, onnx, onnxruntime, onnxscript, onnxslim' \
         >/dev/null 2>&1; then
         (cd "$ROOT" && . scripts/setup_env.sh && ensure_environment deploy)

@@ -4,7 +4,7 @@
 
 Each row comes from the docstring of a folder's config.py: Paper, Measured, Recorded (date and
 commit of the measurement) and Weights (address and SHA-256 of a published checkpoint), and from
-its config: where the backbone's weights come from.
+its config (the address of the backbone's weights).
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ from cvpods.tools.experiment import load_experiment  # noqa: E402
 PATH = ROOT / "docs" / "model_zoo.md"
 INTRODUCTION = """# Model zoo
 
-Written by `python scripts/make_model_zoo.py` from the folders of `playground/`. "Published" is what
-the paper or its authors' code reports (minival / test-dev); "measured" is what this code reached,
-with the date and the commit that recorded it. "Not measured" means just that: nothing here was
-trained on COCO, which takes GPUs for days.
+`python scripts/make_model_zoo.py` writes this page from the folders of `playground/`. "Published"
+is the AP that the paper or its authors' code reports (minival / test-dev). "Measured" is the AP
+that this code reached, with the date and the commit that recorded it. Experiments on COCO are "not
+measured": nothing here was trained on COCO, which takes days on GPUs.
 
-No checkpoint of this project is published yet. Others' files work as they are: `pods_test
+This project has not published a checkpoint yet. Files of other projects work unchanged: `pods_test
 MODEL.WEIGHTS x.pth` reads those of mmdetection, maskrcnn-benchmark, detectron2, torchvision and
-cvpods, see [weights.md](weights.md). A checkpoint for this page is made by `pods_convert
-model_final.pth --strip`, which prints the line with its SHA-256; address and hash go into the
-folder's docstring as "Weights".
+cvpods (see [weights.md](weights.md)). To make a checkpoint for this page, run `pods_convert
+model_final.pth --strip`. It prints the line with the SHA-256; write the address and the hash into
+the folder's docstring as "Weights".
 
 | experiment | published AP | measured AP | recorded | backbone | checkpoint |
 | --- | --- | --- | --- | --- | --- |
@@ -37,7 +37,7 @@ folder's docstring as "Weights".
 
 
 def row(folder: Path) -> str:
-    """The line of an experiment."""
+    """Return the table row of an experiment."""
     about = describe(folder)
     config, _ = load_experiment(folder)
     cells = [
@@ -52,7 +52,7 @@ def row(folder: Path) -> str:
 
 
 def page() -> str:
-    """The whole page."""
+    """Return the text of the page."""
     folders = sorted(path.parent for path in (ROOT / "playground").glob("*/config.py"))
     return INTRODUCTION + "".join(row(folder) for folder in folders)
 

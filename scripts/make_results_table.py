@@ -2,7 +2,7 @@
 
     python scripts/make_results_table.py
 
-Each row comes from a folder: its docstring (title, Paper, Measured) and its network.
+Each row comes from a folder: from its docstring (title, Paper, Measured) and its network.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from cvpods.tools.experiment import load_experiment
 ROOT = Path(__file__).resolve().parents[1]
 BEGIN, END = "<!-- results: scripts/make_results_table.py -->", "<!-- end of results -->"
 HEADER = (
-    "| folder | what | published AP: minival / test-dev | AP measured here | parameters |\n"
+    "| folder | description | published AP: minival / test-dev | AP measured here | parameters |\n"
     "| --- | --- | --- | --- | --- |\n"
 )
 
 
 def describe(folder: Path) -> dict[str, str]:
-    """{"title": first line, "Paper": ..., "Expected": ..., ...} of config.py's docstring."""
+    """Read config.py's docstring: {"title": first line, "Paper": ..., "Expected": ..., ...}."""
     docstring = (folder / "config.py").read_text(encoding="utf-8").split('"""')[1]
     title, _, rest = docstring.partition("\n\n")
     entries = {"title": title.rstrip(".")}
@@ -37,9 +37,9 @@ def describe(folder: Path) -> dict[str, str]:
 
 
 def paper_ap(text: str) -> str:
-    """ "38.7 AP (minival), 38.7 (test-dev)" -> "38.7 / 38.7"; of a multi-scale test too.
+    """Extract the AP of the paper: "38.7 AP (minival), 38.7 (test-dev)" becomes "38.7 / 38.7".
 
-    A split without a number is "-".
+    A split without a number becomes "-". A multi-scale test follows after a semicolon.
     """
     minival = re.findall(r"([\d.]+) AP \(minival\)", text)
     test_dev = re.findall(r"([\d.]+)(?: AP)? \(test-dev\)", text)
@@ -50,7 +50,7 @@ def paper_ap(text: str) -> str:
 
 
 def count_parameters(folder: Path) -> int:
-    """Of the network, without its pretrained values."""
+    """Count the parameters of the network, without loading pretrained values."""
     config, build_model = load_experiment(folder)
     config.MODEL.DEVICE = "cpu"
     with torch.device("meta"):
@@ -58,6 +58,7 @@ def count_parameters(folder: Path) -> int:
 
 
 def row(folder: Path) -> str:
+    """Return the table row of an experiment."""
     about = describe(folder)
     measured = about.get("Measured", "not measured")
     link = f"[{folder.name}](playground/{folder.name})"
@@ -66,12 +67,13 @@ def row(folder: Path) -> str:
 
 
 def table() -> str:
+    """Return the table of all experiments."""
     folders = sorted(path.parent for path in (ROOT / "playground").glob("*/config.py"))
     return HEADER + "".join(row(folder) for folder in folders)
 
 
 def with_table(readme: str) -> str:
-    """The README's text with the table between its two marks."""
+    """Return the README's text with the table between its two marks."""
     before, _, rest = readme.partition(BEGIN)
     _, _, after = rest.partition(END)
     return f"{before}{BEGIN}\n\n{table()}\n{END}{after}"

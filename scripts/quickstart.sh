@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# From nothing to a trained detector and a picture of what it finds: environment, embedded data,
-# training, evaluation, drawing. What is done already is skipped; remove OUTPUT to train again.
+# Install the project, make a small data set, train a detector, evaluate it and draw its detections.
+# Finished steps are skipped; remove the folder OUTPUT (below) to train again.
 set -uo pipefail
 cd "$(dirname "$0")/.."
 . scripts/setup_env.sh
@@ -9,7 +9,7 @@ EXPERIMENT=playground/atss.res18.shapes
 OUTPUT=$PWD/$EXPERIMENT/output
 PICTURE=$OUTPUT/detections.png
 
-# step NAME COMMAND...: run it; on failure say which step it was and stop.
+# step NAME COMMAND...: run the command; if it fails, name the step and stop.
 step() {
     local name=$1 status
     shift
@@ -18,7 +18,7 @@ step() {
     status=$?
     if [ $status -ne 0 ]; then
         echo "quickstart: the step '$name' failed (exit status $status); the reason is above." >&2
-        echo "            When it is mended, run this script again: finished steps are skipped." >&2
+        echo "            Fix it and run this script again: finished steps are skipped." >&2
         exit $status
     fi
 }
@@ -29,7 +29,7 @@ train() {
     if [ -f "$OUTPUT/model_final.pth" ]; then
         echo "    already trained: $OUTPUT/model_final.pth"
     else
-        echo "    about 7 minutes on 2 CPU cores; progress is written to $OUTPUT/log.txt too"
+        echo "    about 7 minutes on 2 CPU cores; $OUTPUT/log.txt shows the progress, too"
         in_experiment pods_train --resume OUTPUT_DIR "$OUTPUT"
     fi
 }
@@ -59,9 +59,9 @@ Picture: {sys.argv[2]}
 
 Next:
   source .venv/bin/activate && cd playground/atss.res18.shapes
-  pods_test                                        evaluate again
+  pods_test                                        # evaluate again
+  pods_check                                       # examine the data
   pods_train SOLVER.LR_SCHEDULER.MAX_ITER 1000 OUTPUT_DIR output_longer
-  pods_check                                       examine the data
-  your own COCO-format data: README.md, "Train on your own data"
-  read the paper in code: cvpods_ext/methods/atss/assign.py, loss.py""")
+Train on your own COCO-format data: README.md, "Train on your own data".
+Read the method: cvpods_ext/methods/atss/assign.py and loss.py.""")
 PY

@@ -1,7 +1,8 @@
-# Sourced by the other scripts: makes or reuses .venv and installs this project into it.
-# $CVPODS_VENV names another folder; a Python of one's own choice is $PYTHON.
+# The other scripts source this file. It makes or reuses .venv and installs this project into it.
+# $CVPODS_VENV names another folder, $PYTHON another Python.
 
-# Versions under which tests were run come first; README.md, "Install", has the table.
+# Print the first Python that can be used. The versions with which the tests were run come first;
+# README.md, "Install", has the table.
 find_python() {
     local candidate
     for candidate in ${PYTHON:-} python3.13 python3.12 python3.11 python3.10 python3.14 python3; do
@@ -11,11 +12,11 @@ find_python() {
             return 0
         fi
     done
-    echo "No Python 3.10 or newer with the module venv was found; name one: PYTHON=/path $0" >&2
+    echo "Python 3.10 or newer with the module venv was not found; name one: PYTHON=/path $0" >&2
     return 1
 }
 
-# ensure_environment [extra]: afterwards $VENV/bin holds python and the commands.
+# ensure_environment [EXTRA]: make $VENV, with python and the commands in $VENV/bin.
 ensure_environment() {
     local extra=${1:-} python stamp
     VENV=${CVPODS_VENV:-$PWD/.venv}

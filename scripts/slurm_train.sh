@@ -1,11 +1,12 @@
 #!/usr/bin/env bash
-# Trains an experiment on a SLURM cluster: one launcher on each node, all its GPUs.
+# Train an experiment on a SLURM cluster, with one launcher on each node and all of its GPUs.
 #
 #   sbatch --nodes 2 --gpus-per-node 8 scripts/slurm_train.sh playground/atss.res50.1x [KEY VALUE ...]
 #
-# OUTPUT_DIR and the data must be on a file system that all nodes share. Two minutes before its time
-# is over, or when it is preempted, the job is told to stop: it saves, and is put into the queue again
-# to go on from there. $CVPODS_PORT is the port on the first node (29500).
+# OUTPUT_DIR and the data must be on a file system that all nodes share. SLURM tells the job to stop
+# two minutes before its time ends, or when it is preempted: the job saves a checkpoint and returns
+# to the queue, and then resumes from the checkpoint. $CVPODS_PORT is the port on the first node
+# (29500).
 #SBATCH --job-name=pods_train
 #SBATCH --nodes=1
 #SBATCH --ntasks-per-node=1
@@ -25,7 +26,7 @@ export CVPODS_EXPERIMENT=$1
 shift
 export CVPODS_HOST=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
 
-# One task on each node; $SLURM_NODEID tells them apart.
+# One task runs on each node; $SLURM_NODEID is its number.
 srun --kill-on-bad-exit=1 bash -c '
     exec pods_train --dir "$CVPODS_EXPERIMENT" --resume --max-restarts 3 \
         --num-gpus "${SLURM_GPUS_ON_NODE:-0}" --num-machines "$SLURM_NNODES" \
@@ -33,7 +34,7 @@ srun --kill-on-bad-exit=1 bash -c '
 ' pods_train "$@"
 status=$?
 
-# 143: SIGTERM came, and the run was saved. Where requeueing is not allowed, sbatch it again.
+# 143: the run received SIGTERM and saved. If requeueing is not allowed, submit the job again.
 if [ $status -eq 143 ]; then
     echo "Stopped by SIGTERM and saved; requeueing job $SLURM_JOB_ID."
     scontrol requeue "$SLURM_JOB_ID"

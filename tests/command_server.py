@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, TextIO
 
 from tests.forking import fork, status_of
-from tests.load_script import ROOT
+from tests.load_script import ROOT, load_script
 
 # The server answers with a line of the process id and a line of the exit status.
 PROGRAM = """#!{python} -IS
@@ -201,10 +201,7 @@ def serve(address: str) -> None:
     """Answer each request in a process of its own, for ever."""
     import torch
 
-    import cvpods_ext.configs  # noqa: F401 - what experiments import is imported here, once
-    import cvpods_ext.console
-    import cvpods_ext.methods.feature_align.detector  # noqa: F401
-
+    load_script("scripts/import_all.py").import_modules()  # the commands import them when needed
     with contextlib.suppress(ImportError):  # what pods_export takes seconds to import
         import onnx  # noqa: F401
         import onnxscript  # noqa: F401

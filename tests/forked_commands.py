@@ -7,12 +7,12 @@ import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import cvpods_ext.configs  # noqa: F401 - what an experiment imports is imported here, once
-import cvpods_ext.deploy  # noqa: F401
-import cvpods_ext.methods.feature_align.detector  # noqa: F401
 from cvpods.tools.test import main as pods_test
 from cvpods.tools.train import main as pods_train
 from tests.forking import fork, print_to, status_of
+from tests.load_script import load_script
+
+load_script("scripts/import_all.py").import_modules()  # the commands import them when needed
 
 Main = Callable[[Sequence[str]], None]
 

@@ -1,22 +1,23 @@
-"""Files that are written whole or not at all."""
+"""Writers that leave a file complete, or as it was before."""
 
 from __future__ import annotations
 
 import contextlib
 import os
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import IO
 
 from cvpods.utils.errors import CheckpointError
 
 
-def write_atomically(path: Path, write: Any) -> None:
+def write_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:
     """Call write(file) on a temporary file beside `path`, flush it to disk, then rename it.
 
-    After a power cut, `path` is as it was before or as it is afterwards.
+    After a power cut, `path` holds either the old content or the new content.
 
     Raises:
-        OSError: it cannot be written; `path` is as it was before.
+        OSError: the file cannot be written; `path` keeps its old content.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
@@ -27,7 +28,7 @@ def write_atomically(path: Path, write: Any) -> None:
         os.replace(temporary, path)
         _flush_folder(path.parent)
     except RuntimeError as error:
-        # torch.save hides the system's error, a full disk say, behind one of its own.
+        # torch.save hides the system's error, such as a full disk, behind a RuntimeError.
         if isinstance(error.__context__, OSError):
             raise error.__context__ from None
         raise
@@ -35,11 +36,11 @@ def write_atomically(path: Path, write: Any) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def append_whole(path: Path, content: bytes) -> None:
-    """Append `content` to a file, or leave the file as it is.
+def append_atomically(path: Path, content: bytes) -> None:
+    """Append all of `content` to a file, or leave the file as it is.
 
     Raises:
-        OSError: it cannot be written.
+        OSError: the file cannot be written.
     """
     size = path.stat().st_size if path.exists() else None
     try:
@@ -52,7 +53,7 @@ def append_whole(path: Path, content: bytes) -> None:
 
 
 def _flush_folder(folder: Path) -> None:
-    """The rename itself to disk; some systems and file systems have no such call."""
+    """Flush a rename to disk. Some operating systems and file systems do not support this."""
     with contextlib.suppress(OSError):
         descriptor = os.open(folder, os.O_RDONLY)
         try:
@@ -62,16 +63,16 @@ def _flush_folder(folder: Path) -> None:
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Remove what writes that a kill interrupted left in a folder."""
+    """Remove the temporary files that killed writes left in a folder."""
     for leftover in folder.glob(".*.tmp"):
         leftover.unlink(missing_ok=True)
 
 
 def write_file(path: Path, content: bytes) -> None:
-    """Write `content` atomically; folders above it are made.
+    """Write `content` atomically, and create the folders above the file.
 
     Raises:
-        CheckpointError: it cannot be written.
+        CheckpointError: the file cannot be written.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

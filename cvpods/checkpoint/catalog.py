@@ -1,12 +1,10 @@
-"""Published backbones: where they are, and what input and network they expect of a config."""
+"""Catalogue of published backbones: where each file is, and the input and network it expects."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-
-import torchvision
 
 from cvpods.utils.errors import CheckpointError
 from cvpods.utils.timm import import_timm
@@ -36,14 +34,14 @@ def _network(depth: int, groups: int = 1, width: int = 64, stride_in_1x1: bool =
 
 
 @dataclass(frozen=True)
-class Published:
-    """A file of weights.
+class PublishedWeights:
+    """A published file of weights.
 
     Args:
-        url: where its publishers keep it.
-        expects: config keys that it was trained with, and their values.
-        sha256: the hash's first digits, "" where they are not known.
-        equivalent: torchvision's network of the same shape.
+        url: its publisher's address.
+        expects: the config keys that it was trained with, and their values.
+        sha256: the first digits of its hash, or "".
+        equivalent: torchvision's network of the same shape, or "".
     """
 
     url: str
@@ -62,24 +60,24 @@ _R101_CAFFE = {**CAFFE_BGR, **_network(101, stride_in_1x1=True)}
 _X101_32X8D_D2 = {**CAFFE_BGR, "MODEL.PIXEL_STD": [57.375, 57.12, 58.395], **_network(101, 32, 8)}
 
 
-def _digits(url: str) -> str:
-    """The digits of its hash in which torchvision's and OpenMMLab's file names end."""
+def _hash_in_name(url: str) -> str:
+    """Return the digits of the hash with which torchvision's and OpenMMLab's file names end."""
     return url.rpartition("-")[2].partition(".")[0]
 
 
-# path below ImageNetPretrained/ -> (what it expects, torchvision's equivalent)
-_OF_DETECTRON2 = {
+# {path below ImageNetPretrained/: (expected keys, torchvision's equivalent)}
+_DETECTRON2_FILES = {
     "MSRA/R-50.pkl": (_R50_CAFFE, "resnet50"),
     "MSRA/R-101.pkl": (_R101_CAFFE, "resnet101"),
     "FAIR/X-101-32x8d.pkl": (_X101_32X8D_D2, "resnext101_32x8d"),
     "torchvision/R-50.pkl": ({**IMAGENET_RGB, **_network(50)}, "resnet50"),
     "torchvision/R-101.pkl": ({**IMAGENET_RGB, **_network(101)}, "resnet101"),
 }
-# name -> (path below ImageNetPretrained/, what it expects, equivalent)
-_OF_DETECTRON = {
+# {name: (path below ImageNetPretrained/, expected keys, torchvision's equivalent)}
+_DETECTRON_FILES = {
     "MSRA/R-50": ("MSRA/R-50.pkl", _R50_CAFFE, "resnet50"),
     "MSRA/R-101": ("MSRA/R-101.pkl", _R101_CAFFE, "resnet101"),
-    # Detectron's own file: standard deviation 1, as in the code of FreeAnchor and ATSS.
+    # Detectron's own file has standard deviation 1, as in the code of FreeAnchor and ATSS.
     "FAIR/20171220/X-101-32x8d": (
         "20171220/X-101-32x8d.pkl",
         {**CAFFE_BGR, **_network(101, 32, 8)},
@@ -91,8 +89,8 @@ _OF_DETECTRON = {
         "resnext101_64x4d",
     ),
 }
-# name -> (file, what it expects, equivalent)
-_OF_MMLAB = {
+# {name: (file, expected keys, torchvision's equivalent)}
+_MMLAB_FILES = {
     "resnext101_32x4d": (
         "resnext101_32x4d-a5af3160.pth",
         {**IMAGENET_RGB, **_network(101, 32, 4)},
@@ -114,28 +112,30 @@ _OF_MMLAB = {
     ),
 }
 _IMAGENET = "ImageNetPretrained/"
-# By the address that configs write.
-CATALOG: dict[str, Published] = {
+# {the address that configs write: file}
+CATALOG: dict[str, PublishedWeights] = {
     **{
-        f"detectron2://{_IMAGENET}{path}": Published(
+        f"detectron2://{_IMAGENET}{path}": PublishedWeights(
             f"{DETECTRON2}{_IMAGENET}{path}", expects, equivalent=equivalent
         )
-        for path, (expects, equivalent) in _OF_DETECTRON2.items()
+        for path, (expects, equivalent) in _DETECTRON2_FILES.items()
     },
     **{
-        f"catalog://{_IMAGENET}{name}": Published(
+        f"catalog://{_IMAGENET}{name}": PublishedWeights(
             f"{DETECTRON}{_IMAGENET}{path}", expects, equivalent=equivalent
         )
-        for name, (path, expects, equivalent) in _OF_DETECTRON.items()
+        for name, (path, expects, equivalent) in _DETECTRON_FILES.items()
     },
     **{
-        f"open-mmlab://{name}": Published(MMLAB + file, expects, _digits(file), equivalent)
-        for name, (file, expects, equivalent) in _OF_MMLAB.items()
+        f"open-mmlab://{name}": PublishedWeights(
+            MMLAB + file, expects, _hash_in_name(file), equivalent
+        )
+        for name, (file, expects, equivalent) in _MMLAB_FILES.items()
     },
 }
-_BY_URL = {published.url: published for published in CATALOG.values()}
+_BY_URL = {entry.url: entry for entry in CATALOG.values()}
 
-# ResNets of torchvision and timm that this project's ResNet can be.
+# ResNets of torchvision and timm that this project's ResNet can represent.
 RESNETS = {
     "resnet18": _network(18),
     "resnet34": _network(34),
@@ -150,26 +150,29 @@ RESNETS = {
 }
 
 
-def has_own_name(known: Published) -> bool:
-    """Whether the last part of its URL tells what it is: X-101-32x8d.pkl is the name of two that
-    differ; R-50.pkl without a folder is MSRA's, not torchvision's."""
+def has_unique_name(known: PublishedWeights) -> bool:
+    """Return True if the last part of a file's URL identifies the file.
+
+    X-101-32x8d.pkl is the name of two different files. R-50.pkl without a folder is MSRA's file,
+    not torchvision's.
+    """
     name = known.url.rpartition("/")[2]
     alike = [e for e in CATALOG.values() if e.url.endswith(f"/{name}") and _TV not in e.url]
     return bool(alike) and all(entry.expects == known.expects for entry in alike)
 
 
-def expects_of(address: str) -> Expects:
-    """What is known that the weights at a path or address expect; {} of files and of cvpods://."""
+def expected_keys(address: str) -> Expects:
+    """Return the config keys that published weights expect; {} for a path and for cvpods://."""
     if "://" not in address or address.startswith("cvpods://") or Path(address).is_file():
         return {}
-    return dict(published(address.partition("#")[0]).expects)
+    return dict(find_published(address.partition("#")[0]).expects)
 
 
-def published(address: str) -> Published:
-    """What is known of an address; of one that is not in the catalogue, its URL alone.
+def find_published(address: str) -> PublishedWeights:
+    """Return the catalogue's entry of an address; for an unlisted URL, an entry without details.
 
     Raises:
-        CheckpointError: an address of a kind that has names, and not this one.
+        CheckpointError: the address is of a catalogued or unknown kind, and is not listed.
     """
     if address in CATALOG:
         return CATALOG[address]
@@ -177,16 +180,16 @@ def published(address: str) -> Published:
         return _BY_URL[address]
     scheme, _, rest = address.partition("://")
     scheme = scheme.lower()
-    if by_name := _torchvision_file(rest):
-        return by_name
+    if entry := _find_torchvision_url(rest):
+        return entry
     if scheme in ("http", "https"):
-        return Published(address)
+        return PublishedWeights(address)
     if scheme == "detectron2":
-        return Published(DETECTRON2 + rest)
+        return PublishedWeights(DETECTRON2 + rest)
     if scheme == "torchvision":
-        return _torchvision(rest)
+        return _find_torchvision(rest)
     if scheme == "timm":
-        return _timm(rest)
+        return _find_timm(rest)
     known = [name for name in CATALOG if name.startswith(f"{scheme}://")]
     if known:
         raise CheckpointError(
@@ -198,19 +201,31 @@ def published(address: str) -> Published:
     )
 
 
-def _torchvision_file(rest: str) -> Published | None:
-    """Of a URL of one of torchvision's ResNets, the same as by its name."""
+def _find_torchvision_url(rest: str) -> PublishedWeights | None:
+    """Return the entry of a URL of one of torchvision's ResNets, the same as for its name."""
     if not rest.startswith("download.pytorch.org/"):
         return None
+    import torchvision
+
     for name in RESNETS:
         for member in torchvision.models.get_model_weights(name):
             if member.url.endswith(rest):
-                return _torchvision(f"{name}?{member.name}")
+                return _find_torchvision(f"{name}?{member.name}")
     return None
 
 
-def _torchvision(rest: str) -> Published:
-    """torchvision's address: resnet50, or resnet50?IMAGENET1K_V2; the first weights by default."""
+def _find_torchvision(rest: str) -> PublishedWeights:
+    """Return the entry of torchvision://`rest`.
+
+    Args:
+        rest: a network's name, and optionally its weights: resnet50, resnet50?IMAGENET1K_V2. The
+            default is the first version of the weights.
+
+    Raises:
+        CheckpointError: torchvision does not have the network or the weights.
+    """
+    import torchvision
+
     name, _, version = rest.partition("?")
     try:
         versions = torchvision.models.get_model_weights(name)
@@ -228,15 +243,22 @@ def _torchvision(rest: str) -> Published:
             f"torchvision://{name}?{names[0]}"
         )
     url = versions[version or names[0]].url
-    return Published(url, {**IMAGENET_RGB, **RESNETS.get(name, {})}, _digits(url))
+    return PublishedWeights(url, {**IMAGENET_RGB, **RESNETS.get(name, {})}, _hash_in_name(url))
 
 
-def _timm(name: str) -> Published:
-    """timm's address: a network's name, and the tag of its weights after a dot."""
+def _find_timm(name: str) -> PublishedWeights:
+    """Return the entry of timm://`name`.
+
+    Args:
+        name: a network's name, and optionally the tag of its weights after a dot.
+
+    Raises:
+        CheckpointError: timm does not have the network or the weights.
+    """
     timm = import_timm()
     try:
         settings = timm.get_pretrained_cfg(name, allow_unregistered=False)
-    except RuntimeError:  # no such network, or no such weights of it
+    except RuntimeError:  # timm does not have the network or the weights
         settings = None
     if settings is None:
         near = timm.list_pretrained(f"{name[:6]}*")[:8] or "timm.list_pretrained()"
@@ -245,4 +267,5 @@ def _timm(name: str) -> Published:
         )
     mean, std = ([255 * value for value in values] for values in (settings.mean, settings.std))
     colors = {"INPUT.FORMAT": "RGB", "MODEL.PIXEL_MEAN": mean, "MODEL.PIXEL_STD": std}
-    return Published(f"timm://{name}", {**colors, **RESNETS.get(settings.architecture or "", {})})
+    expects = {**colors, **RESNETS.get(settings.architecture or "", {})}
+    return PublishedWeights(f"timm://{name}", expects)

@@ -1,4 +1,4 @@
-"""One file over the network: whole, checked, within limits of size and time, with its progress."""
+"""Download of one file, with checks of its content, limits of size and time, and progress."""
 
 from __future__ import annotations
 
@@ -19,84 +19,87 @@ from cvpods.utils.logger import is_terminal
 
 # Seconds without an answer or without further bytes.
 TIMEOUT = 30.0
-# Limits of one download, and the variables that change them.
+# Environment variables that limit a download, and their defaults.
 MAX_GB = ("CVPODS_MAX_DOWNLOAD_GB", 8.0)
 MAX_MINUTES = ("CVPODS_MAX_DOWNLOAD_MINUTES", 120.0)
-# Seconds between two lines in the log about a download.
+# Seconds between two log lines about a download.
 LOG_INTERVAL = 10.0
 _BLOCK = 1 << 18
 
-# Reads a file and raises what a broken one makes it raise.
-Check: TypeAlias = Callable[[Path], Any]
+# A function that reads a file and raises CheckpointError if the file is broken.
+Check: TypeAlias = Callable[[Path], object]
 
 
 @dataclass(frozen=True)
-class Wanted:
-    """A file that is to be downloaded.
+class Request:
+    """A file to download.
 
     Args:
-        target: where it is kept.
-        asked: what the user wrote, for messages.
-        sha256: the first digits of its hash, or "".
+        target: path at which the file is kept.
+        source: the address that the user wrote, for messages.
+        sha256: the first digits of the file's hash, or "".
         check: see find_file().
     """
 
     target: Path
-    asked: str
+    source: str
     sha256: str = ""
     check: Check | None = None
 
 
-def download_one(url: str, wanted: Wanted) -> Path:
-    """Download `url` to wanted.target; nothing stays behind unless it is whole and passes.
+def download_file(url: str, request: Request) -> Path:
+    """Download `url` to request.target. An incomplete or refused file is removed.
 
     Raises:
-        CheckpointError: it is too large, too slow, cut off, a web page, or another file.
-        OSError, ValueError, HTTPException: of the network and of the server.
+        CheckpointError: the file is too large, too slow, cut off, a web page, or has another hash.
+        OSError, ValueError, HTTPException: the network or the server failed.
     """
-    target = wanted.target
+    target = request.target
     partial = target.with_name(f"{target.stem}.part{target.suffix}")
     try:
         logger.info(f"Downloading {url}")
         with urllib.request.urlopen(url, timeout=TIMEOUT) as answer, partial.open("wb") as file:
             _copy(answer, file, target.name)
             expected = answer.headers.get("Content-Length")
-            ends = expected is not None or getattr(answer, "chunked", False)
+            has_end = expected is not None or getattr(answer, "chunked", False)
         size = partial.stat().st_size
         if expected is not None and size != int(expected):
             raise CheckpointError(f"the connection ended after {size:,} bytes")
-        _check(partial, wanted, ends)
+        _check(partial, request, has_end)
         return partial.replace(target)
     finally:
         partial.unlink(missing_ok=True)
 
 
-def _check(partial: Path, wanted: Wanted, ends: bool) -> None:
+def _check(partial: Path, request: Request, has_end: bool) -> None:
     """Check a downloaded file.
 
     Args:
-        ends: the server said where the file ends, so that it is known to be whole.
+        has_end: the server stated where the file ends, so the file is known to be complete.
+
+    Raises:
+        CheckpointError: the file is not the requested one, or may be incomplete.
     """
     with partial.open("rb") as file:
         if file.read(64).lstrip()[:1] == b"<":
-            raise CheckpointError("it answers with a web page, not with a file of weights")
-    if wanted.sha256 and not (found := file_sha256(partial)).startswith(wanted.sha256):
-        raise CheckpointError(f"its SHA-256 is {found}, not {wanted.sha256}...")
-    if not ends and not wanted.sha256 and wanted.check is None:
+            raise CheckpointError("the server sent a web page, not a file of weights")
+    if request.sha256 and not (found := file_sha256(partial)).startswith(request.sha256):
+        raise CheckpointError(f"its SHA-256 is {found}, not {request.sha256}...")
+    if not has_end and not request.sha256 and request.check is None:
         raise CheckpointError(
             "the server does not say how long the file is, so a broken one would not be noticed; "
             "write #sha256= and its hash at the end of the address"
         )
-    if wanted.check is not None:
+    if request.check is not None:
         try:
-            wanted.check(partial)
+            request.check(partial)
         except CheckpointError as error:
-            said = str(error).replace(str(partial), wanted.target.name)
-            raise CheckpointError(f"what was downloaded is not kept: {said}") from None
+            reason = str(error).replace(str(partial), request.target.name)
+            raise CheckpointError(f"the downloaded file is not kept: {reason}") from None
 
 
 def file_sha256(path: Path) -> str:
-    """Hexadecimal SHA-256 of a file."""
+    """Return the SHA-256 of a file, hexadecimal."""
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while block := file.read(1 << 20):
@@ -104,11 +107,11 @@ def file_sha256(path: Path) -> str:
     return digest.hexdigest()
 
 
-def limit(variable: str, default: float) -> float:
+def read_limit(variable: str, default: float) -> float:
     """Return the number in an environment variable, or the default.
 
     Raises:
-        CheckpointError: it is not a number above 0.
+        CheckpointError: the variable is not a number above 0.
     """
     text = os.environ.get(variable) or default
     try:
@@ -121,17 +124,17 @@ def limit(variable: str, default: float) -> float:
 
 
 def _copy(answer: Any, file: IO[bytes], name: str) -> None:
-    """Copy an answer into a file, within the limits; tell how far it is."""
+    """Copy a server's answer into a file, within the limits, and report the progress."""
     header = answer.headers.get("Content-Length") or ""
     total = int(header) if header.isdigit() else None
-    most, minutes = limit(*MAX_GB), limit(*MAX_MINUTES)
+    most, minutes = read_limit(*MAX_GB), read_limit(*MAX_MINUTES)
     _check_size(total or 0, most)
     begun = time.monotonic()
     written, next_line = 0, begun + LOG_INTERVAL
     with tqdm(
         total=total, unit="B", unit_scale=True, desc=name[-40:], disable=not is_terminal()
     ) as bar:
-        # read1, not read: that waits for a whole block, however slowly its bytes come.
+        # read() would wait for a full block, however slowly its bytes arrive; read1() does not.
         while block := answer.read1(_BLOCK):
             written += len(block)
             _check_size(written, most)
@@ -140,7 +143,7 @@ def _copy(answer: Any, file: IO[bytes], name: str) -> None:
             now = time.monotonic()
             if now - begun > 60 * minutes:
                 raise CheckpointError(
-                    f"it was not whole after {minutes:g} minutes ({written:,} bytes); "
+                    f"it was not complete after {minutes:g} minutes ({written:,} bytes); "
                     f"export {MAX_MINUTES[0]}=N waits longer"
                 )
             if now > next_line and bar.disable:

@@ -1,4 +1,4 @@
-"""The newest checkpoint of a folder: the one with the highest iteration inside."""
+"""Search for the newest checkpoint of a folder: the one with the highest iteration inside."""
 
 from __future__ import annotations
 
@@ -15,7 +15,10 @@ _NAME = re.compile(r"^model_(?:(?P<kind>iter|epoch)_)?(?P<number>\d+|final)\.pth
 
 
 def iteration_of(path: Path) -> float | None:
-    """Number of finished iterations (or epochs) that a file's name says; inf for model_final."""
+    """Return the number of finished iterations (or epochs) in a file's name.
+
+    It is infinity for model_final.pth, and None for any other name.
+    """
     match = _NAME.match(path.name)
     if match is None:
         return None
@@ -25,15 +28,16 @@ def iteration_of(path: Path) -> float | None:
 
 
 def list_checkpoints(folder: str | Path) -> list[Path]:
-    """All model_*.pth of a folder, by the iteration that their names say."""
+    """Return all model_*.pth of a folder, in the order of the iterations in their names."""
     named = [(iteration_of(path), path) for path in Path(folder).glob("model_*.pth")]
     return [path for _, path in sorted((n, p) for n, p in named if n is not None)]
 
 
-def iteration_inside(path: Path) -> int | None:
-    """Return the last iteration that a checkpoint holds; None for weights alone or no whole file.
+def read_iteration(path: Path) -> int | None:
+    """Return the last iteration that a checkpoint holds.
 
-    Weights are not read, so this is fast for a file of any size.
+    It is None for a file of weights alone, and for a file that cannot be read. The weights are not
+    read, so this is fast for a file of any size.
     """
     try:
         iteration = read_entries(path).get("iteration")
@@ -45,11 +49,11 @@ def iteration_inside(path: Path) -> int | None:
 def rank_checkpoints(paths: list[Path]) -> tuple[list[Path], list[str]]:
     """Sort checkpoints by the iteration inside, the newest last.
 
-    A file without an iteration, weights alone, comes before those with one, by its name. A tie goes
-    to model_final.
+    Files without an iteration (weights alone) come first, in the order of their names. model_final
+    comes after a file of the same iteration.
 
     Returns:
-        The sorted paths, and what is wrong with each file that cannot be read, which is not there.
+        The sorted paths without the files that cannot be read, and the problems of those files.
     """
     ranked, damages = [], []
     for path in paths:
@@ -60,8 +64,8 @@ def rank_checkpoints(paths: list[Path]) -> tuple[list[Path], list[str]]:
             continue
         by_name = iteration_of(path)
         by_name = -1.0 if by_name is None else by_name
-        known = isinstance(inside, int)
-        ranked.append(((known, inside if known else by_name, by_name), path))
+        is_known = isinstance(inside, int)
+        ranked.append(((is_known, inside if is_known else by_name, by_name), path))
     return [path for _, path in sorted(ranked)], damages
 
 
@@ -69,7 +73,7 @@ def newest_checkpoint(output_dir: str | Path) -> Path:
     """Return the checkpoint of a folder with the highest iteration inside.
 
     Raises:
-        CheckpointError: there is none.
+        CheckpointError: the folder has no checkpoint.
     """
     found = list_checkpoints(output_dir)
     if not found:
@@ -79,7 +83,7 @@ def newest_checkpoint(output_dir: str | Path) -> Path:
         )
     ranked, damages = rank_checkpoints(found)
     if not ranked:
-        return found[-1]  # whoever reads it says what is wrong
+        return found[-1]  # the caller's read of this file reports the problem
     for damage in damages:
-        log_first_n("WARNING", f"Passed over: {damage}", key="message")
+        log_first_n("WARNING", f"Skipped: {damage}", key="message")
     return ranked[-1]

@@ -1,4 +1,4 @@
-"""Origin: which weights a model has, and which classes they were trained with."""
+"""Record of the weights that a model has, and of the classes that they were trained with."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ DIGITS = 8
 
 @dataclass(frozen=True)
 class Origin:
-    """Where the weights of a model come from.
+    """Origin of a model's weights.
 
     weights: the path or address that was loaded; "" for a model that was built in memory.
-    file: the local file behind it; None for weights without one.
-    sha256: the first eight digits of the file's hash, "" without a file.
-    iteration: training iterations that the weights have seen; None where that is not known.
-    class_names: of class 0, 1, ...; empty where the weights do not say.
+    file: the local file of the weights, or None.
+    sha256: the first eight digits of the file's hash; "" without a file.
+    iteration: number of training iterations of the weights; None if unknown.
+    class_names: names of class 0, 1, ...; empty if unknown.
     """
 
     weights: str = ""
@@ -38,11 +38,11 @@ class Origin:
         content: Mapping[str, Any] | None = None,
         class_names: Sequence[str] = (),
     ) -> Origin:
-        """Describe a file of weights or a graph.
+        """Return the origin for a file of weights or a graph.
 
         Args:
-            content: what the file holds; its "iteration" counts from 0.
-            class_names: as the file has them; anything but texts counts as none.
+            content: the file's content; its "iteration" counts from 0.
+            class_names: as stored in the file; ignored unless they are all texts.
         """
         file = None if str(weights).startswith("timm://") else find_file(str(weights))
         last = (content or {}).get("iteration")
@@ -60,12 +60,12 @@ UNKNOWN = Origin()
 
 
 def set_origin(model: nn.Module, origin: Origin) -> None:
-    """Note on a model where its weights come from; its state_dict does not change."""
-    model.pods_origin = origin  # type: ignore[assignment] - a plain attribute of a module
+    """Store on a model where its weights come from. Its state dict does not change."""
+    vars(model)["pods_origin"] = origin
 
 
-def origin_of(model: Any) -> Origin:
-    """Return what set_origin() noted on the model, or on the detector that it wraps."""
+def origin_of(model: object) -> Origin:
+    """Return what set_origin() stored on a model, or on the detector that it wraps."""
     for candidate in (model, getattr(model, "detector", None)):
         origin = getattr(candidate, "pods_origin", None)
         if isinstance(origin, Origin):

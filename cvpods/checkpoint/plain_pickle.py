@@ -1,16 +1,17 @@
-"""Pickles read as data: numpy arrays, containers, strings and numbers.
+"""Reader of pickles as data: numpy arrays, containers, texts and numbers.
 
-A pickle is a program for a stack machine. This machine knows the instructions that build plain
-values; it cannot import and cannot call anything but the few constructors in CONSTRUCTORS, which
-stand for numpy's and make PlainArray, never an object that the file chooses.
+A pickle is a program for a stack machine. The machine in this module knows only the instructions
+that build plain values. It cannot import, and it calls only the functions in CONSTRUCTORS. These
+replace numpy's functions and make a PlainArray, never an object that the file chooses.
 """
 
 from __future__ import annotations
 
 import io
+from collections.abc import Sequence
 from typing import Any
 
-from cvpods.checkpoint.pickle_instructions import DAMAGES, PlainPickleError, instructions
+from cvpods.checkpoint.pickle_instructions import DAMAGES, PlainPickleError, read_instructions
 from cvpods.checkpoint.plain_values import (
     CONSTRUCTORS,
     NAMES,
@@ -21,11 +22,11 @@ from cvpods.checkpoint.plain_values import (
 
 
 class _Name:
-    """A name that the pickle may call, or hand to what it calls."""
+    """A name that a pickle may call, or pass to what it calls."""
 
     def __init__(self, module: Any, name: Any) -> None:
         if not isinstance(module, str) or not isinstance(name, str):
-            raise PlainPickleError("it is damaged: a name that is no text")
+            raise PlainPickleError("it is damaged: a name is not a text")
         self.text = f"{module[:60]}.{name[:60]}"
         if self.text not in NAMES:
             printable = self.text.isprintable()
@@ -45,11 +46,11 @@ _WITHOUT_EFFECT = frozenset({"PROTO", "FRAME"})
 
 
 class _Machine:
-    """Runs a pickle's instructions; op_NAME is the instruction NAME.
+    """Stack machine of a pickle; the method op_NAME runs the instruction NAME.
 
     Args:
-        budget: bytes and members that constructors may take in all: one file cannot unfold to many
-            times its size.
+        budget: number of bytes and members that all calls together may take, so that a file cannot
+            unfold to many times its size.
     """
 
     def __init__(self, budget: int) -> None:
@@ -59,6 +60,11 @@ class _Machine:
         self.memo: dict[int, Any] = {}
 
     def run(self, name: str, argument: Any) -> None:
+        """Run one instruction.
+
+        Raises:
+            PlainPickleError: the instruction is damaged, or makes more than plain values.
+        """
         if name in _LITERALS:
             self.push(argument)
         elif name in _CONSTANTS:
@@ -80,11 +86,13 @@ class _Machine:
         self.stack.append(value)
 
     def top(self, kind: type) -> Any:
+        """Return the top of the stack, which must be of a kind."""
         if not isinstance(self.stack[-1], kind):
             raise PlainPickleError(f"it uses a {type(self.stack[-1]).__name__} as {kind.__name__}")
         return self.stack[-1]
 
-    def until_mark(self) -> list[Any]:
+    def pop_to_mark(self) -> list[Any]:
+        """Remove and return the values above the last mark."""
         values, self.stack = self.stack, self.marked.pop()
         return values
 
@@ -98,10 +106,10 @@ class _Machine:
         if self.stack:
             self.stack.pop()
         else:
-            self.until_mark()
+            self.pop_to_mark()
 
     def op_pop_mark(self, _: Any) -> None:
-        self.until_mark()
+        self.pop_to_mark()
 
     def op_dup(self, _: Any) -> None:
         self.push(self.stack[-1])
@@ -125,11 +133,11 @@ class _Machine:
         self.top(list).append(value)
 
     def op_appends(self, _: Any) -> None:
-        values = self.until_mark()
+        values = self.pop_to_mark()
         self.top(list).extend(values)
 
     def op_additems(self, _: Any) -> None:
-        values = self.until_mark()
+        values = self.pop_to_mark()
         self.top(set).update(plain_key(value) for value in values)
 
     def op_setitem(self, _: Any) -> None:
@@ -137,28 +145,22 @@ class _Machine:
         self.top(dict)[plain_key(key)] = value
 
     def op_setitems(self, _: Any) -> None:
-        values = self.until_mark()
-        self.top(dict).update(self.pairs(values))
+        values = self.pop_to_mark()
+        self.top(dict).update(_make_pairs(values))
 
     def op_list(self, _: Any) -> None:
-        self.push(self.until_mark())
+        self.push(self.pop_to_mark())
 
     def op_tuple(self, _: Any) -> None:
-        self.push(tuple(self.until_mark()))
+        self.push(tuple(self.pop_to_mark()))
 
     def op_dict(self, _: Any) -> None:
-        self.push(self.pairs(self.until_mark()))
+        self.push(_make_pairs(self.pop_to_mark()))
 
     def op_frozenset(self, _: Any) -> None:
-        self.push(frozenset(plain_key(value) for value in self.until_mark()))
+        self.push(frozenset(plain_key(value) for value in self.pop_to_mark()))
 
-    @staticmethod
-    def pairs(values: Any) -> Any:
-        if len(values) % 2:
-            raise PlainPickleError("it is damaged: a key without a value")
-        return {plain_key(k): v for k, v in zip(values[::2], values[1::2], strict=True)}
-
-    # -- names and what they make
+    # -- names and calls
 
     def op_global(self, argument: Any) -> None:
         self.push(_Name(*argument.split(" ", 1)))
@@ -191,24 +193,36 @@ class _Machine:
         elif not isinstance(target, dict):  # attributes of an OrderedDict are left out
             raise PlainPickleError(f"it changes a {type(target).__name__}")
 
-    def spend(self, values: Any) -> None:
+    def spend(self, values: Sequence[Any]) -> None:
+        """Take the size of `values` off the budget.
+
+        Raises:
+            PlainPickleError: the budget is used up.
+        """
         kinds = (str, bytes, bytearray, list, tuple)
         self.budget -= sum(len(v) for v in values if isinstance(v, kinds))
         if self.budget < 0:
             raise PlainPickleError("it makes more than it holds")
 
 
+def _make_pairs(values: list[Any]) -> dict[Any, Any]:
+    """Return the dict of a list key, value, key, value, ..."""
+    if len(values) % 2:
+        raise PlainPickleError("it is damaged: a key without a value")
+    return {plain_key(k): v for k, v in zip(values[::2], values[1::2], strict=True)}
+
+
 def load_plain_pickle(data: bytes) -> Any:
-    """The value of a pickle of protocol 0 - 5; arrays come as PlainArray.
+    """Return the value of a pickle of protocol 0 to 5, with each array as a PlainArray.
 
     Raises:
-        PlainPickleError: it is damaged, or asks for anything but plain values. The message goes on
-            after "refused: ".
+        PlainPickleError: the pickle is damaged, or asks for anything but plain values. The message
+            continues a sentence that ends with "refused: ".
     """
-    # Bytes of Python 2 go through text: once as text, once as bytes.
+    # Bytes of Python 2 count twice: as text, and as the bytes that the text becomes.
     machine = _Machine(budget=2 * len(data))
     try:
-        for opcode, argument in instructions(io.BytesIO(data)):
+        for opcode, argument in read_instructions(io.BytesIO(data)):
             if opcode.name != "STOP":
                 machine.run(opcode.name, argument)
         return machine.stack.pop()

@@ -1,4 +1,4 @@
-"""What stands for the arrays, types and containers that a pickle names."""
+"""Stand-ins for the arrays, types and containers that a pickle names."""
 
 from __future__ import annotations
 
@@ -13,32 +13,34 @@ import torch
 from cvpods.checkpoint.pickle_instructions import PlainPickleError
 
 
-def _short(value: Any) -> str:
-    """A value for a message; of containers and long texts only what they are."""
+def _describe(value: Any) -> str:
+    """Return a short value for a message; for a container or a long text, its type."""
     if isinstance(value, (str, bytes, int, float, type(None))) and len(repr(value)) < 60:
         return repr(value)
     return f"a {type(value).__name__}"
 
 
 class PlainDtype:
-    """What numpy.dtype pickles as: a code such as "f4", and the order of its bytes."""
+    """Stand-in for a pickled numpy.dtype: a code such as "f4", and the order of its bytes."""
 
     def __init__(self, code: Any, *_: Any) -> None:
         if not isinstance(code, str) or not re.fullmatch(r"[<>|=]?([biu?]\d?|f\d|[SU]\d+)", code):
-            raise PlainPickleError(f"it holds an array of dtype {_short(code)}, not of numbers")
+            raise PlainPickleError(f"it holds an array of dtype {_describe(code)}, not of numbers")
         self.dtype = np.dtype(code)
 
     def __setstate__(self, state: Any) -> None:
+        """Set the order of the bytes from (version, order, ...)."""
         order = state[1] if isinstance(state, tuple) and len(state) > 1 else None
         if order not in ("<", ">", "|", "="):
-            raise PlainPickleError(f"it holds a dtype of the byte order {_short(order)}")
+            raise PlainPickleError(f"it holds a dtype of the byte order {_describe(order)}")
         self.dtype = self.dtype.newbyteorder(order) if order != "|" else self.dtype
 
 
 class PlainArray:
-    """What numpy.ndarray pickles as; `array` is None until its state has come.
+    """Stand-in for a pickled numpy.ndarray; `array` is None until its state is set.
 
-    Both stand at the class: torch's reader also makes objects without calling __init__.
+    Both attributes are declared in the class, because torch's reader makes objects without calling
+    __init__.
     """
 
     array: np.ndarray | None = None
@@ -48,13 +50,18 @@ class PlainArray:
         pass
 
     def __setstate__(self, state: Any) -> None:
-        """state: (version, shape, dtype, is_fortran, raw bytes)."""
+        """Set the array from (version, shape, dtype, is_fortran, raw bytes)."""
         if not isinstance(state, tuple) or len(state) != 5:
             raise PlainPickleError("it holds an array without shape, dtype and bytes")
         _, shape, dtype, is_fortran, raw = state
         self.set_bytes(raw, dtype, shape, "F" if is_fortran else "C")
 
     def set_bytes(self, raw: Any, dtype: Any, shape: Any, order: Any) -> None:
+        """Set the array from its raw bytes.
+
+        Raises:
+            PlainPickleError: the values are not of the right types, or do not fit together.
+        """
         raw = raw.encode("latin1") if isinstance(raw, str) else raw
         if not isinstance(raw, (bytes, bytearray)) or not isinstance(dtype, PlainDtype):
             raise PlainPickleError("it holds an array whose content is not bytes of a dtype")
@@ -73,10 +80,13 @@ class PlainArray:
         self.array = flat.reshape(shape, order="F" if order == "F" else "C")
 
 
-def _from_buffer(
-    raw: Any, dtype: Any, shape: Any, order: Any = "C", axes: Any = None
-) -> PlainArray:
-    """axes: numpy >= 2.3 writes the bytes of an array in steps as they lie, and how to turn it."""
+def _make_array(raw: Any, dtype: Any, shape: Any, order: Any = "C", axes: Any = None) -> PlainArray:
+    """Return the array that numpy's _frombuffer would make.
+
+    Args:
+        axes: order of the axes. numpy >= 2.3 writes the bytes of a strided array as they lie in
+            memory, together with this order.
+    """
     made = PlainArray()
     made.set_bytes(raw, dtype, shape, order)
     if axes is not None and made.array is not None:
@@ -84,23 +94,23 @@ def _from_buffer(
     return made
 
 
-def _scalar(dtype: Any, raw: Any) -> Any:
-    array = _from_buffer(raw, dtype, ()).array
+def _make_scalar(dtype: Any, raw: Any) -> Any:
+    array = _make_array(raw, dtype, ()).array
     assert array is not None
     return array.item()
 
 
-def _encode(text: Any, encoding: Any) -> bytes:
-    """What pickles of bytes for Python 2 call as _codecs.encode."""
+def _make_bytes(text: Any, encoding: Any) -> bytes:
+    """Return the bytes that a pickle for Python 2 makes by calling _codecs.encode."""
     if not isinstance(text, str) or encoding not in ("latin1", "latin-1"):
-        raise PlainPickleError(f"it encodes a {type(text).__name__} as {_short(encoding)}")
+        raise PlainPickleError(f"it encodes a {type(text).__name__} as {_describe(encoding)}")
     return text.encode("latin1")
 
 
-def _dict(pairs: Any = ()) -> dict:
+def _make_dict(pairs: Any = ()) -> dict[Any, Any]:
     if not isinstance(pairs, (list, tuple)):
         raise PlainPickleError(f"it makes a dict of a {type(pairs).__name__}")
-    made: dict = {}
+    made: dict[Any, Any] = {}
     for pair in pairs:
         if not isinstance(pair, (list, tuple)) or len(pair) != 2:
             raise PlainPickleError("it makes a dict of something else than pairs")
@@ -108,30 +118,39 @@ def _dict(pairs: Any = ()) -> dict:
     return made
 
 
-def _set(members: Any = ()) -> set:
+def _make_set(members: Any = ()) -> set[Any]:
     if not isinstance(members, (list, tuple)):
         raise PlainPickleError(f"it makes a set of a {type(members).__name__}")
     return {plain_key(member) for member in members}
 
 
-def _empty_bytes() -> bytes:
+def _make_empty_bytes() -> bytes:
     return b""
 
 
 def plain_key(value: Any) -> Any:
-    """A key of a dict or member of a set; others could take any depth to hash."""
+    """Return a key of a dict, or a member of a set, after checking that it is simple.
+
+    A nested key could take any depth to hash, and a long one is compared again each time that it is
+    used.
+
+    Raises:
+        PlainPickleError: the value is not a text, bytes, a number or None, or is too long.
+    """
     if not isinstance(value, (str, bytes, int, float, type(None))):
         raise PlainPickleError(f"it has a {type(value).__name__} as the key of a dict")
     size = value.bit_length() if isinstance(value, int) else 0
     size += len(value) if isinstance(value, (str, bytes)) else 0
-    if size > 10_000:  # one that is used again and again is compared again and again
+    if size > 10_000:
         raise PlainPickleError(f"it has a long {type(value).__name__} as the key of a dict")
     return value
 
 
 def as_tensor(value: Any) -> Any:
-    """A tensor of a pickled array of numbers, one however often it is asked for; anything else as
-    it is."""
+    """Return the tensor of a pickled array of numbers; return any other value as it is.
+
+    Each array has one tensor, which every call returns.
+    """
     if not isinstance(value, PlainArray) or value.array is None:
         return value
     array = value.array
@@ -143,18 +162,18 @@ def as_tensor(value: Any) -> Any:
     return value.tensor
 
 
-# What a pickle may name, and what stands for it.
+# {name that a pickle may call: function or class that replaces it}
 CONSTRUCTORS: dict[str, Callable[..., Any]] = {
-    "collections.OrderedDict": _dict,
-    "_codecs.encode": _encode,
+    "collections.OrderedDict": _make_dict,
+    "_codecs.encode": _make_bytes,
     "numpy.dtype": PlainDtype,
 }
 for _builtin in ("__builtin__", "builtins"):  # Python 2, Python 3
-    CONSTRUCTORS[f"{_builtin}.bytes"] = _empty_bytes
-    CONSTRUCTORS[f"{_builtin}.set"] = CONSTRUCTORS[f"{_builtin}.frozenset"] = _set
+    CONSTRUCTORS[f"{_builtin}.bytes"] = _make_empty_bytes
+    CONSTRUCTORS[f"{_builtin}.set"] = CONSTRUCTORS[f"{_builtin}.frozenset"] = _make_set
 for _core in ("numpy.core", "numpy._core"):  # numpy < 2, numpy >= 2
     CONSTRUCTORS[f"{_core}.multiarray._reconstruct"] = PlainArray
-    CONSTRUCTORS[f"{_core}.multiarray.scalar"] = _scalar
-    CONSTRUCTORS[f"{_core}.numeric._frombuffer"] = _from_buffer
-# Named only as an argument of _reconstruct; to call it is refused.
+    CONSTRUCTORS[f"{_core}.multiarray.scalar"] = _make_scalar
+    CONSTRUCTORS[f"{_core}.numeric._frombuffer"] = _make_array
+# A pickle may name numpy.ndarray only as an argument of _reconstruct. Calling it is refused.
 NAMES = {*CONSTRUCTORS, "numpy.ndarray"}

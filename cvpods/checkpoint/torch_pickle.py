@@ -1,29 +1,29 @@
-"""What torch's restricted reader of pickles does not look at, looked at before."""
+"""Checks of a pickle that torch's restricted reader does not make."""
 
 from __future__ import annotations
 
 import pickletools
 from typing import IO
 
-from cvpods.checkpoint.pickle_instructions import DAMAGES, PlainPickleError, instructions
+from cvpods.checkpoint.pickle_instructions import DAMAGES, PlainPickleError, read_instructions
 
-# Of tuples in tuples.
+# Largest depth of nested tuples.
 MAX_DEPTH = 1000
 
 
 def check_torch_pickle(file: IO[bytes]) -> None:
-    """Refuse what brings down the reader of torch, which admits only tensors but trusts in them.
+    """Refuse pickles that crash torch's restricted reader, which admits only tensors.
 
-    Tuples in tuples, many thousands deep, overflow the interpreter's stack when they are hashed as
-    a key; bytearray(N) takes any memory at once.
+    Tuples that are nested many thousands deep overflow the interpreter's stack when they are hashed
+    as a key. bytearray(N) allocates any amount of memory at once.
 
     Raises:
-        PlainPickleError: as load_plain_pickle.
+        PlainPickleError: as for load_plain_pickle().
     """
     stack: list[int] = []  # depths of tuples; -1 is a mark
     memo: dict[int, int] = {}
     try:
-        for opcode, argument in instructions(file):
+        for opcode, argument in read_instructions(file):
             if opcode.name == "GLOBAL" and argument.split(" ", 1)[1] == "bytearray":
                 raise PlainPickleError("it asks for bytearray")
             if "PUT" in opcode.name:
@@ -31,15 +31,15 @@ def check_torch_pickle(file: IO[bytes]) -> None:
             elif "GET" in opcode.name:
                 stack.append(memo[argument])
             else:
-                _follow(opcode, stack)
+                _apply(opcode, stack)
     except PlainPickleError:
         raise
     except DAMAGES as error:
         raise PlainPickleError(f"it is damaged ({str(error)[:200]})") from error
 
 
-def _follow(opcode: pickletools.OpcodeInfo, stack: list[int]) -> None:
-    """Do to the stack of depths what `opcode` does to the stack of values."""
+def _apply(opcode: pickletools.OpcodeInfo, stack: list[int]) -> None:
+    """Change the stack of depths as `opcode` changes the stack of values."""
     before = opcode.stack_before
     deepest = -1
     if pickletools.markobject in before:

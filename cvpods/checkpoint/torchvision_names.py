@@ -1,10 +1,10 @@
-"""torchvision's names of ResNet and ResNeXt weights, in this project's words."""
+"""Names of torchvision's ResNet and ResNeXt weights, as this project names them."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Any
+from typing import TypeVar
 
 _RULES = (
     (r"^conv1\.", "stem.conv1."),
@@ -14,12 +14,14 @@ _RULES = (
     (r"\.downsample\.0\.", ".shortcut."),
     (r"\.downsample\.1\.", ".shortcut.norm."),
 )
+_Value = TypeVar("_Value")
 
 
-def from_torchvision_names(weights: Mapping[str, Any]) -> dict[str, Any]:
-    """Rename a torchvision ResNet's state dict; anything else comes back as it is.
+def rename_torchvision(weights: Mapping[str, _Value]) -> dict[str, _Value]:
+    """Rename the state dict of a torchvision ResNet; return any other one as it is.
 
-    layer1.0.bn2.weight -> res2.0.conv2.norm.weight. Its classifier (fc) keeps its name.
+    For example, layer1.0.bn2.weight becomes res2.0.conv2.norm.weight. The classifier (fc) keeps its
+    name.
     """
     if not {"conv1.weight", "bn1.weight", "layer1.0.conv1.weight"} <= set(weights):
         return dict(weights)

@@ -6,24 +6,20 @@ import ast
 import copy
 import difflib
 import os
-import pprint
 import re
-import shlex
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from easydict import EasyDict
-from tabulate import tabulate
-from termcolor import colored
 
 from cvpods.configs.old_keys import migrate_old_keys
 from cvpods.utils.errors import ConfigError
 
 
 class ConfigDict(dict):
-    """A configuration: `cfg.MODEL.DEVICE` and `cfg["MODEL"]["DEVICE"]` are the same value.
+    """Configuration in which `cfg.MODEL.DEVICE` and `cfg["MODEL"]["DEVICE"]` are the same value.
 
     Nested dicts become EasyDicts. Everything merged in is copied, so two configurations never
     share a list or a dict. Functions may be values (`cfg.build_backbone = build_backbone`).
@@ -71,7 +67,7 @@ class ConfigDict(dict):
     # -- merging -------------------------------------------------------------------------------
 
     def merge(self, config: Mapping | None = None, **kwargs: Any) -> None:
-        """Merge nested dicts into this one; new keys are added, `kwargs` win over `config`."""
+        """Merge nested dicts into this one: add new keys; `kwargs` win over `config`."""
         for source in (config or {}, kwargs):
             _merge_into(self, source)
 
@@ -97,8 +93,8 @@ class ConfigDict(dict):
         """Set existing keys, given by dotted name, to values of the same type.
 
         Raises:
-            ConfigError: naming every unknown key (with the nearest known one) and every value of
-                the wrong type.
+            ConfigError: the message names every unknown key (with the nearest known one) and every
+                value of the wrong type.
         """
         errors = []
         for name, value in values.items():
@@ -110,7 +106,9 @@ class ConfigDict(dict):
             raise ConfigError("\n".join(errors))
 
     def _override_one(self, name: str, value: Any) -> None:
+        """Set an existing key, or several keys of a group, given by dotted name."""
         *parents, leaf = name.split(".")
+        parent: Any = self
         node: Any = self
         for part in (*parents, leaf):
             if not isinstance(node, Mapping) or part not in node:
@@ -124,6 +122,7 @@ class ConfigDict(dict):
             parent[leaf] = copy.deepcopy(check_type(name, node, value))
 
     def _nearest_key(self, name: str) -> str:
+        """Return ' Did you mean X?' for the nearest known key, or '' if none is near."""
         known, name = list(leaves(self)), name.upper()
         last = name.rpartition(".")[2]
         same_leaf = [key for key in known if key.rpartition(".")[2] == last]
@@ -134,10 +133,11 @@ class ConfigDict(dict):
     def merge_from_list(self, opts: Sequence[str]) -> None:
         """Override keys by `["KEY", "VALUE", ...]` as typed on a command line.
 
-        Values are Python literals, else strings; booleans may be written true/false/1/0.
+        A value that is not a Python literal is a string. Booleans may be written true/false/1/0.
 
         Raises:
-            ConfigError: an odd number of words, an unknown key, a value of the wrong type.
+            ConfigError: the number of words is odd, a key is unknown, or a value is of the wrong
+                type.
         """
         joined = [word for word in opts[::2] if "=" in str(word)]
         if len(opts) % 2 or joined:
@@ -159,6 +159,8 @@ class ConfigDict(dict):
 
     def find(self, key: str, show: bool = True, color: str = "yellow") -> dict | None:
         """Print (or return, with show=False) all entries whose name matches the regex `key`."""
+        from termcolor import colored
+
         pattern = re.compile(key.upper())
         found = {k: v for k, v in leaves(self).items() if pattern.search(k)}
         if not show:
@@ -168,6 +170,8 @@ class ConfigDict(dict):
         return None
 
     def __repr__(self) -> str:
+        import pprint
+
         return _table([(k, pprint.pformat(_plain(v))) for k, v in self.items()])
 
     def link_log(self, link_name: str = "log", folder: str | Path = ".") -> None:
@@ -181,11 +185,12 @@ class ConfigDict(dict):
             return
         try:
             link.symlink_to(os.path.relpath(target, link.parent.resolve()))
-        except OSError as error:  # a folder one may not write to, or a file system without links
+        except OSError as error:  # a read-only folder, or a file system without links
             warnings.warn(f"Could not link {link} to {target}: {error}", stacklevel=2)
 
 
 def _merge_into(target: Any, source: Mapping) -> None:
+    """Merge copies of the values of nested dicts into `target`."""
     for key, value in source.items():
         if isinstance(value, Mapping) and isinstance(target.get(key), Mapping):
             _merge_into(target[key], value)
@@ -194,7 +199,7 @@ def _merge_into(target: Any, source: Mapping) -> None:
 
 
 def leaves(config: Mapping, prefix: str = "") -> dict[str, Any]:
-    """Return {dotted name: value} of everything that is not itself a non-empty dict."""
+    """Return {dotted name: value} of every value that is not itself a non-empty dict."""
     found: dict[str, Any] = {}
     for key, value in config.items():
         if isinstance(value, Mapping) and value:
@@ -205,7 +210,8 @@ def leaves(config: Mapping, prefix: str = "") -> dict[str, Any]:
 
 
 def _difference(left: Mapping, right: Mapping) -> dict[str, Any]:
-    result = {}
+    """Return the entries of `left` that `right` lacks or that differ there."""
+    result: dict[str, Any] = {}
     for key, value in left.items():
         if key not in right:
             result[key] = value
@@ -218,7 +224,7 @@ def _difference(left: Mapping, right: Mapping) -> dict[str, Any]:
 
 
 def _plain(value: Any) -> Any:
-    """Nested EasyDicts as dicts, tuples as lists: for comparing and printing."""
+    """Return nested EasyDicts as dicts and tuples as lists, to be compared or printed."""
     if isinstance(value, Mapping):
         return {key: _plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
@@ -227,11 +233,12 @@ def _plain(value: Any) -> Any:
 
 
 def _subkeys(group: Mapping) -> str:
+    """Return a sentence with the names of a group's keys."""
     return f"Its keys: {', '.join(group)}."
 
 
 def _parse(text: Any, old: Any = None) -> Any:
-    """A typed word as a Python literal; a number meant for a string stays as it was typed."""
+    """Return a typed word as a Python literal; a number for a text key stays as it was typed."""
     if not isinstance(text, str):
         return text
     try:
@@ -245,14 +252,16 @@ _BOOLEANS = {"true": True, "yes": True, "on": True, "false": False, "no": False,
 
 
 def check_type(name: str, old: Any, new: Any) -> Any:
-    """Return `new` as the type of `old`, the value that the key `name` has so far; None as it is.
+    """Return `new` as the type of `old`, the current value of the key `name`; None stays None.
 
     Raises:
-        ConfigError: it is of another type.
+        ConfigError: `new` is of another type.
     """
     if old is None or new is None or (callable(old) and callable(new)):
         return new
-    wrong = ConfigError(f"{name} is a {type(old).__name__} (now {old!r}); got {new!r}.")
+    kind = type(old).__name__
+    article = "an" if kind.startswith("i") else "a"
+    wrong = ConfigError(f"{name} must be {article} {kind} (currently {old!r}); got {new!r}.")
     if isinstance(old, bool):
         value = _BOOLEANS.get(str(new).lower(), new)
         if value in (True, False) and not isinstance(value, float):
@@ -273,23 +282,29 @@ def check_type(name: str, old: Any, new: Any) -> Any:
 
 def _in_shell(word: str) -> str:
     """Return a word as it is typed in a shell."""
+    import shlex
+
     return shlex.quote(word) if any(sign in word for sign in '"$`\\!') else f'"{word}"'
 
 
 def _checked_number(old: int | float, new: Any, wrong: ConfigError) -> int | float:
+    """Return `new` as the type of the number `old`; raise `wrong` if it is not such a number."""
     if isinstance(new, bool) or not isinstance(new, (int, float)):
         raise wrong
     if isinstance(old, float):
         return float(new)
     if float(new).is_integer():
         return int(new)
-    raise ConfigError(f"{wrong} A whole number is needed.")
+    raise ConfigError(f"{wrong} Write a whole number.")
 
 
 def _table(rows: Sequence[tuple]) -> str:
+    """Return (name, value) pairs as a table."""
+    from tabulate import tabulate
+
     return tabulate(rows, headers=["config params", "values"], tablefmt="fancy_grid")
 
 
 def flatten(config: Mapping) -> Iterator[tuple[str, Any]]:
-    """Iterate over (dotted name, value), in plain lists and numbers."""
+    """Iterate over (dotted name, value); values are plain lists and numbers."""
     return ((key, _plain(value)) for key, value in leaves(config).items())

@@ -1,4 +1,4 @@
-"""FCOSConfig: FCOS (arXiv:1904.01355) on a ResNet-FPN."""
+"""Keys of FCOS (arXiv:1904.01355) on a ResNet-FPN, with their defaults."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _config_dict = {
         "SHIFT_GENERATOR": {
             # Points per location.
             "NUM_SHIFTS": 1,
-            # Position of the first point, in strides: 0.0 at the corner, 0.5 mid-cell.
+            # Position of the first point, in strides: 0.0 at the corner, 0.5 in mid-cell.
             "OFFSET": 0.0,
         },
         "FCOS": {
@@ -20,14 +20,14 @@ _config_dict = {
             # 3x3 convolutions in each tower.
             "NUM_CONVS": 4,
             "FPN_STRIDES": [8, 16, 32, 64, 128],
-            # Probability of "object" that the classifier starts from.
+            # Probability of "object" with which the classifier is initialised.
             "PRIOR_PROB": 0.01,
             # Predict centerness from the box tower instead of the class tower.
             "CENTERNESS_ON_REG": False,
-            # Box distances as relu(x) * stride instead of exp(x).
+            # Compute box distances as relu(x) * stride instead of exp(x).
             "NORM_REG_TARGETS": False,
             "SCORE_THRESH_TEST": 0.05,
-            # How class score and centerness make a detection's score, see
+            # Formula that combines class score and centerness, see
             # cvpods/modeling/meta_arch/scores.py.
             "SCORE_TYPE": "sqrt",
             # Candidates per level before NMS.
@@ -39,9 +39,10 @@ _config_dict = {
             "FOCAL_LOSS_ALPHA": 0.25,
             # "iou", "linear_iou" or "giou".
             "IOU_LOSS_TYPE": "iou",
-            # Only points within this many strides of the box centre are positive; 0: whole box.
+            # Only points within this many strides of the box centre are positive; 0 allows the
+            # entire box.
             "CENTER_SAMPLING_RADIUS": 0.0,
-            # Range of the largest distance that each level answers for, in pixels.
+            # For each level, the range of the largest distance of boxes assigned to it, in pixels.
             "OBJECT_SIZES_OF_INTEREST": [
                 [-1, 64],
                 [64, 128],
@@ -49,7 +50,7 @@ _config_dict = {
                 [256, 512],
                 [512, float("inf")],
             ],
-            # Accepted for old experiments; normalisers are always averaged over the ranks.
+            # Accepted for old experiments; normalisers are always averaged over all processes.
             "NORM_SYNC": True,
         },
     },

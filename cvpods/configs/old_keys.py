@@ -1,4 +1,4 @@
-"""Keys of older cvpods configurations, moved to where they live now."""
+"""Keys of older cvpods configurations, moved to their present places."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Mapping
 from typing import Any
 
-# Old key -> keyword of the first ResizeShortestEdge in the pipeline of that mode.
+# {mode: {old key: keyword of the first ResizeShortestEdge in the pipeline of that mode}}.
 _RESIZE_KEYS = {
     "TRAIN": {
         "MIN_SIZE_TRAIN": "short_edge_length",
@@ -30,10 +30,13 @@ _SOLVER_KEYS = {
 
 
 def migrate_old_keys(config: Mapping, current: Mapping) -> dict[str, Any]:
-    """Return a copy of `config` with old keys moved; `current` supplies the pipelines they edit.
+    """Return a copy of `config` in which old keys are moved to their present places.
 
-    Handles INPUT.{MIN,MAX}_SIZE_{TRAIN,TEST}[_SAMPLING], the flat SOLVER keys, and TRAINER.FP16.
-    Each moved group gives a DeprecationWarning.
+    These are INPUT.{MIN,MAX}_SIZE_{TRAIN,TEST}[_SAMPLING], the flat SOLVER keys, and TRAINER.FP16.
+    Each moved group causes a DeprecationWarning.
+
+    Args:
+        current: supplies the pipelines that INPUT's keys edit.
     """
     config = {k: dict(v) if isinstance(v, Mapping) else v for k, v in config.items()}
     if isinstance(config.get("INPUT"), dict):
@@ -46,6 +49,7 @@ def migrate_old_keys(config: Mapping, current: Mapping) -> dict[str, Any]:
 
 
 def _migrate_input(group: dict, current: Mapping) -> None:
+    """Move the old sizes of INPUT into the pipelines."""
     for mode, keys in _RESIZE_KEYS.items():
         moved = {new: group.pop(old) for old, new in keys.items() if old in group}
         if not moved:
@@ -62,6 +66,7 @@ def _migrate_input(group: dict, current: Mapping) -> None:
 
 
 def _migrate_solver(group: dict) -> None:
+    """Move flat keys of SOLVER into their groups."""
     for target, keys in _SOLVER_KEYS.items():
         found = [old for old in keys if old in group]
         if found:
@@ -71,11 +76,13 @@ def _migrate_solver(group: dict) -> None:
 
 
 def _migrate_fp16(group: dict) -> None:
+    """Replace TRAINER.FP16 by TRAINER.AMP."""
     fp16 = group.pop("FP16", None)
     if fp16.get("ENABLED") if isinstance(fp16, Mapping) else fp16:
         group["AMP"] = {**group.get("AMP", {}), "ENABLED": True, "DTYPE": "fp16"}
-        _warn("TRAINER.FP16 moved to TRAINER.AMP: NVIDIA apex gave way to torch.amp.")
+        _warn("TRAINER.FP16 moved to TRAINER.AMP: torch.amp replaces NVIDIA apex.")
 
 
 def _warn(message: str) -> None:
+    """Warn on behalf of the code that defines the config."""
     warnings.warn(message, DeprecationWarning, stacklevel=5)

@@ -1,4 +1,4 @@
-"""RetinaNetConfig: RetinaNet (arXiv:1708.02002) on a ResNet-FPN."""
+"""Keys of RetinaNet (arXiv:1708.02002) on a ResNet-FPN, with their defaults."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ _config_dict = {
         "RESNETS": {"OUT_FEATURES": ["res3", "res4", "res5"]},
         "FPN": {
             "IN_FEATURES": ["res3", "res4", "res5"],
-            # RetinaNet takes P6 from C5.
+            # RetinaNet computes P6 from C5.
             "BLOCK_IN_FEATURES": "res5",
         },
         "ANCHOR_GENERATOR": {
@@ -23,16 +23,17 @@ _config_dict = {
             "NUM_CONVS": 4,
             # Norm of the towers: "" or "GN".
             "NORM": "",
-            # IoU below the first: background; above the second: object; between: ignored.
+            # Anchors of an IoU below the first are background, above the second objects; those
+            # between are ignored.
             "IOU_THRESHOLDS": [0.4, 0.5],
             "IOU_LABELS": [0, -1, 1],
-            # Probability of "object" that the classifier starts from.
+            # Probability of "object" with which the classifier is initialised.
             "PRIOR_PROB": 0.01,
-            # What losses are divided by: "ema", the moving average of the positives of a process,
-            # or "positives", those of the batch (at least 1 of each image), as mmdetection does.
+            # Divisor of the losses: "ema", the moving average of the positives of a process, or
+            # "positives", those of the batch (at least 1 of each image), as mmdetection does.
             "LOSS_NORMALIZER": "ema",
-            # An anchor that is the best of a box answers for that box (mmdetection), not for the
-            # box of its own highest IoU.
+            # True: an anchor that is the best of a box is matched to that box (mmdetection). False:
+            # it is matched to the box with which it has the highest IoU.
             "REASSIGN_LOW_QUALITY": False,
             "SCORE_THRESH_TEST": 0.05,
             # Candidates per level before NMS.
@@ -42,7 +43,7 @@ _config_dict = {
             "BBOX_REG_WEIGHTS": (1.0, 1.0, 1.0, 1.0),
             "FOCAL_LOSS_GAMMA": 2.0,
             "FOCAL_LOSS_ALPHA": 0.25,
-            # Where smooth L1 turns from quadratic to linear; 0 is L1.
+            # Error at which smooth L1 turns from quadratic to linear; 0 is L1.
             "SMOOTH_L1_LOSS_BETA": 0.1,
         },
     },

@@ -1,4 +1,4 @@
-"""From a config to data sets and loaders."""
+"""Construction of data sets and loaders from a config."""
 
 from __future__ import annotations
 
@@ -21,10 +21,11 @@ from cvpods.data.samplers import (
 )
 from cvpods.data.seeded_dataset import SeededDataset
 from cvpods.data.transforms import build_transform_gens
-from cvpods.data.transforms.transform import output_size
+from cvpods.data.transforms.transform import TransformCall, output_size
+from cvpods.structures.samples import Sample
 from cvpods.utils import comm
 from cvpods.utils.errors import ConfigError, PodsError
-from cvpods.utils.handles import provide_handles
+from cvpods.utils.handles import raise_handle_limit
 
 __all__ = [
     "DATASETS",
@@ -40,22 +41,30 @@ __all__ = [
 ]
 
 
-def trivial_batch_collator(batch: list) -> list:
-    """Leave the samples of a batch as a list."""
+def trivial_batch_collator(batch: list[Sample]) -> list[Sample]:
+    """Return the samples of a batch as a list, unchanged."""
     return batch
 
 
 def build_dataset(
     cfg: Any,
     dataset_names: Sequence[str],
-    transforms: Sequence = (),
+    transforms: Sequence[TransformCall] = (),
     is_train: bool = True,
 ) -> Any:
-    """Build the named data sets as one, in the way cfg.DATASETS.CUSTOM_TYPE says."""
+    """Build the named data sets, combined into one by cfg.DATASETS.CUSTOM_TYPE.
+
+    Raises:
+        ConfigError: the names or CUSTOM_TYPE are malformed.
+        DataError: a data set is unknown or cannot be read.
+    """
+    key = "DATASETS.TRAIN" if is_train else "DATASETS.TEST"
     if isinstance(dataset_names, str):
-        raise ConfigError(f"DATASETS takes a list of names; write ({dataset_names!r},).")
+        raise ConfigError(
+            f"{key} must be a list of names; got {dataset_names!r}. Write ({dataset_names!r},)."
+        )
     if not dataset_names:
-        raise ConfigError(f"DATASETS.{'TRAIN' if is_train else 'TEST'} names no data set.")
+        raise ConfigError(f"{key} must name at least one data set; got {dataset_names!r}.")
     datasets: list[BaseDataset] = [
         dataset_class(name)(cfg, name, transforms=transforms, is_train=is_train)
         for name in dataset_names
@@ -67,7 +76,7 @@ def build_dataset(
         if isinstance(error, PodsError):
             raise
         raise ConfigError(
-            f"DATASETS.CUSTOM_TYPE must be a pair (name, arguments), got "
+            f"DATASETS.CUSTOM_TYPE must be a pair (name, arguments); got "
             f"{cfg.DATASETS.CUSTOM_TYPE!r}: {error}"
         ) from error
 
@@ -75,13 +84,13 @@ def build_dataset(
 def build_train_loader(
     cfg: Any, plan: BatchPlan | None = None, start_iter: int = 0, block: int | None = None
 ) -> DataLoader:
-    """An endless loader; each item is the list of samples of one forward pass of this process.
+    """Return an endless loader of the samples of this process, one forward pass per item.
 
     Args:
-        plan: how a batch is divided; by default as the config says for this many processes.
-        start_iter: optimiser step that the first item belongs to.
-        block: images of one group that follow each other, see TrainingStream; by default
-            SOLVER.IMS_PER_DEVICE, also where memory lets fewer be handled at once.
+        plan: division of a batch; by default computed from the config and the number of processes.
+        start_iter: optimiser step of the first item.
+        block: number of consecutive images of one group, see TrainingStream; by default
+            SOLVER.IMS_PER_DEVICE, even if limited memory leads to smaller passes.
     """
     plus_one = cfg.MODEL.get("PLUS_ONE", False)
     transforms = build_transform_gens(cfg.INPUT.AUG.TRAIN_PIPELINES, cfg.INPUT.FORMAT, plus_one)
@@ -94,7 +103,7 @@ def build_train_loader(
         name = "TrainingSampler"
     stream = SAMPLERS.get(name)(dataset.aspect_ratios, block, max(cfg.SEED, 0))
     workers = cfg.DATALOADER.NUM_WORKERS
-    provide_handles(workers, block)
+    raise_handle_limit(workers, block)
     return Loader(
         SeededDataset(dataset),
         batch_sampler=TrainingBatchSampler(stream, plan, comm.get_rank(), start_iter),
@@ -102,12 +111,15 @@ def build_train_loader(
         collate_fn=trivial_batch_collator,
         pin_memory=cfg.MODEL.DEVICE.startswith("cuda"),
         persistent_workers=workers > 0,
-        generator=torch.Generator(),  # a loader must not move the generator of dropout
+        generator=torch.Generator(),  # so that the loader does not advance dropout's generator
     )
 
 
 def largest_training_image(cfg: Any) -> tuple[int, int] | None:
-    """(height, width) of the largest image of training, lying; None where the steps do not say."""
+    """Return (height, width) of the largest training image, in landscape orientation.
+
+    Return None if INPUT.AUG.TRAIN_PIPELINES does not determine it.
+    """
     steps = [step for step in cfg.INPUT.AUG.TRAIN_PIPELINES if step[0] != "RandomFlip"]
     if len(steps) != 1 or steps[0][0] != "ResizeShortestEdge":
         return None
@@ -118,26 +130,25 @@ def largest_training_image(cfg: Any) -> tuple[int, int] | None:
     return max(edges), max(longest, *edges)
 
 
-def test_transforms(cfg: Any) -> list:
-    """What test images go through: INPUT.AUG.TEST_PIPELINES, or nothing where TEST.AUG starts from
-    the original image.
-    """
-    as_they_are = cfg.TEST.AUG.ENABLED and cfg.TEST.AUG.FROM_ORIGINAL
-    return build_transform_gens(
-        [] if as_they_are else cfg.INPUT.AUG.TEST_PIPELINES, cfg.INPUT.FORMAT
-    )
+def test_transforms(cfg: Any) -> list[TransformCall]:
+    """Build INPUT.AUG.TEST_PIPELINES; return [] if TEST.AUG starts from the original image."""
+    original = cfg.TEST.AUG.ENABLED and cfg.TEST.AUG.FROM_ORIGINAL
+    return build_transform_gens([] if original else cfg.INPUT.AUG.TEST_PIPELINES, cfg.INPUT.FORMAT)
 
 
 def build_test_loader(cfg: Any, dataset_name: str) -> DataLoader:
     """Return a loader of this process's share of one test data set.
 
-    TEST.IMS_PER_DEVICE images of one size, at most, come at once.
+    An item contains at most TEST.IMS_PER_DEVICE images, all of one size.
+
+    Raises:
+        ConfigError: TEST.IMS_PER_DEVICE is below 1.
     """
     if cfg.TEST.IMS_PER_DEVICE < 1:
-        raise ConfigError(f"TEST.IMS_PER_DEVICE must be at least 1: {cfg.TEST.IMS_PER_DEVICE}.")
+        raise ConfigError(f"TEST.IMS_PER_DEVICE must be at least 1; got {cfg.TEST.IMS_PER_DEVICE}.")
     transforms = test_transforms(cfg)
     dataset = build_dataset(cfg, [dataset_name], transforms, is_train=False)
-    provide_handles(cfg.DATALOADER.NUM_WORKERS, cfg.TEST.IMS_PER_DEVICE)
+    raise_handle_limit(cfg.DATALOADER.NUM_WORKERS, cfg.TEST.IMS_PER_DEVICE)
     shard = InferenceSampler(len(dataset), comm.get_rank(), comm.get_world_size())
     sizes = _sizes_after(transforms, dataset)
     return Loader(
@@ -150,17 +161,18 @@ def build_test_loader(cfg: Any, dataset_name: str) -> DataLoader:
     )
 
 
-def _sizes_after(transforms: list, dataset: Any) -> list[tuple[int, int] | None]:
-    """Return the size that each image has after the transforms; None where that is not known.
+def _sizes_after(transforms: Sequence[TransformCall], dataset: Any) -> list[tuple[int, int] | None]:
+    """Return the size of each image after the transforms, or None if it is unknown.
 
-    A size comes from the annotations; reading the image checks it.
+    The sizes are computed from the annotations; reading an image verifies its size.
     """
     parts = getattr(dataset, "datasets", [dataset])
     records = [record for part in parts for record in getattr(part, "dataset_dicts", [])]
     if len(records) != len(dataset):
         return [None] * len(dataset)
-    return [_size_after(transforms, r.get("height"), r.get("width")) for r in records]
-
-
-def _size_after(transforms: list, height: Any, width: Any) -> tuple[int, int] | None:
-    return output_size(transforms, height, width) if height and width else None
+    return [
+        output_size(transforms, r["height"], r["width"])
+        if r.get("height") and r.get("width")
+        else None
+        for r in records
+    ]

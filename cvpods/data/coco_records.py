@@ -1,6 +1,7 @@
-"""The records of a COCO file in plain types, with everything that is wrong with them.
+"""Reader of COCO files: their records in plain types, and a report of all their errors.
 
-One reader for all: training, evaluation and pods_check see the same images, classes and boxes.
+Training, evaluation and pods_check use this one reader, so they see the same images, classes and
+boxes.
 """
 
 from __future__ import annotations
@@ -8,12 +9,13 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 from cvpods.data.findings import Report
 from cvpods.utils import coco_values as values
 
 Record = dict[str, Any]
+T = TypeVar("T")
 _FLAGS = ("iscrowd", "ignore")
 # Key of a record whose id stands for several things.
 AMBIGUOUS = "ambiguous id"
@@ -23,26 +25,29 @@ AMBIGUOUS = "ambiguous id"
 class CocoRecords:
     """Images and categories by id, in the order of the file, and annotations that have a box.
 
-    Ids are ints or texts, sides ints, boxes four floats, flags 0 or 1; other keys are as they were.
-    `without_box` holds annotations whose box is finite but of no positive size.
+    Ids are ints or texts, sides ints, boxes four floats, flags 0 or 1; other keys are unchanged.
+
+    Attributes:
+        annotations: annotations whose box has a positive size.
+        without_area: annotations whose box is finite but not of positive size.
+        has_annotations: False for a file of test images, which has no list "annotations".
     """
 
     images: dict[int | str, Record] = field(default_factory=dict)
     categories: dict[int | str, Record] = field(default_factory=dict)
     annotations: list[Record] = field(default_factory=list)
-    without_box: list[Record] = field(default_factory=list)
-    # False for a file of test images, which has no section of annotations at all.
+    without_area: list[Record] = field(default_factory=list)
     has_annotations: bool = False
 
 
 def read_records(content: Any, report: Report) -> CocoRecords:
-    """Read the content of a COCO file; everything that is wrong goes to `report`.
+    """Read the content of a COCO file and add all its errors to `report`.
 
-    Where a record has an error that can be mended without doubt, the records hold the mended value;
-    the error is reported all the same, and training refuses the file.
+    If an error has only one possible repair, the records contain the repaired value. The error is
+    reported all the same, and training refuses the file.
 
     Args:
-        content: what json.load() gave: anything.
+        content: the return value of json.load(), of any type.
     """
     if not isinstance(content, Mapping):
         report.add("malformed record", "the file must hold a json object, not a list or a value")
@@ -61,10 +66,10 @@ def read_records(content: Any, report: Report) -> CocoRecords:
 def _read_section(
     content: Mapping[str, Any],
     section: str,
-    read: Callable[[Mapping[str, Any], Report], Any],
+    read: Callable[[Mapping[str, Any], Report], T],
     report: Report,
-) -> list[Any]:
-    """Return the records of a section that `read` can read; it raises ValueError for others."""
+) -> list[T]:
+    """Return the records of a section; report those for which `read` raises ValueError."""
     listed = content.get(section)
     if not isinstance(listed, list):
         report.add("malformed record", f"the file has no list {section!r}")
@@ -81,12 +86,16 @@ def _read_section(
 
 
 def _unique(
-    content: Mapping[str, Any], section: str, read: Any, report: Report, duplicate: str
+    content: Mapping[str, Any],
+    section: str,
+    read: Callable[[Mapping[str, Any], Report], Record],
+    report: Report,
+    duplicate: str,
 ) -> dict[int | str, Record]:
-    """Return {id: record} of a section, the first record of each id.
+    """Return {id: record} of a section, with the first record of each id.
 
-    If records of one id name different things, the first gets AMBIGUOUS: True, as nobody can say
-    which of them an annotation means.
+    If records with one id name different things, the first record gets AMBIGUOUS: True, because it
+    is not known which of them an annotation refers to.
     """
     records = _read_section(content, section, read, report)
     counts = Counter(record["id"] for record in records)
@@ -102,7 +111,7 @@ def _unique(
     return unique
 
 
-def _need(record: Mapping[str, Any], *keys: str) -> None:
+def _require(record: Mapping[str, Any], *keys: str) -> None:
     missing = [key for key in keys if record.get(key) is None]
     if missing:
         raise ValueError(f"{record!r:.120} lacks {missing}")
@@ -126,14 +135,14 @@ def _read_text(record: Mapping[str, Any], key: str) -> str:
 
 
 def _category(record: Mapping[str, Any], report: Report) -> Record:
-    _need(record, "id", "name")
+    _require(record, "id", "name")
     name = _read_text(record, "name")
     return {**record, "id": _read_id(record, "id", report), "name": name}
 
 
 def _image(record: Mapping[str, Any], report: Report) -> Record:
-    """Sides that are missing become None; those that are wrong raise."""
-    _need(record, "id", "file_name")
+    """Return the record of an image; a missing or impossible side becomes None."""
+    _require(record, "id", "file_name")
     file_name = _read_text(record, "file_name")
     image = {**record, "id": _read_id(record, "id", report), "file_name": file_name}
     for key in ("height", "width"):
@@ -146,8 +155,8 @@ def _side(record: Mapping[str, Any], key: str, file_name: str, report: Report) -
     try:
         side = values.read_side(value)
     except ValueError:
-        said = "has no" if value is None else f"has the impossible {value!r:.60} as"
-        report.add("missing size", f"images: {file_name!r:.100} {said} {key}")
+        problem = "has no" if value is None else f"has the impossible {value!r:.60} as"
+        report.add("missing size", f"images: {file_name!r:.100} {problem} {key}")
         return None
     if isinstance(value, str):
         report.add("number written as text", f"{key} {value!r} of {file_name}")
@@ -163,7 +172,7 @@ def _read_annotations(content: Mapping[str, Any], records: CocoRecords, report: 
         if usable and values.has_area(annotation["bbox"]):
             records.annotations.append(annotation)
         elif usable:
-            records.without_box.append(annotation)
+            records.without_area.append(annotation)
     counts = Counter(a["id"] for a in records.annotations if a["id"] is not None)
     for id_, count in counts.items():
         for _ in range(count - 1):
@@ -171,28 +180,28 @@ def _read_annotations(content: Mapping[str, Any], records: CocoRecords, report: 
 
 
 class _AnnotationReader:
-    """Reads one annotation after the other, given the images and categories of the file."""
+    """Reader of single annotations, given the images and categories of the file."""
 
     def __init__(self, records: CocoRecords, content: Mapping[str, Any], report: Report) -> None:
         self.images, self.categories = records.images, records.categories
-        # The images of these have been reported themselves.
+        # Ids of images that are left out; these images have been reported themselves.
         listed = content.get("images")
         listed = listed if isinstance(listed, list) else []
         named = [i.get("id") for i in listed if isinstance(i, Mapping)]
         self.dropped = {i for i in named if isinstance(i, (int, float, str))} - set(self.images)
         self.report = report
-        # {section: {number: id}}, made when an id is not found.
+        # {section: {number: id}}, created when the first unknown id occurs.
         self.numbers: dict[str, dict[int, int | str]] = {}
-        self.shown = f" {values.category_order(self.categories)!r:.200}"
+        self.category_list = f" {values.category_order(self.categories)!r:.200}"
 
     def read(self, record: Mapping[str, Any], report: Report) -> tuple[Record, bool]:
         """Return the annotation, and whether it can be used."""
-        _need(record, "image_id", "category_id")
+        _require(record, "image_id", "category_id")
         annotation = {"bbox": None, **record}
         annotation["id"] = self._own_id(record)
         where = f"annotation {annotation['id']}"
-        usable = self._known(annotation, "image_id", "images", self.images, where)
-        usable &= self._known(annotation, "category_id", "categories", self.categories, where)
+        usable = self._resolve_id(annotation, "image_id", "images", self.images, where)
+        usable &= self._resolve_id(annotation, "category_id", "categories", self.categories, where)
         usable &= self._box(annotation, where)
         for key in _FLAGS:
             self._flag(annotation, key, where)
@@ -205,40 +214,49 @@ class _AnnotationReader:
             return None
         return _read_id(record, "id", self.report)
 
-    def _known(
-        self, annotation: Record, key: str, section: str, known: Mapping[Any, Any], where: str
+    def _resolve_id(
+        self,
+        annotation: Record,
+        key: str,
+        section: str,
+        known: Mapping[int | str, Record],
+        where: str,
     ) -> bool:
-        """Read an id that names a record of another section; False where that does not exist."""
+        """Read the id of a record in another section; return False if the record is missing."""
         id_ = annotation[key] = _read_id(annotation, key, self.report)
         if id_ in known:
             return True
         if key == "image_id" and id_ in self.dropped:
             return False
-        if (twin := self._twin(id_, section, known)) is not None:
+        if (equal := self._equal_id(id_, section, known)) is not None:
             kinds = {True: "a text", False: "a number"}
-            own, other = kinds[isinstance(id_, str)], kinds[isinstance(twin, str)]
+            own, other = kinds[isinstance(id_, str)], kinds[isinstance(equal, str)]
             self.report.add(
                 "id of another type",
-                f"{key} {id_!r} of {where} is {own}; {section!r} has {twin!r}, {other}",
+                f"{key} {id_!r} of {where} is {own}; {section!r} has {equal!r}, {other}",
             )
-            annotation[key] = twin
+            annotation[key] = equal
             return True
-        shown = self.shown if section == "categories" else ""
+        listed = self.category_list if section == "categories" else ""
         text = " (a text)" if isinstance(id_, str) else ""
         kind = "unknown image id" if key == "image_id" else "unknown category id"
-        self.report.add(kind, f"{key} {id_!r}{text} of {where} is not in {section!r}{shown}")
+        self.report.add(kind, f"{key} {id_!r}{text} of {where} is not in {section!r}{listed}")
         return False
 
-    def _twin(self, id_: int | str, section: str, known: Mapping[Any, Any]) -> int | str | None:
-        """Return the id of `known` that is the same number, written in another way."""
+    def _equal_id(
+        self, id_: int | str, section: str, known: Mapping[int | str, Record]
+    ) -> int | str | None:
+        """Return the id in `known` that is the same number in the other type, or None."""
         if section not in self.numbers:
-            self.numbers[section] = values.by_number(known)
-        return self.numbers[section].get(values.whole_number(id_))
+            self.numbers[section] = values.ids_by_number(known)
+        number = values.whole_number(id_)
+        return None if number is None else self.numbers[section].get(number)
 
     def _box(self, annotation: Record, where: str) -> bool:
+        """Read the box; return False if it cannot be used."""
         raw = annotation["bbox"]
         if raw is None or raw == []:
-            return self._without_box(annotation, where)
+            return self._box_from_polygons(annotation, where)
         try:
             box = annotation["bbox"] = values.read_box(raw)
         except ValueError as error:
@@ -254,16 +272,16 @@ class _AnnotationReader:
             self.report.add("zero or negative box", f"{where}: {raw!r:.60}")
         return True
 
-    def _without_box(self, annotation: Record, where: str) -> bool:
-        """Report an annotation without a box; give it that of its polygons, if it has any."""
+    def _box_from_polygons(self, annotation: Record, where: str) -> bool:
+        """Report an annotation without a box; give it the box of its polygons, if it has any."""
         box = values.polygon_box(annotation.get("segmentation"))
-        what = "but polygons" if box else "and no polygons"
-        self.report.add("annotation without a box", f"annotations: {where} has no bbox, {what}")
+        polygons = "but polygons" if box else "and no polygons"
+        self.report.add("annotation without a box", f"annotations: {where} has no bbox, {polygons}")
         annotation["bbox"] = box or [0.0] * 4
         return box is not None
 
     def _flag(self, annotation: Record, key: str, where: str) -> None:
-        """Read a flag; null and what is neither 0 nor 1 are removed."""
+        """Read a flag; remove null and values other than 0 and 1."""
         value = annotation.pop(key, None)
         if value is None:
             return

@@ -1,11 +1,11 @@
-"""From files and annotations to arrays and Instances."""
+"""Conversion of image files to arrays and of annotations to Instances."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 import torch
@@ -26,11 +26,18 @@ _UNREADABLE = (
 )
 
 
-_RAISE_MAX_PIXELS = " If the image is what you expect, raise INPUT.MAX_PIXELS."
+_RAISE_MAX_PIXELS = " If the image is the one you expect, raise INPUT.MAX_PIXELS."
 
 
 class SizeMismatchError(DataError):
-    """An image has another size than its annotation says."""
+    """An image whose size differs from its annotation."""
+
+
+class ReadingOptions(TypedDict):
+    """Keyword arguments of read_image() that the config sets."""
+
+    white_level: float | None
+    max_pixels: int | None
 
 
 def read_image(
@@ -40,7 +47,7 @@ def read_image(
     white_level: float | None = None,
     max_pixels: int | None = None,
 ) -> np.ndarray:
-    """Read an image file, turned as its EXIF orientation says.
+    """Read an image file and apply its EXIF orientation.
 
     Grayscale, palette, CMYK and 16-bit files become three channels of 8 bits.
 
@@ -59,8 +66,8 @@ def read_image(
         return image_to_array(opened, format, str(file_name), white_level)
 
 
-def reading_options(cfg: Any) -> dict[str, Any]:
-    """Return read_image's keyword arguments as a config says."""
+def reading_options(cfg: Any) -> ReadingOptions:
+    """Return the keyword arguments of read_image() that the config sets."""
     return {
         "white_level": read_auto("INPUT.WHITE_LEVEL", cfg.INPUT.get("WHITE_LEVEL", AUTO)),
         "max_pixels": cfg.INPUT.get("MAX_PIXELS"),
@@ -74,13 +81,13 @@ def open_image(file_name: str | Path, max_pixels: int | None = None) -> Iterator
     Raises:
         DataError: the file is missing, is not a regular file or not an image, or is too large.
     """
-    limit = Image.MAX_IMAGE_PIXELS  # Pillow warns from here on, and refuses twice as many
+    limit = Image.MAX_IMAGE_PIXELS  # Pillow warns above this limit, and refuses above twice as many
     if max_pixels is not None and limit is not None:
         Image.MAX_IMAGE_PIXELS = max(limit, -(-max_pixels // 2))
     with ExitStack() as stack:
         try:
             check_regular(file_name)
-            # Given a name, Pillow maps gray TIFFs into memory and forgets to turn them.
+            # Given a name, Pillow maps gray TIFFs into memory and does not turn them.
             file = stack.enter_context(open(file_name, "rb"))
             image = stack.enter_context(Image.open(file))
         except FileNotFoundError:
@@ -109,9 +116,13 @@ def image_to_array(
     name: str = "of PIL",
     white_level: float | None = None,
 ) -> np.ndarray:
-    """Return a PIL image as read_image() would; errors call it `name`."""
+    """Convert a PIL image to the array that read_image() returns.
+
+    Args:
+        name: the image's name in errors.
+    """
     if format not in ("BGR", "RGB", "L", None):
-        raise DataError(f"INPUT.FORMAT must be 'BGR', 'RGB' or 'L', got {format!r}.")
+        raise DataError(f"INPUT.FORMAT must be 'BGR', 'RGB' or 'L'; got {format!r}.")
     try:
         upright = to_8_bit(ImageOps.exif_transpose(image), white_level, name)
         image = upright.convert("L" if format == "L" else "RGB")
@@ -122,21 +133,30 @@ def image_to_array(
 
 
 def check_image_size(dataset_dict: dict[str, Any], image: np.ndarray) -> None:
-    """Hold the image's size against "height" and "width"; fill those in where they are missing."""
+    """Compare an image's size with "height" and "width", and fill in those that are missing.
+
+    Raises:
+        SizeMismatchError: the sizes differ.
+    """
     size = image.shape[:2]
     expected = (dataset_dict.get("height", size[0]), dataset_dict.get("width", size[1]))
     if size != expected:
         raise SizeMismatchError(
-            f"Image {dataset_dict.get('file_name', '')} is {size[1]} x {size[0]} pixels, its "
+            f"Image {dataset_dict.get('file_name', '')} is {size[1]} x {size[0]} pixels, but its "
             f"annotation says {expected[1]} x {expected[0]}."
         )
     dataset_dict["height"], dataset_dict["width"] = size
 
 
 def annotations_to_instances(
-    annos: Sequence[dict[str, Any]], image_size: tuple[int, int], mask_format: str = "polygon"
+    annos: Sequence[Mapping[str, Any]], image_size: tuple[int, int], mask_format: str = "polygon"
 ) -> Instances:
-    """Instances with gt_boxes (clipped to the image) and gt_classes from annotation dicts."""
+    """Convert annotation dicts to Instances with gt_boxes, clipped to the image, and gt_classes.
+
+    Args:
+        image_size: (height, width) in pixels.
+        mask_format: ignored; cvpods' signature has it.
+    """
     boxes = [
         BoxMode.convert(list(a["bbox"]), a.get("bbox_mode", BoxMode.XYXY_ABS), BoxMode.XYXY_ABS)
         for a in annos
@@ -150,5 +170,5 @@ def annotations_to_instances(
 def filter_empty_instances(
     instances: Instances, by_box: bool = True, by_mask: bool = True
 ) -> Instances:
-    """Drop objects whose box has no area."""
+    """Remove objects whose box has no area; `by_mask` is ignored, cvpods' signature has it."""
     return instances[instances.gt_boxes.nonempty()] if by_box else instances

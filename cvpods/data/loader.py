@@ -1,4 +1,4 @@
-"""A DataLoader whose workers can be started by fork, forkserver or spawn."""
+"""DataLoader whose workers may be started by fork, forkserver or spawn."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from multiprocessing import resource_tracker
 from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -26,16 +26,20 @@ from cvpods.utils.handles import end_worker_without_handles
 from cvpods.utils.logger import log_settings, setup_logger
 from cvpods.utils.stop import STOP_SIGNALS, shield_worker
 
-# Modules of an experiment's folder, see load_experiment(): what they register at import, workers
-# need too.
+if TYPE_CHECKING:
+    from cvpods.utils.torch_private import DataLoaderIterator
+
+# Modules of an experiment's folder, see load_experiment(). Workers import them too, because they
+# need the names that these modules register.
 _OF_EXPERIMENTS = ("config", "net")
-# What pickle raises for an object that cannot be sent.
+# Errors that pickle raises for an object that cannot be sent.
 _NOT_SENT = (pickle.PicklingError, AttributeError, TypeError, RecursionError)
 
 
 def worker_init_reset_seed(worker_id: int) -> None:
-    """Prepare a loader's worker: signals, and a seed (training samples have seeds of their own, see
-    SeededDataset).
+    """Prepare a loader's worker: its signals and its random seed.
+
+    Training samples have seeds of their own, see SeededDataset.
     """
     shield_worker()
     end_worker_without_handles()
@@ -45,10 +49,10 @@ def worker_init_reset_seed(worker_id: int) -> None:
 
 
 class WorkerStart:
-    """Preparation of a worker; it travels from the training process to the worker.
+    """Preparation of a worker, sent from the training process to the worker.
 
-    A forked worker has the log and the modules of its parent. Another one starts with neither: it
-    writes to the same log, and imports the experiment, so that what this registers is there.
+    A forked worker has the log and the modules of its parent. Any other worker starts with neither:
+    it sets up the same log, and imports the experiment so that its names are registered.
     """
 
     def __init__(self) -> None:
@@ -66,36 +70,37 @@ class WorkerStart:
 
 
 class Loader(DataLoader):
-    """A DataLoader that says which object cannot be sent to a worker.
+    """DataLoader that names the object that cannot be sent to a worker.
 
-    Signals to stop reach its workers only when these are ready for them.
+    Stop signals reach its workers only after these are ready for them.
     """
 
     def __init__(self, dataset: Any, **kwargs: Any) -> None:
         super().__init__(dataset, worker_init_fn=WorkerStart(), **kwargs)
 
-    def __iter__(self) -> Iterator[Any]:
+    def __iter__(self) -> DataLoaderIterator:
         method = multiprocessing.get_start_method() if self.num_workers else "fork"
         if method == "forkserver":
-            # The server imports it once, instead of every worker.
+            # The server imports these modules once, instead of every worker.
             multiprocessing.set_forkserver_preload(["__main__", __name__])
         try:
-            with _stop_signals_held(method):
+            with _stop_signals_blocked(method):
                 return super().__iter__()
         except _NOT_SENT as error:
-            found = find_unsendable(self.dataset, "dataset") if self.num_workers else None
-            if found is None:
+            unsendable = find_unsendable(self.dataset, "dataset") if self.num_workers else None
+            if unsendable is None:
                 raise
-            raise ConfigError(_describe(*found)) from error
+            raise ConfigError(_describe_unsendable(*unsendable)) from error
 
 
 @contextmanager
-def _stop_signals_held(method: str) -> Iterator[None]:
-    """Inside, processes start with the signals blocked; this one gets them afterwards.
+def _stop_signals_blocked(method: str) -> Iterator[None]:
+    """Block the stop signals while processes start; this process receives them afterwards.
 
     Args:
-        method: by which the processes start. All but "fork" need Python's resource tracker, whose
-            start unblocks SIGTERM and SIGINT (seen in Python 3.11); so it is started here first.
+        method: start method of the processes. All methods but "fork" need Python's resource
+            tracker, whose start unblocks SIGTERM and SIGINT (seen in Python 3.11), so it is started
+            here first.
     """
     if not hasattr(signal, "pthread_sigmask"):  # Windows
         yield
@@ -109,7 +114,7 @@ def _stop_signals_held(method: str) -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-# -- what cannot be sent ---------------------------------------------------------------------------
+# -- unsendable objects ----------------------------------------------------------------------------
 
 
 def find_unsendable(obj: Any, path: str, seen: set[int] | None = None) -> tuple[Any, str] | None:
@@ -119,8 +124,8 @@ def find_unsendable(obj: Any, path: str, seen: set[int] | None = None) -> tuple[
         return None
     seen.add(id(obj))
     for child, step in _children(obj):
-        if found := find_unsendable(child, path + step, seen):
-            return found
+        if unsendable := find_unsendable(child, path + step, seen):
+            return unsendable
     return obj, path
 
 
@@ -145,17 +150,17 @@ def _children(obj: Any) -> Iterator[tuple[Any, str]]:
         yield from ((value, f".{name}") for name, value in getattr(obj, "__dict__", {}).items())
 
 
-def _describe(obj: Any, path: str) -> str:
+def _describe_unsendable(obj: Any, path: str) -> str:
     method = multiprocessing.get_start_method()
     return (
-        f"{_name(obj)} cannot be sent to the workers of a loader, which {method} starts here: it "
-        f"is {path}. Define it by def or class at the top level of a file of the experiment, or "
+        f"{_name(obj)} cannot be sent to a loader's workers, which are started by {method}; it is "
+        f"{path}. Define it by def or class at the top level of a file of the experiment, or "
         "load the images in the main process: DATALOADER.NUM_WORKERS 0."
     )
 
 
 def _name(obj: Any) -> str:
-    """Return what an object is called, and the file that it comes from."""
+    """Return the name of an object and the file that defines it."""
     if inspect.isfunction(obj):
         code = obj.__code__
         return (
@@ -165,5 +170,5 @@ def _name(obj: Any) -> str:
     kind = obj if inspect.isclass(obj) else type(obj)
     file = getattr(sys.modules.get(kind.__module__), "__file__", None)
     where = Path(file).name if file else f"the module {kind.__module__}"
-    what = "The class" if inspect.isclass(obj) else "An object of the class"
-    return f"{what} {kind.__qualname__} of {where}"
+    noun = "The class" if inspect.isclass(obj) else "An object of the class"
+    return f"{noun} {kind.__qualname__} of {where}"

@@ -1,4 +1,4 @@
-"""Training samples: the same in every process and after resuming, also beside damaged images."""
+"""Training samples that are equal in every process and after resuming, despite damaged images."""
 
 from __future__ import annotations
 
@@ -10,50 +10,70 @@ import torch
 from torch.utils.data import Dataset
 
 from cvpods.data.samplers import SampleKey
+from cvpods.structures.samples import Sample
 from cvpods.utils.errors import DataError
 from cvpods.utils.handles import is_out_of_handles
 
-# How many other images are tried in the place of one that cannot be used.
+# Number of other images that are tried in place of an unusable one.
 ATTEMPTS = 10
 
 
-class SeededDataset(Dataset):
-    """Draws the augmentation of a sample from the seed of its key alone.
+class TrainingSample(Sample, total=False):
+    """A sample of a SeededDataset.
 
-    So a sample is the same in any worker, in any process, and after resuming. An image that cannot
-    be used is replaced by one drawn from the same seed; sample["unusable"] is then {file: reason}
-    for the training process to count. sample["key"] is (index, seed).
+    key: (index, seed of the augmentation).
+    unusable: {file: reason} of the images that could not be used in its place.
     """
 
-    def __init__(self, dataset: Dataset) -> None:
+    key: tuple[int, int]
+    unusable: dict[str, str]
+
+
+class SeededDataset(Dataset):
+    """A data set that draws the augmentation of a sample from the seed of its key alone.
+
+    A sample is therefore equal in any worker, in any process, and after resuming. An unusable image
+    is replaced by one drawn from the same seed; the sample then lists the unusable files, and the
+    training process counts them.
+
+    Args:
+        dataset: any data set with a length and random access.
+    """
+
+    def __init__(self, dataset: Any) -> None:
         self.dataset = dataset
 
     def __len__(self) -> int:
         return len(self.dataset)
 
-    def __getitem__(self, key: SampleKey) -> dict[str, Any]:
-        # Without workers this runs in the training process, whose own generators must not move.
+    def __getitem__(self, key: SampleKey) -> TrainingSample:
+        # Without workers this runs in the training process, whose own generators must not change.
         numpy_state, python_state = np.random.get_state(), random.getstate()
         try:
             with torch.random.fork_rng(devices=[]):
-                return self._usable(key)
+                return self._usable_sample(key)
         finally:
             np.random.set_state(numpy_state)
             random.setstate(python_state)
 
-    def _usable(self, key: SampleKey) -> dict[str, Any]:
-        others = np.random.default_rng(key.seed)
+    def _usable_sample(self, key: SampleKey) -> TrainingSample:
+        """Return the sample of a key, or of a substitute image.
+
+        Raises:
+            DataError: the image and all substitutes are unusable.
+        """
+        substitutes = np.random.default_rng(key.seed)
         unusable: dict[str, str] = {}
         index = key.index
         for _ in range(ATTEMPTS + 1):
-            _seed(key.seed)
+            _seed_generators(key.seed)
             try:
                 sample = self.dataset[index]
             except DataError as error:
-                if is_out_of_handles(error):  # not the image's fault
+                if is_out_of_handles(error):  # the image is not the cause
                     raise
                 unusable[_file_of(self.dataset, index)] = str(error)
-                index = int(others.integers(len(self)))
+                index = int(substitutes.integers(len(self)))
                 continue
             if isinstance(sample, dict):
                 sample["key"] = (index, key.seed)
@@ -62,17 +82,17 @@ class SeededDataset(Dataset):
             return sample
         raise DataError(
             f"{len(unusable)} images in a row cannot be used: {' '.join(unusable.values())} "
-            "pods_check examines all images."
+            "Examine all images with pods_check."
         )
 
 
-def _seed(seed: int) -> None:
+def _seed_generators(seed: int) -> None:
     np.random.seed(seed)
     random.seed(seed)
     torch.default_generator.manual_seed(seed)
 
 
 def _file_of(dataset: Any, index: int) -> str:
-    """The image file of a sample; its index where the data set does not say."""
+    """Return the image file of a sample, or its index if the data set does not provide one."""
     name = getattr(dataset, "file_name", None)
-    return name(index) if callable(name) else f"image {index}"
+    return str(name(index)) if callable(name) else f"image {index}"

@@ -1,8 +1,8 @@
-"""Images of more than 8 bits a channel: which of their values is white.
+"""White level of images with more than 8 bits a channel: the value that becomes 255.
 
 Cameras and microscopes store 10 or 12 bits in 16-bit files, and programs store floats in 0 ... 1.
-A file does not say which value is white, so all images of a data set are scaled by one level,
-INPUT.WHITE_LEVEL: a number, or "auto", which looks at the data set.
+A file does not state which value is white, so all images of a data set are scaled by one level,
+INPUT.WHITE_LEVEL: a number, or "auto", which derives the level from the data set.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 from loguru import logger
-from PIL import Image
+from PIL import Image, ImageFile
 
 from cvpods.utils.logger import log_first_n
 from cvpods.utils.ranges import AUTO, read_auto
@@ -22,7 +22,7 @@ from cvpods.utils.ranges import AUTO, read_auto
 KEY = "INPUT.WHITE_LEVEL"
 # White in 8, 10, 12, 14 and 16 bits.
 LEVELS = (255, 1023, 4095, 16383, 65535)
-# Files whose pixels are looked at for "auto".
+# Number of files that "auto" reads.
 _SAMPLE = 64
 
 
@@ -32,17 +32,18 @@ def is_deep(image: Image.Image) -> bool:
 
 
 def has_deep_colours(image: Image.Image) -> bool:
-    """Return whether a file has colours of 16 bits, of which Pillow reads the upper 8 alone."""
+    """Return whether a file has 16 bits a colour channel; Pillow reads only the upper 8."""
     # An entry of `tile` ends with the raw mode, "RGB;16B" for example, or a tuple that begins so.
-    modes = [np.atleast_1d(np.asarray(tile[3], dtype=object))[0] for tile in image.tile]
+    tiles = image.tile if isinstance(image, ImageFile.ImageFile) else []
+    modes = [np.atleast_1d(np.asarray(tile[3], dtype=object))[0] for tile in tiles]
     return any(re.match(r"(RGB|LA|CMYK)\w*;16", str(mode)) for mode in modes)
 
 
 def level_of(highest: float, is_float: bool) -> float:
     """Return the white level of images whose highest value is `highest`.
 
-    It is the lowest of 255, 1023, 4095, 16383, 65535 (and 1 for floats) that is not below it; above
-    these, the next power of two less 1.
+    The level is the lowest of 255, 1023, 4095, 16383, 65535 (and 1 for floats) that is not below
+    `highest`; above 65535, it is the next power of two minus 1.
     """
     if is_float and highest <= 1:
         return 1.0
@@ -51,11 +52,11 @@ def level_of(highest: float, is_float: bool) -> float:
 
 
 def to_8_bit(image: Image.Image, white_level: float | None, name: str) -> Image.Image:
-    """Scale a deep image so that `white_level` becomes 255; others are returned as they are.
+    """Scale a deep image so that `white_level` becomes 255; return other images unchanged.
 
     Args:
-        white_level: None guesses from the image alone, and says so in the log.
-        name: names the image in the log.
+        white_level: None guesses the level from this image alone and logs the guess.
+        name: the image's name in the log.
     """
     if not is_deep(image):
         return image
@@ -69,21 +70,21 @@ def to_8_bit(image: Image.Image, white_level: float | None, name: str) -> Image.
     if low < 0 or high > white_level:
         log_first_n(
             "WARNING",
-            f"{name} has values from {low:g} to {high:g}; those below 0 become black, those above "
-            f"INPUT.WHITE_LEVEL {white_level:g} white.",
+            f"{name} has values from {low:g} to {high:g}; values below 0 become black, and values "
+            f"above INPUT.WHITE_LEVEL {white_level:g} become white.",
             key="caller",
         )
     return Image.fromarray(np.nan_to_num(scaled, nan=0.0).clip(0, 255).astype(np.uint8))
 
 
 def finite_range(values: np.ndarray) -> tuple[float, float]:
-    """Return the lowest and highest finite value; depth maps have NaN for what is unknown."""
+    """Return the lowest and highest finite value; depth maps contain NaN for unknown values."""
     finite = values[np.isfinite(values)]
     return (float(finite.min()), float(finite.max())) if finite.size else (0.0, 0.0)
 
 
 def _guess(image: Image.Image, highest: float, name: str) -> float:
-    """Return the white level of a single image: that of its type, unless its values are small."""
+    """Return the white level of one image: the level of its type, unless its values are small."""
     if image.mode == "F" and highest <= 1:
         level = 1.0
     elif not image.mode.startswith("I;16") and highest <= 255:
@@ -94,49 +95,49 @@ def _guess(image: Image.Image, highest: float, name: str) -> float:
         log_first_n(
             "WARNING",
             f"{name} has values up to {highest:g} and is scaled as if {level:g} were white; set "
-            "INPUT.WHITE_LEVEL to the value that is.",
+            "INPUT.WHITE_LEVEL to the value that is white.",
             key="caller",
         )
     return level
 
 
 def level_of_files(files: Sequence[str | Path]) -> float | None:
-    """Return the white level of a data set's images by a sample of them; None if all have 8 bits.
+    """Return the white level of a data set's images, from a sample; None if all have 8 bits.
 
     The sample is the same in every process: 64 files at even distances.
     """
     chosen = np.unique(np.linspace(0, max(len(files) - 1, 0), min(_SAMPLE, len(files))).astype(int))
-    return level_of_values(_extremes(files[index]) for index in chosen)
+    return level_of_values(_highest_value(files[index]) for index in chosen)
 
 
-def level_of_values(extremes: Iterable[tuple[float, bool] | None]) -> float | None:
+def level_of_values(values: Iterable[tuple[float, bool] | None]) -> float | None:
     """Return the white level of images, given (highest value, is float) of each deep one."""
-    levels = [level_of(*found) for found in extremes if found is not None]
+    levels = [level_of(*value) for value in values if value is not None]
     return max(levels, default=None)
 
 
-def _extremes(file: str | Path) -> tuple[float, bool] | None:
+def _highest_value(file: str | Path) -> tuple[float, bool] | None:
     """Return (highest value, is float) of a deep image; None for others and unreadable ones."""
     try:
         if not Path(file).is_file():
             return None
         with Image.open(file) as image:
-            return (
-                (finite_range(np.asarray(image))[1], image.mode == "F") if is_deep(image) else None
-            )
-    except Exception as error:  # reading it for a sample says what is wrong, and where
-        logger.debug(f"{file} is left out of the look at white levels: {error}")
+            if not is_deep(image):
+                return None
+            return finite_range(np.asarray(image))[1], image.mode == "F"
+    except Exception as error:  # reading it as a sample reports what is wrong with it
+        logger.debug(f"{file} is not used for the white level: {error}")
         return None
 
 
 def settle_white_level(cfg: Any, dataset: Any) -> None:
-    """Make the training data and the config, for evaluation, agree on one white level.
+    """Make the training data and the config, which evaluation reads, agree on one white level.
 
-    The config decides: a number of its own, or that of the weights it started from. With
-    "auto", the level of the training data goes into the config.
+    The config decides: by a number of its own, or by that of the weights it started from. If it is
+    "auto", the level of the training data is written to the config.
 
     Args:
-        dataset: of training; one of a user's own may have no `white_level`.
+        dataset: the training data set; a user's own class may lack the attribute `white_level`.
     """
     level = read_auto(KEY, cfg.INPUT.get("WHITE_LEVEL", AUTO))
     if level is None:
@@ -150,6 +151,6 @@ def settle_white_level(cfg: Any, dataset: Any) -> None:
 
 
 def expected_white_level(cfg: Any) -> dict[str, str]:
-    """Return what weights expect of the config that they are used in: {} for images of 8 bits."""
+    """Return {key: value} that a config must have to use the weights; {} for images of 8 bits."""
     level = cfg.INPUT.get("WHITE_LEVEL", AUTO)
     return {} if level == AUTO else {KEY: str(level)}

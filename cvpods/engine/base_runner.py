@@ -1,4 +1,4 @@
-"""The training loop, and nothing else."""
+"""RunnerBase: the training loop, without anything that trains."""
 
 from __future__ import annotations
 
@@ -7,25 +7,26 @@ from typing import Any
 
 from loguru import logger
 
+from cvpods.engine.error_kinds import is_lost_peer
 from cvpods.engine.failures import log_failure
 from cvpods.engine.hooks import HookBase
-from cvpods.engine.launch import lost_a_peer
 from cvpods.utils.events import EventStorage
 from cvpods.utils.stop import ENDS, EndNow, Stopped
 
 
 class RunnerBase:
-    """Runs `run_step` from start_iter to max_iter, with hooks around it.
+    """Loop that calls `run_step` from start_iter to max_iter, with hooks around each step.
 
     Attributes:
-        done: number of iterations whose state is whole in memory: weights, optimiser, schedule and
-            average. None while these move.
-        failure: what the first hook that failed in this iteration raised.
+        done: number of iterations whose state is complete in memory: weights, optimiser, schedule
+            and average. None while these change.
+        failure: the exception of the first hook that failed in this iteration.
         agreed: whether all processes have exchanged their statuses after this iteration.
         cannot_save: whether the last attempt to save failed.
     """
 
-    # Scalars of the run so far, for a resumed run: see EventStorage.windows() and hints().
+    storage: EventStorage
+    # Scalars of the earlier run, for a resumed one: see EventStorage.windows() and hints().
     windows: Mapping[str, list[tuple[float, int]]] = {}
     hints: Mapping[str, Any] = {}
 
@@ -41,18 +42,22 @@ class RunnerBase:
         self.cannot_save = False
 
     def register_hooks(self, hooks: Sequence[HookBase | None]) -> None:
-        """Add hooks; see HookBase for the order in which they are called."""
+        """Add hooks, without the None among them; HookBase describes the order of the calls.
+
+        Raises:
+            TypeError: an object that is not a hook.
+        """
         for hook in hooks:
             if hook is not None:
                 if not isinstance(hook, HookBase):
                     got = type(hook).__name__
-                    raise TypeError(f"A hook must be an object of a HookBase; got a {got}.")
+                    raise TypeError(f"A hook must be an instance of HookBase; got a {got}.")
                 hook.trainer = self
                 self._hooks.append(hook)
         self._hooks.sort(key=lambda hook: hook.comes_last - hook.part_of_step)
 
     def train(self, start_iter: int, max_iter: int) -> None:
-        """Train iterations start_iter .. max_iter - 1."""
+        """Train the iterations start_iter .. max_iter - 1."""
         logger.info(f"Starting training from iteration {start_iter}")
         self.iter = self.start_iter = self.done = start_iter
         self.max_iter = max_iter
@@ -110,9 +115,10 @@ class RunnerBase:
         raise NotImplementedError
 
     def _call_all(self, hooks: Iterable[HookBase], method: str) -> None:
-        """Call each hook, also after one has failed; then raise what the first one raised.
+        """Call every hook, even after one has failed; then raise the first exception.
 
-        So collective calls in hooks match between processes, and whatever saves does so.
+        The collective calls in hooks thus match between processes, and the hooks that save still
+        do so.
         """
         self.failure = None
         for hook in hooks:
@@ -121,8 +127,8 @@ class RunnerBase:
             except EndNow:
                 raise
             except ENDS as error:
-                if not (isinstance(error, Stopped) or lost_a_peer(error)):
-                    # The first one is raised below, and so has its traceback shown.
+                if not (isinstance(error, Stopped) or is_lost_peer(error)):
+                    # The first exception is raised below, where its traceback is shown.
                     details = self.failure is not None
                     log_failure(f"{type(hook).__name__}.{method} failed", error, details)
                 self.failure = self.failure or error

@@ -1,30 +1,36 @@
-"""What every run does first: folder, log, seed, device."""
+"""The start of every run: checks of the config, output folder, log, seed and device."""
 
 from __future__ import annotations
 
 import json
 import tempfile
+from argparse import Namespace
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from loguru import logger
 
 from cvpods.checkpoint.atomic import write_file
-from cvpods.configs.check import check_config
 from cvpods.configs.config_dict import flatten
+from cvpods.configs.validation import check_config
 from cvpods.modeling.test_time_augmentation import augmentation_arguments
 from cvpods.utils import comm
 from cvpods.utils.env import collect_env_info, seed_all_rng, select_device
 from cvpods.utils.errors import ConfigError
 from cvpods.utils.logger import setup_logger
 
+if TYPE_CHECKING:
+    from cvpods.configs import BaseConfig
 
-def default_setup(cfg: Any, args: Any) -> Any:
-    """Make OUTPUT_DIR, start the log, choose device and seed; returns `cfg`.
+_Config = TypeVar("_Config", bound="BaseConfig")
 
-    A negative SEED is replaced by a drawn one, the same on all ranks.
+
+def default_setup(cfg: _Config, args: Namespace | None) -> _Config:
+    """Make OUTPUT_DIR, start the log, choose the device and the seed; return `cfg`.
+
+    A negative SEED is replaced by a random one, the same on all ranks.
     """
     check_setup(cfg)
     output = Path(cfg.OUTPUT_DIR)
@@ -52,8 +58,8 @@ def _check_writable(output: Path) -> None:
         ) from error
 
 
-def check_setup(cfg: Any) -> None:
-    """Check all that can be checked before anything is built or written.
+def check_setup(cfg: BaseConfig) -> None:
+    """Check everything that can be checked before anything is built or written.
 
     Raises:
         ConfigError: a value that cannot be used.
@@ -64,7 +70,8 @@ def check_setup(cfg: Any) -> None:
         augmentation_arguments(cfg)
 
 
-# Keys of cvpods that are accepted, and the value that has no effect: another one is an error.
+# Keys of cvpods that this package accepts but does not support. Any value except this one is
+# refused.
 _WITHOUT_EFFECT = {
     "MODEL.LOAD_PROPOSALS": False,
     "MODEL.MASK_ON": False,
@@ -75,21 +82,21 @@ _WITHOUT_EFFECT = {
 }
 
 
-def refuse_unsupported(cfg: Any) -> None:
-    """Stop where the config asks for something that this package does not do.
+def refuse_unsupported(cfg: BaseConfig) -> None:
+    """Check that the config asks for nothing that this package does not support.
 
     Raises:
-        ConfigError: naming all such keys.
+        ConfigError: the message names all such keys.
     """
     values = dict(flatten(cfg))
     asked = [k for k, neutral in _WITHOUT_EFFECT.items() if values.get(k, neutral) != neutral]
     if asked:
-        wanted = ", ".join(f"{key} {values[key]!r}" for key in asked)
-        raise ConfigError(f"Not supported: {wanted}. Set it to its default.")
+        listed = ", ".join(f"{key} {values[key]!r}" for key in asked)
+        raise ConfigError(f"Not supported: {listed}. Set it to its default.")
 
 
-def dump_config(cfg: Any) -> None:
-    """Write the resolved configuration to OUTPUT_DIR/config.json and, as a table, to the log."""
+def dump_config(cfg: BaseConfig) -> None:
+    """Write the resolved config to OUTPUT_DIR/config.json and, as a table, to the log."""
     if not comm.is_main_process():
         return
     logger.info(f"Configuration:\n{cfg!r}")
@@ -99,11 +106,15 @@ def dump_config(cfg: Any) -> None:
     write_file(path, (json.dumps(dict(flatten(cfg)), indent=1, default=repr) + "\n").encode())
 
 
-def check_num_classes(model: Any, meta: Any, names: Any) -> None:
-    """Hold the model's number of classes against the data set's.
+def check_num_classes(model: object, meta: Any, names: object) -> None:
+    """Compare the model's number of classes with the data set's.
+
+    Args:
+        meta: of the data set, as a mapping or as attributes.
+        names: the data sets, for the message.
 
     Raises:
-        ConfigError: they differ; the message has both numbers.
+        ConfigError: the numbers differ; the message has both.
     """
     expected = getattr(model, "num_classes", None)
     meta = meta if isinstance(meta, Mapping) else vars(meta)

@@ -1,4 +1,4 @@
-"""What happens around the steps of a run."""
+"""Hooks: what a run does around its steps."""
 
 from __future__ import annotations
 
@@ -6,10 +6,11 @@ import datetime
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from loguru import logger
 from torch import nn
+from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler as _LRScheduler
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
@@ -19,50 +20,59 @@ from cvpods.evaluation import flatten_results_dict
 from cvpods.utils import comm
 from cvpods.utils.stop import Stopped
 
+if TYPE_CHECKING:
+    from cvpods.engine.base_runner import RunnerBase
+
 
 class HookBase:
-    """Called by the runner; `trainer` is the runner.
+    """Base of the objects that a runner calls around its steps.
 
-    Hooks are called in the order in which they were registered, except that those with
-    `part_of_step` come before the others, and those with `comes_last` after them; a number above 1
-    comes after those with True. The state of a
-    run is whole, and can be saved, once the optimiser and the hooks with `part_of_step` have moved.
-    After a failure of any other hook the rest of them are still called; then the run is saved and
-    ends.
+    The runner calls its hooks in the order in which they were registered, with two exceptions:
+    those with `part_of_step` come before the others, and those with `comes_last` after them, where
+    a number above 1 comes after True.
+
+    The state of a run is complete, and can be saved, once the optimiser and the hooks with
+    `part_of_step` have changed it. If any other hook fails, the remaining ones are still called;
+    then the run is saved and ends.
+
+    Attributes:
+        trainer: the runner, set by register_hooks().
     """
 
-    trainer: Any = None
+    trainer: RunnerBase
     part_of_step = False
     comes_last: int = False
 
     def before_train(self) -> None:
-        """Before the first iteration."""
+        """Act before the first iteration."""
 
     def after_resume(self) -> None:
-        """Before the first iteration of a run that goes on, as if after the last one it has done:
-        what a kill after the checkpoint of that iteration left undone.
+        """Act before the first iteration of a resumed run, as if after the last one it has done.
+
+        This makes up for what a kill after the checkpoint of that iteration left undone.
         """
 
     def after_train(self) -> None:
-        """After the last iteration, also when an error ended the run."""
+        """Act after the last iteration, also when an error ended the run."""
 
     def before_step(self) -> None:
-        """Before each iteration."""
+        """Act before each iteration."""
 
     def after_step(self) -> None:
-        """After each iteration."""
+        """Act after each iteration."""
 
     @property
     def is_last(self) -> bool:
+        """True in the last iteration of the run."""
         return self.trainer.iter + 1 >= self.trainer.max_iter
 
     def is_due(self, period: int) -> bool:
-        """Whether an event of this period (> 0) falls on the iteration just done."""
+        """Return whether an event of this period (> 0) falls on the current iteration."""
         return period > 0 and (self.trainer.iter + 1) % period == 0
 
 
 class CallbackHook(HookBase):
-    """A hook out of functions that take the runner."""
+    """A hook made of functions of the runner, named after the methods that they replace."""
 
     def __init__(self, **callbacks: Callable[[Any], None]) -> None:
         for name, function in callbacks.items():
@@ -70,7 +80,7 @@ class CallbackHook(HookBase):
 
 
 class IterationTimer(HookBase):
-    """Records "time" per iteration; logs the totals at the end."""
+    """Recorder of "time", in seconds per iteration; it logs the totals at the end."""
 
     def __init__(self, warmup_iter: int = 3) -> None:
         self.warmup_iter = warmup_iter
@@ -94,24 +104,24 @@ class IterationTimer(HookBase):
         if count <= 0:
             return
         logger.info(
-            f"Overall training speed: {count} iterations in {_span(self.in_steps)} "
+            f"Overall training speed: {count} iterations in {_duration(self.in_steps)} "
             f"({self.in_steps / count:.4f} s / it)"
         )
         logger.info(
-            f"Total training time: {_span(total)} ({_span(total - self.in_steps)} on hooks)"
+            f"Total training time: {_duration(total)} ({_duration(total - self.in_steps)} on hooks)"
         )
 
 
-def _span(seconds: float) -> str:
+def _duration(seconds: float) -> str:
     return str(datetime.timedelta(seconds=int(seconds)))
 
 
 class LRScheduler(HookBase):
-    """Records the learning rate and steps the schedule."""
+    """Recorder of the learning rate that also steps the schedule."""
 
     part_of_step = True
 
-    def __init__(self, optimizer: Any, scheduler: _LRScheduler) -> None:
+    def __init__(self, optimizer: Optimizer, scheduler: _LRScheduler) -> None:
         self.optimizer, self.scheduler = optimizer, scheduler
         largest = max(self.optimizer.param_groups, key=lambda g: len(g["params"]))
         self.group = self.optimizer.param_groups.index(largest)
@@ -120,13 +130,13 @@ class LRScheduler(HookBase):
         lr = self.optimizer.param_groups[self.group]["lr"]
         self.trainer.storage.put_scalar("lr", lr)
         with warnings.catch_warnings():
-            # The first step may have been left out: see TRAINER.NONFINITE and fp16's overflows.
+            # The first step may have been skipped: see TRAINER.NONFINITE and overflows of fp16.
             warnings.filterwarnings("ignore", "Detected call of `lr_scheduler.step")
             self.scheduler.step()
 
 
 class ModelEMA(HookBase):
-    """Keeps an exponential moving average of the weights: avg = d * avg + (1 - d) * weights."""
+    """Exponential moving average of the weights: avg = d * avg + (1 - d) * weights."""
 
     part_of_step = True
 
@@ -149,25 +159,28 @@ class ModelEMA(HookBase):
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         self.averaged.module.load_state_dict(state_dict)
-        self.averaged.n_averaged.fill_(1)  # > 0: go on averaging instead of copying
+        self.averaged.n_averaged.fill_(1)  # > 0: average the next weights instead of copying them
 
 
 class PeriodicWriter(HookBase):
-    """Writes the recorded scalars every `period` iterations, at the first and at the last.
+    """Writer of the recorded scalars every `period` iterations, at the first and at the last.
 
-    What is not recorded at every iteration is written at once, so that no value of it is lost. A
-    writer that fails is named in the log; training continues, and it is tried again.
+    A scalar that is not recorded at every iteration is written at once, so that none of its values
+    is lost. If a writer fails, the log names it, training continues, and the writer is tried again.
+
+    Args:
+        writers: objects with some of the methods of the writers in cvpods.engine.writers.
     """
 
     comes_last = True  # after every hook that may record a scalar
 
-    def __init__(self, writers: Sequence[Any], period: int = 20) -> None:
+    def __init__(self, writers: Sequence[object], period: int = 20) -> None:
         self.writers = list(writers)
         self.period = period
         self._failed: set[str] = set()
 
     def before_train(self) -> None:
-        # A writer of an experiment's own may take images.
+        # A writer of the experiment's own may take images.
         takes = (getattr(writer, "takes_images", True) for writer in self.writers)
         self.trainer.storage.keeps_images |= any(takes)
 
@@ -175,33 +188,33 @@ class PeriodicWriter(HookBase):
         due = self._is_time_to_write()
         first = self.trainer.iter == self.trainer.start_iter
         for writer in self.writers:
-            self._try(writer, "step")
+            self._call(writer, "step")
             due_here = due or (first and isinstance(writer, CommonMetricPrinter))
-            self._try(writer, "write" if due_here else "write_occasional")
-        self._note(due)
+            self._call(writer, "write" if due_here else "write_occasional")
+        self._mark_written(due)
 
     def after_resume(self) -> None:
         """Write what a kill after the checkpoint has kept from being written."""
         due = self._is_time_to_write()
         for writer in self.writers:
-            if not self._try(writer, "has_written", self.trainer.iter):
-                self._try(writer, "write" if due else "write_occasional")
-        self._note(due)
+            if not self._call(writer, "has_written", self.trainer.iter):
+                self._call(writer, "write" if due else "write_occasional")
+        self._mark_written(due)
 
     def after_train(self) -> None:
         for writer in self.writers:
-            self._try(writer, "write_last")
-            self._try(writer, "close")
+            self._call(writer, "write_last")
+            self._call(writer, "close")
 
-    def _note(self, due: bool) -> None:
+    def _mark_written(self, due: bool) -> None:
         if due:
             self.trainer.storage.written = self.trainer.iter
 
     def _is_time_to_write(self) -> bool:
         return self.trainer.iter == 0 or self.is_last or self.is_due(self.period)
 
-    def _try(self, writer: Any, method: str, *args: Any) -> Any:
-        """Call a writer, if it has the method; log an error once, until the writer works again."""
+    def _call(self, writer: object, method: str, *args: Any) -> Any:
+        """Call a writer's method, if it has it; log an error once, until the writer works again."""
         name = str(getattr(writer, "path", type(writer).__name__))
         try:
             result = getattr(writer, method)(*args) if hasattr(writer, method) else None
@@ -216,10 +229,11 @@ class PeriodicWriter(HookBase):
 
 
 class PeriodicCheckpointer(HookBase):
-    """Saves model_iter_0010000 every `period` iterations and model_final; < 0 saves nothing.
+    """Saver of model_iter_0010000 every `period` iterations, and of model_final; < 0 saves nothing.
 
-    `lacks_final` says, for a run that is resumed when all its iterations are done, whether
-    model_final is not of them.
+    Args:
+        lacks_final: called when a run is resumed whose iterations are all done; returns whether
+            model_final is missing or holds other iterations.
     """
 
     def __init__(
@@ -246,12 +260,15 @@ class PeriodicCheckpointer(HookBase):
 
 
 class EvalHook(HookBase):
-    """Calls `evaluate` every `period` iterations and after the last; < 0 never.
+    """Call of `evaluate` every `period` iterations and after the last; < 0 never calls it.
 
-    Its results {dataset or task: ...} are recorded as scalars "bbox/AP" on rank 0. A stop signal
-    breaks it off; the run then ends after this iteration's other hooks. A failure is logged, and
-    training continues; only that of the last evaluation ends the run. `is_missing` says, for a
-    resumed run, whether the evaluation that was due last was not made.
+    Its results {data set or task: ...} are recorded as scalars such as "bbox/AP" on rank 0. A stop
+    signal interrupts it; the run then ends after the other hooks of this iteration. If it fails,
+    the log says so and training continues; only a failure of the last evaluation ends the run.
+
+    Args:
+        is_missing: called when a run is resumed; returns whether the evaluation that was due last
+            was not made.
     """
 
     def __init__(
@@ -276,7 +293,7 @@ class EvalHook(HookBase):
             if comm.is_main_process() and results:
                 self.trainer.storage.put_results(flatten_results_dict(results))
         except Stopped:
-            logger.info("The evaluation is broken off.")
+            logger.info("A signal interrupted the evaluation.")
         except Exception as error:
             if self.is_last:
                 raise

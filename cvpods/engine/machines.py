@@ -13,9 +13,10 @@ from dataclasses import dataclass
 import torch.distributed as dist
 from loguru import logger
 
+from cvpods.engine.error_kinds import first_line
 from cvpods.utils.errors import PodsError
 
-# Seconds between two looks at who is there.
+# Seconds between two checks for further machines.
 _PAUSE = 0.2
 # Seconds that a machine which accepts connections has to answer.
 _ANSWER = 10.0
@@ -29,12 +30,13 @@ class MeetingFailed(PodsError):  # noqa: N818 - reads better than MeetingFailedE
 
 @dataclass(frozen=True)
 class Place:
-    """Where and how long the launchers of `machines` machines wait for each other.
+    """Address at which the launchers of all machines meet.
 
     Args:
         host: name or address of machine 0.
         port: a free port of machine 0.
-        minutes: how long each launcher waits.
+        machines: number of machines.
+        minutes: time that each launcher waits for the others.
     """
 
     host: str
@@ -45,6 +47,10 @@ class Place:
     def __str__(self) -> str:
         host = f"[{self.host}]" if ":" in self.host else self.host
         return f"{host}:{self.port}"
+
+    @property
+    def patience(self) -> str:
+        return f"{self.minutes:g} minutes"
 
 
 def meet(place: Place, rank: int) -> dist.TCPStore:
@@ -65,14 +71,15 @@ def meet(place: Place, rank: int) -> dist.TCPStore:
             "name or address under which every machine reaches machine 0."
         ) from None
     if rank == 0:
-        return _receive(place)
+        return _host(place)
     return _join(place, rank)
 
 
 # -- machine 0 -------------------------------------------------------------------------------------
 
 
-def _receive(place: Place) -> dist.TCPStore:
+def _host(place: Place) -> dist.TCPStore:
+    """Serve the store, and wait for the other machines."""
     _check_port(place)
     store = _serve(place)
     store.set(_MACHINES, str(place.machines))
@@ -94,18 +101,18 @@ def _check_port(place: Place) -> None:
 
 
 def _check_own_address(place: Place, store: dist.TCPStore) -> None:
-    """Refuse a host that is another machine, or that this one cannot reach."""
+    """Check that the host is this machine, and that this machine can reach it."""
     try:
         socket.create_connection((place.host, place.port), timeout=_ANSWER).close()
         _connect(place).set("pods/is_machine_0", "1")
-        found = store.check(["pods/is_machine_0"])
+        is_own = store.check(["pods/is_machine_0"])
     except (OSError, RuntimeError) as error:
         raise MeetingFailed(
             f"--dist-url: this is machine 0, and it does not reach itself at {place} "
-            f"({_first_line(error)}). Write an address of this machine ({socket.gethostname()}), "
+            f"({first_line(error)}). Write an address of this machine ({socket.gethostname()}), "
             "or give this machine another --machine-rank."
         ) from None
-    if not found:
+    if not is_own:
         raise MeetingFailed(
             f"--dist-url: this is machine 0, but another launcher with --machine-rank 0 answers at "
             f"{place}. Give each machine a --machine-rank of its own."
@@ -125,8 +132,8 @@ def _wait_for_others(place: Place, store: dist.TCPStore) -> None:
         missing = still
         if time.monotonic() > deadline:
             raise MeetingFailed(
-                f"{_named(missing)} of {place.machines} did not come to {place} within "
-                f"{_time(place)}. Start the command there with its --machine-rank, the same "
+                f"{_list_machines(missing)} of {place.machines} did not reach {place} within "
+                f"{place.patience}. Start the command there with its --machine-rank, the same "
                 f"--dist-url and --num-machines; check that a firewall lets port {place.port} "
                 "through. --wait-minutes N waits longer."
             )
@@ -137,6 +144,7 @@ def _wait_for_others(place: Place, store: dist.TCPStore) -> None:
 
 
 def _join(place: Place, rank: int) -> dist.TCPStore:
+    """Connect to the store of machine 0, and wait for the other machines."""
     deadline = time.monotonic() + 60 * place.minutes
     _log_wait(place, [0])
     _reach(place, deadline)
@@ -146,7 +154,7 @@ def _join(place: Place, rank: int) -> dist.TCPStore:
     except (RuntimeError, ValueError) as error:
         raise MeetingFailed(
             f"--dist-url: a program that is not machine 0 of this run answers at {place} "
-            f"({_first_line(error)}). Check host and port, and start machine 0 first."
+            f"({first_line(error)}). Check host and port, and start machine 0 first."
         ) from None
     if machines != place.machines:
         raise MeetingFailed(
@@ -160,12 +168,13 @@ def _join(place: Place, rank: int) -> dist.TCPStore:
     except RuntimeError:
         raise MeetingFailed(
             f"Machine 0 at {place} ended while this machine, {rank} of {place.machines}, waited "
-            "for the others; its own message says why."
+            "for the others; see the message on machine 0."
         ) from None
     return store
 
 
 def _reach(place: Place, deadline: float) -> None:
+    """Wait until a program accepts connections at `place`."""
     while True:
         try:
             socket.create_connection((place.host, place.port), timeout=_ANSWER).close()
@@ -174,7 +183,7 @@ def _reach(place: Place, deadline: float) -> None:
             if time.monotonic() > deadline:
                 raise MeetingFailed(
                     f"Machine 0 of {place.machines} did not answer at {place} within "
-                    f"{_time(place)} ({error}). Start the command there with --machine-rank 0; "
+                    f"{place.patience} ({error}). Start the command there with --machine-rank 0; "
                     "check the address in --dist-url, and that a firewall lets its port through. "
                     "--wait-minutes N waits longer."
                 ) from None
@@ -185,7 +194,7 @@ def _reach(place: Place, deadline: float) -> None:
 
 
 def _serve(place: Place) -> dist.TCPStore:
-    """Open the store, without waiting for anybody."""
+    """Open the store without waiting for other machines."""
     return dist.TCPStore(
         "localhost",
         place.port,
@@ -199,10 +208,11 @@ def _serve(place: Place) -> dist.TCPStore:
 def _connect(place: Place) -> dist.TCPStore:
     """Connect to the store of machine 0.
 
-    In a thread: torch waits without limit for a program that accepts the connection in silence.
+    A thread connects, because torch waits without limit for a program that accepts the connection
+    and sends nothing.
 
     Raises:
-        RuntimeError: what answers is not such a store.
+        RuntimeError: the program that answers is not such a store.
     """
     made: list[dist.TCPStore] = []
 
@@ -215,7 +225,7 @@ def _connect(place: Place) -> dist.TCPStore:
     thread.start()
     thread.join(_ANSWER)
     if not made:
-        raise RuntimeError("it does not understand the question")
+        raise RuntimeError("its answer is not that of machine 0")
     return made[0]
 
 
@@ -223,22 +233,14 @@ def _key(rank: int) -> str:
     return f"pods/machine/{rank}"
 
 
-def _named(ranks: Sequence[int]) -> str:
+def _list_machines(ranks: Sequence[int]) -> str:
     numbers = ", ".join(map(str, ranks))
     return f"Machine {numbers}" if len(ranks) == 1 else f"Machines {numbers}"
 
 
-def _time(place: Place) -> str:
-    return f"{place.minutes:g} minutes"
-
-
 def _log_wait(place: Place, missing: Sequence[int]) -> None:
-    named = _named(missing)
+    listed = _list_machines(missing)
     logger.info(
-        f"Waiting for {named[0].lower()}{named[1:]} of {place.machines} at {place}, for "
-        f"{_time(place)} at most (--wait-minutes)."
+        f"Waiting for {listed[0].lower()}{listed[1:]} of {place.machines} at {place}, for "
+        f"{place.patience} at most (--wait-minutes)."
     )
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]

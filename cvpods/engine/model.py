@@ -1,22 +1,28 @@
-"""From a config to a model on its device, and the precision that it runs in."""
+"""The model of a config, on its device, and the precision in which it computes."""
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 
-from cvpods.engine.memory import OutOfMemory, first_line, is_out_of_memory
+from cvpods.engine.error_kinds import first_line, is_out_of_memory
+from cvpods.engine.memory import OutOfMemory
 from cvpods.utils import comm
 from cvpods.utils.errors import ConfigError
+
+if TYPE_CHECKING:
+    from cvpods.configs import BaseConfig
 
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def maybe_convert_module(model: nn.Module) -> nn.Module:
-    """SyncBN works in a process group of more than one process on GPUs only; else make it BN."""
+    """Replace every SyncBN by BN, except in several processes on GPUs, where alone SyncBN works."""
     if comm.get_world_size() > 1 and torch.cuda.is_available():
         return model
     for name, child in model.named_children():
@@ -29,19 +35,23 @@ def maybe_convert_module(model: nn.Module) -> nn.Module:
     return model
 
 
-def autocast(cfg: Any, device_type: str) -> Any:
-    """Mixed precision as TRAINER.AMP says; a context that does nothing where it is off."""
+def autocast(cfg: BaseConfig, device_type: str) -> torch.autocast:
+    """Return the context of TRAINER.AMP's mixed precision, which does nothing if that is off.
+
+    Raises:
+        ConfigError: TRAINER.AMP.DTYPE is unknown.
+    """
     amp = cfg.TRAINER.AMP
     if amp.ENABLED and amp.DTYPE not in _DTYPES:
-        raise ConfigError(f"TRAINER.AMP.DTYPE must be one of {list(_DTYPES)}, got {amp.DTYPE!r}.")
+        raise ConfigError(f"TRAINER.AMP.DTYPE must be one of {list(_DTYPES)}; got {amp.DTYPE!r}.")
     return torch.autocast(device_type, dtype=_DTYPES.get(amp.DTYPE), enabled=bool(amp.ENABLED))
 
 
-def prepare_model(cfg: Any, build_model: Callable[[Any], nn.Module]) -> nn.Module:
-    """Build the model, on its device, in the memory layout and compiled as TRAINER says.
+def prepare_model(cfg: BaseConfig, build_model: Callable[[BaseConfig], nn.Module]) -> nn.Module:
+    """Build the model on its device, in TRAINER's memory layout, and compile it if asked to.
 
     Raises:
-        OutOfMemory: it does not fit.
+        OutOfMemory: the model does not fit into memory.
     """
     try:
         model = maybe_convert_module(build_model(cfg)).to(cfg.MODEL.DEVICE)
@@ -56,3 +66,16 @@ def prepare_model(cfg: Any, build_model: Callable[[Any], nn.Module]) -> nn.Modul
             if isinstance(part, nn.Module):
                 part.compile(dynamic=True)  # in place: state-dict keys stay
     return model
+
+
+def distribute(model: nn.Module, find_unused_parameters: bool) -> nn.Module:
+    """Return the model with gradients averaged over the processes; the model itself if alone."""
+    if comm.get_world_size() == 1:
+        return model
+    on_gpu = next(model.parameters()).device.type == "cuda"
+    options: dict[str, Any] = {"device_ids": [torch.cuda.current_device()] if on_gpu else None}
+    # The name of the option depends on the version of torch.
+    known = inspect.signature(DistributedDataParallel).parameters
+    buffers = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"
+    options[buffers] = False
+    return DistributedDataParallel(model, find_unused_parameters=find_unused_parameters, **options)

@@ -1,29 +1,30 @@
-"""Losses that are infinite or NaN: nothing is learned from them, and the batch is kept."""
+"""Steps whose losses or gradients are infinite or NaN: skip them or stop, and keep the batch."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from loguru import logger
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _NormBase
 
 from cvpods.checkpoint.atomic import write_atomically
 from cvpods.structures import Boxes, Instances
+from cvpods.structures.samples import Sample
 from cvpods.utils import comm
 from cvpods.utils.errors import PodsError
+from cvpods.utils.torch_private import norm_class
 
 
 class NonFiniteLoss(FloatingPointError):
-    """The losses of a step are not all finite; no weight has changed."""
+    """The losses or gradients of a step are not all finite; no weight has changed."""
 
     def __init__(self, iteration: int, losses: Mapping[str, float]) -> None:
         self.iteration, self.losses = iteration, dict(losses)
-        what = "loss" if not all_finite(losses) else "gradient"
+        what = "loss" if not losses_are_finite(losses) else "gradient"
         super().__init__(
             f"The {what} became infinite or NaN at iteration {iteration}: {self.losses}. A lower "
             "SOLVER.OPTIMIZER.BASE_LR, a longer warm-up or SOLVER.CLIP_GRADIENTS may help."
@@ -31,20 +32,21 @@ class NonFiniteLoss(FloatingPointError):
 
 
 class TooManySkippedSteps(PodsError):  # noqa: N818 - as TooManyCorruptImages
-    """More steps were left out than TRAINER.NONFINITE.MAX_SKIPPED_SHARE allows."""
+    """The share of skipped steps exceeds TRAINER.NONFINITE.MAX_SKIPPED_SHARE."""
 
 
-# Steps of a run before the share of skipped ones means anything.
+# Steps of a run before the share of skipped ones is checked.
 _ENOUGH_STEPS = 20
 
 
 class NonFinitePolicy:
-    """TRAINER.NONFINITE: what happens to a step whose losses or gradients are not finite.
+    """TRAINER.NONFINITE: the handling of steps whose losses or gradients are not finite.
 
     Args:
-        policy: "stop" ends the run; "skip" leaves the step out, at most `max_skipped` in a row.
+        policy: "stop" ends the run; "skip" skips the step, at most `max_skipped` in a row.
         output: folder of the dumps, nonfinite_<iteration>.pt.
-        max_share: more than this share of the steps so far (and more than one) ends the run.
+        max_share: the run ends if more than this share of its steps so far, and more than one, was
+            skipped.
     """
 
     def __init__(
@@ -56,8 +58,8 @@ class NonFinitePolicy:
         self.skipped = 0
         self.steps = 0
 
-    def finite(self) -> None:
-        """Count a finite step."""
+    def record_finite_step(self) -> None:
+        """Record a finite step: reset the count of consecutive skipped steps."""
         self.in_a_row = 0
         self.steps += 1
 
@@ -68,10 +70,13 @@ class NonFinitePolicy:
         vars(self).update(state)
 
     def check_share(self, is_last: bool) -> None:
-        """Raise TooManySkippedSteps where too many of the run's steps were left out.
+        """Check that not too many of the run's steps were skipped.
 
         Args:
-            is_last: whether the run ends here, so that few steps count too.
+            is_last: whether the run ends here; the share of a few steps then counts too.
+
+        Raises:
+            TooManySkippedSteps: the share of skipped steps exceeds `max_share`.
         """
         few = self.steps < _ENOUGH_STEPS and not is_last
         if few or self.skipped <= max(1, self.max_share * self.steps):
@@ -85,33 +90,38 @@ class NonFinitePolicy:
         )
 
     def handle(self, error: NonFiniteLoss, dump: Mapping[str, Any], own: bool) -> None:
-        """Keep the batch and skip the step, or stop.
+        """Keep the batch; then skip the step or stop.
 
         Args:
-            dump: what goes into the file, see replay(); of a row of steps, the first is kept.
-            own: whether this rank's losses are the ones.
+            dump: content of the file for pods_debug replay. Only the first of consecutive skipped
+                steps is kept.
+            own: whether the losses of this rank are not finite.
 
         Raises:
-            NonFiniteLoss: the policy is to stop, or too many steps in a row were not finite.
+            NonFiniteLoss: the policy is to stop, or too many consecutive steps were not finite.
         """
         in_a_row = self.in_a_row + 1
-        said = f"{error} {_CAUSES[dump['cause']]}"
+        message = f"{error} {_CAUSES[dump['cause']]}"
         if own and in_a_row == 1:
-            rank = f".rank{comm.get_rank()}" if comm.get_rank() else ""
-            path = self.output / f"nonfinite_{error.iteration:07d}{rank}.pt"
-            try:
-                write_atomically(path, lambda file: torch.save(dict(dump), file))
-                said += f" The batch is in {path}; look at it with: pods_debug replay {path}"
-            except OSError as problem:
-                said += f" The batch could not be written to {path}: {problem}."
+            message += self._write(dump, error.iteration)
         if self.policy == "stop" or in_a_row > self.max_skipped:
             row = f" {in_a_row} steps in a row." if self.policy == "skip" else ""
-            error.args = (said + row,)
+            error.args = (message + row,)
             raise error
         self.in_a_row = in_a_row
         self.skipped += 1
         self.steps += 1
-        logger.warning(f"{said} Step skipped ({self.in_a_row} in a row, {self.skipped} in all).")
+        logger.warning(f"{message} Step skipped ({self.in_a_row} in a row, {self.skipped} in all).")
+
+    def _write(self, dump: Mapping[str, Any], iteration: int) -> str:
+        """Write a dump to the output folder; return a sentence that says where it is."""
+        rank = f".rank{comm.get_rank()}" if comm.get_rank() else ""
+        path = self.output / f"nonfinite_{iteration:07d}{rank}.pt"
+        try:
+            write_atomically(path, lambda file: torch.save(dict(dump), file))
+        except OSError as problem:
+            return f" The batch could not be written to {path}: {problem}."
+        return f" The batch is in {path}; look at it with: pods_debug replay {path}"
 
 
 _CAUSES = {
@@ -124,41 +134,57 @@ _CAUSES = {
 }
 
 
+# -- checks ----------------------------------------------------------------------------------------
+
+
 def weights_norm(model: nn.Module) -> float:
-    """Euclidean norm of all parameters."""
+    """Return the Euclidean norm of all parameters."""
     squares = [p.detach().double().pow(2).sum() for p in model.parameters()]
     return float(torch.stack(squares).sum().sqrt()) if squares else 0.0
 
 
 def gradients_are_finite(model: nn.Module) -> bool:
-    """Whether every gradient is; usually by one reduction over all of them."""
+    """Return whether every gradient is finite; one reduction over all of them usually suffices."""
     gradients = [p.grad for p in model.parameters() if p.grad is not None]
     if not gradients or bool(torch.nn.utils.get_total_norm(gradients).isfinite()):
         return True
     return all(bool(g.isfinite().all()) for g in gradients)  # the norm may overflow on its own
 
 
-def all_finite(losses: Mapping[str, float]) -> bool:
+def losses_are_finite(losses: Mapping[str, float]) -> bool:
+    """Return whether every value whose name contains "loss" is finite."""
     return all(math.isfinite(value) for name, value in losses.items() if "loss" in name)
 
 
-def norm_statistics(model: nn.Module) -> list[tuple[Tensor, Tensor]]:
-    """(buffer, copy) of the running statistics that a forward pass in training mode changes."""
-    norms = (m for m in model.modules() if isinstance(m, _NormBase) and m.training)
+# -- running statistics ----------------------------------------------------------------------------
+
+RunningStatistics = list[tuple[Tensor, Tensor]]
+
+
+def copy_running_statistics(model: nn.Module) -> RunningStatistics:
+    """Return (buffer, copy) of the statistics that a forward pass in training mode changes."""
+    kind = norm_class()
+    norms = (m for m in model.modules() if isinstance(m, kind) and m.training)
     return [(buffer, buffer.clone()) for norm in norms for buffer in norm.buffers()]
 
 
-def restore_statistics(statistics: Sequence[tuple[Tensor, Tensor]]) -> None:
-    """Put back what norm_statistics() copied."""
+def restore_running_statistics(statistics: RunningStatistics) -> None:
+    """Restore what copy_running_statistics() returned."""
     for buffer, copy in statistics:
         buffer.copy_(copy)
 
 
-def pack_batch(batch: Sequence[Any]) -> list[Any]:
-    """Samples as plain tensors, texts and numbers, loadable with `weights_only`."""
-    packed = []
+# -- batches in a dump -----------------------------------------------------------------------------
+
+
+def pack_batch(batch: Sequence[object]) -> list[object]:
+    """Return the samples as plain tensors, texts and numbers, which load with `weights_only`.
+
+    Samples that are not dicts, of a loader of the user's own, stay as they are.
+    """
+    packed: list[object] = []
     for sample in batch:
-        if not isinstance(sample, dict):  # of a user's own loader
+        if not isinstance(sample, dict):
             packed.append(sample)
             continue
         entry = {k: v for k, v in sample.items() if isinstance(v, (str, int, float, Tensor))}
@@ -172,14 +198,16 @@ def pack_batch(batch: Sequence[Any]) -> list[Any]:
     return packed
 
 
-def unpack_batch(packed: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """What a model takes, out of what pack_batch() made."""
+def unpack_batch(packed: Sequence[dict[str, Any]]) -> list[Sample]:
+    """Return the samples that pack_batch() packed, as a model takes them."""
     batch = []
     for entry in packed:
         sample = {k: v for k, v in entry.items() if k not in ("boxes", "classes")}
         if "boxes" in entry:
-            size = tuple(entry["image"].shape[-2:])
+            height, width = entry["image"].shape[-2:]
             boxes = Boxes(entry["boxes"])
-            sample["instances"] = Instances(size, gt_boxes=boxes, gt_classes=entry["classes"])
-        batch.append(sample)
+            sample["instances"] = Instances(
+                (height, width), gt_boxes=boxes, gt_classes=entry["classes"]
+            )
+        batch.append(cast(Sample, sample))
     return batch

@@ -1,46 +1,45 @@
-"""DefaultRunner: everything of an experiment put together, trained, resumed and evaluated."""
+"""DefaultRunner: the parts of an experiment, and their training, resumption and evaluation."""
 
 from __future__ import annotations
 
-import inspect
-import textwrap
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import torch
 from loguru import logger
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+from torch.utils.data import DataLoader
 
 from cvpods.checkpoint import Checkpointer, DefaultCheckpointer
 from cvpods.checkpoint.atomic import remove_leftovers
-from cvpods.checkpoint.newest import iteration_inside
+from cvpods.checkpoint.newest import read_iteration
 from cvpods.checkpoint.origin import Origin, set_origin
-from cvpods.configs.check import check_training
+from cvpods.configs.validation import check_training
 from cvpods.data.build import build_test_loader, build_train_loader, largest_training_image
 from cvpods.data.white_level import settle_white_level
 from cvpods.engine import hooks
 from cvpods.engine.class_names import (
     check_test_classes,
-    names_of,
+    class_names_of,
     resume_classes,
     warn_of_other_classes,
 )
 from cvpods.engine.defaults import check_num_classes
-from cvpods.engine.failures import log_failure
-from cvpods.engine.failures import reason as describe
-from cvpods.engine.model import maybe_convert_module, prepare_model
-from cvpods.engine.nonfinite import NonFiniteLoss, NonFinitePolicy
+from cvpods.engine.ending import save_before_end
+from cvpods.engine.model import distribute, maybe_convert_module, prepare_model
+from cvpods.engine.nonfinite import NonFinitePolicy
 from cvpods.engine.progress import progress_of, restore_progress
 from cvpods.engine.run_files import set_weights_aside
 from cvpods.engine.scaling import plan_batches, resolve_epochs
 from cvpods.engine.status import CorruptImages, StatusExchange
 from cvpods.engine.step import TrainingStep
-from cvpods.engine.testing import evaluate_data_sets, inference_folder
+from cvpods.engine.testing import evaluate_data_sets, evaluate_nms_recall, inference_folder
 from cvpods.engine.writers import CommonMetricPrinter, JSONWriter, TensorboardXWriter
-from cvpods.evaluation import EVALUATOR, NMSRecallEvaluator, verify_results
-from cvpods.modeling.pre_and_post_nms import PreAndPostNMS
+from cvpods.evaluation import EVALUATOR, DatasetEvaluator, verify_results
 from cvpods.modeling.test_time_augmentation import TestTimeAugmentation
 from cvpods.solver import OptimizerState, build_lr_scheduler, build_optimizer
 from cvpods.utils import comm
@@ -49,6 +48,12 @@ from cvpods.utils.errors import ConfigError
 from cvpods.utils.events import EventStorage
 from cvpods.utils.registry import Registry
 from cvpods.utils.stop import ENDS, EndNow, remembering_stop_signals
+
+if TYPE_CHECKING:
+    from cvpods.configs import BaseConfig
+    from cvpods.data.samplers import TrainingBatchSampler
+    from cvpods.data.seeded_dataset import SeededDataset
+    from cvpods.structures.samples import Sample
 
 RUNNERS = Registry("runners")
 
@@ -62,46 +67,80 @@ __all__ = [
 ]
 
 
+class TrainingLoader(Protocol):
+    """The DataLoader of a training, whose items are the samples of one forward pass."""
+
+    dataset: SeededDataset
+    batch_sampler: TrainingBatchSampler
+
+    def __iter__(self) -> Iterator[list[Sample]]: ...
+
+
 @RUNNERS.register()
 class DefaultRunner(TrainingStep):
-    """Builds data, model, optimiser, schedule, checkpointer and hooks from a config.
+    """Runner with the data, model, optimiser, schedule, checkpointer and hooks of a config.
 
     Args:
-        cfg: the configuration; periods given in epochs become iterations in it.
+        cfg: the config; periods given in epochs become iterations in it.
         build_model: cfg -> model.
 
     Methods to override: build_train_loader, build_test_loader, build_optimizer,
     build_lr_scheduler, build_evaluator, build_writers, build_hooks, run_step, test.
+
+    Attributes:
+        bare_model: the model without DistributedDataParallel around it.
+        ema: the average of its weights; None if TRAINER.EMA is off.
+        block: images of one group that follow each other in the order, see TrainingStream.
+        results: results of the last evaluation.
+        saved_iterations: number of iterations in the newest checkpoint of this run.
     """
 
-    def __init__(self, cfg: Any, build_model: Callable[[Any], nn.Module]) -> None:
+    data_loader: TrainingLoader
+    results: Mapping[str, Any]
+
+    def __init__(self, cfg: BaseConfig, build_model: Callable[[BaseConfig], nn.Module]) -> None:
         super().__init__()
         check_training(cfg)
         self.cfg = cfg
         self.plan = plan_batches(cfg, comm.get_world_size())
-        self.block = cfg.SOLVER.IMS_PER_DEVICE
+        self.block: int = cfg.SOLVER.IMS_PER_DEVICE
         self.data_loader = self.build_train_loader(cfg, self.plan)
         resolve_epochs(cfg, len(self.data_loader.dataset))
-        check_training(cfg)  # once more: the schedule is in iterations now
+        check_training(cfg)  # again, because the schedule is in iterations now
         self.max_iter = cfg.SOLVER.LR_SCHEDULER.MAX_ITER
         self.window_size = cfg.TRAINER.WINDOW_SIZE
+        self.bare_model = self._build_model(build_model)
+        self._build_optimisation()
+        self._build_counters()
+        self._final_is_new = False
+        self.saved_iterations: int | None = None
+        self.storage = EventStorage(window_size=self.window_size)  # train() makes a new one
+        seed_all_rng(cfg.SEED + comm.get_rank())  # dropout and the like differ between ranks
+        self.register_hooks(self.build_hooks())
 
+    def _build_model(self, build_model: Callable[[BaseConfig], nn.Module]) -> nn.Module:
+        """Build the model, and check that it fits the data."""
+        cfg = self.cfg
         model = prepare_model(cfg, build_model)
-        if (size := largest_training_image(cfg)) and hasattr(model, "check_training_size"):
-            model.check_training_size(*size)
-        meta = self.data_loader.dataset.dataset.meta
+        check_size = getattr(model, "check_training_size", None)
+        if (size := largest_training_image(cfg)) and check_size is not None:
+            check_size(*size)
+        meta = self.training_data.meta
         check_num_classes(model, meta, cfg.DATASETS.TRAIN)
-        self.class_names = names_of(meta)
+        self.class_names = class_names_of(meta)
         check_test_classes(cfg, self.class_names)
-        self.bare_model = model
+        return model
+
+    def _build_optimisation(self) -> None:
+        """Build the optimiser, its schedule, the scaler, the average and their checkpointer."""
+        cfg, model = self.cfg, self.bare_model
         self.optimizer = self.build_optimizer(cfg, model)
         state = OptimizerState(self.optimizer)
-        self.model = self._distribute(model)
+        self.model = distribute(model, cfg.TRAINER.FIND_UNUSED_PARAMETERS)
         self.scheduler = self.build_lr_scheduler(cfg, self.optimizer)
-        amp = cfg.TRAINER.AMP
+        amp, ema = cfg.TRAINER.AMP, cfg.TRAINER.EMA
         fp16 = bool(amp.ENABLED) and amp.DTYPE == "fp16"
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=fp16)
-        ema = cfg.TRAINER.EMA
         self.ema = hooks.ModelEMA(model, ema.DECAY) if ema.ENABLED else None
         self.checkpointer = Checkpointer(
             model,
@@ -111,7 +150,10 @@ class DefaultRunner(TrainingStep):
             scaler=self.scaler if self.scaler.is_enabled() else None,
             ema=self.ema,
         )
-        policy = cfg.TRAINER.NONFINITE
+
+    def _build_counters(self) -> None:
+        """Build the counters of skipped steps and of corrupt images."""
+        cfg, policy = self.cfg, self.cfg.TRAINER.NONFINITE
         self.nonfinite = NonFinitePolicy(
             policy.POLICY,
             policy.MAX_SKIPPED,
@@ -120,35 +162,35 @@ class DefaultRunner(TrainingStep):
         )
         share = cfg.DATALOADER.MAX_CORRUPT_SHARE
         self.corrupt = CorruptImages(len(self.data_loader.dataset), share)
-        self._final_is_new = False
-        self._saved: int | None = None  # iterations that the newest checkpoint of this run has
-        self.storage = EventStorage(window_size=self.window_size)  # train() makes a new one
-        seed_all_rng(cfg.SEED + comm.get_rank())  # dropout and the like differ between ranks
-        self.register_hooks(self.build_hooks())
+
+    @property
+    def training_data(self) -> Any:
+        """The data set of DATASETS.TRAIN, without SeededDataset around it."""
+        return self.data_loader.dataset.dataset
 
     # -- parts that subclasses replace ---------------------------------------------------------
 
     @classmethod
-    def build_train_loader(cls, cfg: Any, *args: Any, **kwargs: Any) -> Any:
-        return build_train_loader(cfg, *args, **kwargs)
+    def build_train_loader(cls, cfg: BaseConfig, *args: Any, **kwargs: Any) -> TrainingLoader:
+        return cast(TrainingLoader, build_train_loader(cfg, *args, **kwargs))
 
     @classmethod
-    def build_test_loader(cls, cfg: Any, dataset_name: str) -> Any:
+    def build_test_loader(cls, cfg: BaseConfig, dataset_name: str) -> DataLoader:
         return build_test_loader(cfg, dataset_name)
 
     @classmethod
-    def build_optimizer(cls, cfg: Any, model: nn.Module) -> torch.optim.Optimizer:
+    def build_optimizer(cls, cfg: BaseConfig, model: nn.Module) -> Optimizer:
         return build_optimizer(cfg, model)
 
     @classmethod
-    def build_lr_scheduler(cls, cfg: Any, optimizer: torch.optim.Optimizer) -> Any:
+    def build_lr_scheduler(cls, cfg: BaseConfig, optimizer: Optimizer) -> LRScheduler:
         return build_lr_scheduler(cfg, optimizer)
 
     @classmethod
     def build_evaluator(
-        cls, cfg: Any, dataset_name: str, dataset: Any, output_folder: str | Path
-    ) -> Any:
-        """The evaluator of the type that the data set names."""
+        cls, cfg: BaseConfig, dataset_name: str, dataset: Any, output_folder: str | Path
+    ) -> DatasetEvaluator:
+        """Return the evaluator of the type that the data set names."""
         return EVALUATOR.get(dataset.meta.evaluator_type)(
             dataset_name,
             dataset.meta,
@@ -157,7 +199,7 @@ class DefaultRunner(TrainingStep):
             ground_truth=dataset.datasets[0].coco_ground_truth(),
         )
 
-    def build_writers(self) -> list[Any]:
+    def build_writers(self) -> Sequence[object]:
         output = Path(self.cfg.OUTPUT_DIR)
         return [
             CommonMetricPrinter(self.max_iter, self.window_size),
@@ -166,7 +208,7 @@ class DefaultRunner(TrainingStep):
         ]
 
     def build_hooks(self) -> list[hooks.HookBase | None]:
-        """Return the hooks: writers come after what they write."""
+        """Return the hooks; writers come after the hooks whose scalars they write."""
         cfg = self.cfg
         main = comm.is_main_process()
         return [
@@ -182,7 +224,7 @@ class DefaultRunner(TrainingStep):
         ]
 
     def _add_missing_hooks(self) -> None:
-        """Register what no run works without, for a build_hooks() that leaves it out."""
+        """Register the hooks that every run needs, if build_hooks() leaves them out."""
         kept = (value for hook in self._hooks for value in vars(hook).values())
         if not any(value is self.scheduler for value in kept):
             self.register_hooks([hooks.LRScheduler(self.optimizer, self.scheduler)])
@@ -191,43 +233,25 @@ class DefaultRunner(TrainingStep):
         if not any(isinstance(hook, StatusExchange) for hook in self._hooks):
             self.register_hooks([StatusExchange(self.corrupt, self.nonfinite)])
 
-    # -- training ------------------------------------------------------------------------------
-
-    def _distribute(self, model: nn.Module) -> nn.Module:
-        if comm.get_world_size() == 1:
-            return model
-        ids = [torch.cuda.current_device()] if self.device.type == "cuda" else None
-        known = inspect.signature(DistributedDataParallel).parameters
-        buffers = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"
-        return DistributedDataParallel(
-            model,
-            device_ids=ids,
-            **{buffers: False},
-            find_unused_parameters=self.cfg.TRAINER.FIND_UNUSED_PARAMETERS,
-        )
+    # -- resuming and saving -------------------------------------------------------------------
 
     def resume_or_load(self, resume: bool = True) -> None:
-        """With `resume`, go on from the newest whole checkpoint where there is one; else load
-        MODEL.WEIGHTS.
+        """Resume from the newest whole checkpoint; without one, load MODEL.WEIGHTS.
+
+        Args:
+            resume: False loads MODEL.WEIGHTS in any case.
         """
         if comm.is_main_process():
             remove_leftovers(Path(self.cfg.OUTPUT_DIR))
         content = self.checkpointer.resume() if resume else None
         if content is not None:
-            if self.ema is not None and "ema" not in content:
-                self.ema.load_state_dict(self.bare_model.state_dict())
             restore_progress(self, content)
-            dataset = self.data_loader.dataset.dataset
-            resume_classes(self.cfg, content.get("thing_classes"), dataset)
-            self.class_names = names_of(dataset.meta)
-            settle_white_level(self.cfg, dataset)
-            self._saved = self.start_iter
             return
         if resume:
-            logger.info(f"{self.cfg.OUTPUT_DIR} has no checkpoint to resume: the run starts.")
+            logger.info(f"{self.cfg.OUTPUT_DIR} has no checkpoint to resume: a new run starts.")
         content = self.checkpointer.load(self.cfg.MODEL.WEIGHTS, config=self.cfg)
         warn_of_other_classes(content.get("thing_classes"), self.class_names)
-        settle_white_level(self.cfg, self.data_loader.dataset.dataset)
+        settle_white_level(self.cfg, self.training_data)
         if self.ema is not None:
             self.ema.load_state_dict(self.bare_model.state_dict())
         if resume:
@@ -240,19 +264,21 @@ class DefaultRunner(TrainingStep):
         self.cannot_save = True
         self.checkpointer.save(name, **progress_of(self))
         self.cannot_save = False
-        self._saved = self.done
+        self.saved_iterations = self.done
 
-    def train(self) -> Any:  # type: ignore[override] - the loop's bounds come from the config
-        """Train from start_iter to MAX_ITER; returns the last evaluation's results (rank 0).
+    # -- training ------------------------------------------------------------------------------
 
-        A stop signal ends it after the iteration under way. Whatever ends it, what is done is saved
-        first, see _save_before_the_end.
+    def train(self) -> Mapping[str, Any]:  # type: ignore[override]  # the config has the bounds
+        """Train from start_iter to MAX_ITER; return the results of the last evaluation (rank 0).
+
+        A stop signal ends the training after the current iteration. Whatever ends it, the finished
+        iterations are saved first, see save_before_end().
 
         Raises:
             ConfigError: TEST.EXPECTED_RESULTS are missed.
             Stopped: by a signal.
         """
-        self.results: Mapping[str, Any] = {}
+        self.results = {}
         self._add_missing_hooks()
         with remembering_stop_signals():
             if self.start_iter >= self.max_iter:
@@ -266,8 +292,8 @@ class DefaultRunner(TrainingStep):
                 super().train(self.start_iter, self.max_iter)
             except EndNow:
                 raise
-            except ENDS as reason:
-                self._save_before_the_end(reason)
+            except ENDS as cause:
+                save_before_end(self, cause)
                 raise
         return self.results
 
@@ -278,51 +304,18 @@ class DefaultRunner(TrainingStep):
     def _rebuild_loader(self, start_iter: int) -> None:
         offset = self.data_loader.batch_sampler.offset
         self.data_loader = self.build_train_loader(self.cfg, self.plan, block=self.block)
-        resume_classes(self.cfg, self.class_names, self.data_loader.dataset.dataset)
+        resume_classes(self.cfg, self.class_names, self.training_data)
         self.data_loader.batch_sampler.offset = offset
         self._start_loader(start_iter)
-
-    def _save_before_the_end(self, reason: BaseException) -> None:
-        """Save the state as of the last iteration whose state is whole, and say so.
-
-        Of several processes all must come here, which is known where they have agreed on the end,
-        or where losses, which they share, are the reason. An error of one alone ends the others.
-        """
-        together = self.agreed or isinstance(reason, NonFiniteLoss) or comm.get_world_size() == 1
-        if not together or self.done == 0:
-            return
-        ending = textwrap.shorten(describe(reason), 200, placeholder=" ...").rstrip(".")
-        if self.done is None:
-            logger.warning(
-                f"{ending}. This came while the weights, the schedule and the average were "
-                f"changing, so iteration {self.iter + 1} is not saved; pods_train --resume "
-                "continues from the last checkpoint."
-            )
-            return
-        wanted = self.cfg.SOLVER.CHECKPOINT_PERIOD >= 0
-        saved = wanted and self._is_saved()
-        state = "saved; pods_train --resume continues from it" if saved else "not saved"
-        if not wanted:
-            state += ", as SOLVER.CHECKPOINT_PERIOD < 0 says"
-        logger.warning(f"{ending}. {self.done} of {self.max_iter} iterations are done and {state}.")
-        comm.synchronize()  # no rank leaves, which ends the others, before the file is there
-
-    def _is_saved(self) -> bool:
-        """Save what is not saved yet, unless saving has just failed; return whether it is saved."""
-        if self._saved == self.done:
-            return True
-        if self.cannot_save:
-            return False
-        try:
-            self.save(f"model_iter_{self.done:07d}")
-        except Exception as error:  # the reason of the end must not get lost
-            log_failure("The run cannot be saved", error)
-        return not self.cannot_save
 
     # -- evaluation ----------------------------------------------------------------------------
 
     def evaluate(self) -> Mapping[str, Any]:
-        """Evaluate the present weights, averaged ones where TRAINER.EMA is on."""
+        """Evaluate the current weights, or their average if TRAINER.EMA is on.
+
+        Raises:
+            ConfigError: it is the last evaluation, and TEST.EXPECTED_RESULTS are missed.
+        """
         model = self.ema.module if self.ema is not None else self.bare_model
         set_origin(model, self._origin())
         self.results = self.test(self.cfg, model)
@@ -332,19 +325,19 @@ class DefaultRunner(TrainingStep):
                 raise ConfigError("TEST.EXPECTED_RESULTS are missed; see the lines above.")
         return self.results
 
-    def _lacks_final(self) -> bool:
-        """Return whether model_final is missing, or of another iteration than this run."""
-        path = Path(self.cfg.OUTPUT_DIR) / "model_final.pth"
-        self._final_is_new = comm.all_gather(iteration_inside(path) != self.iter)[0]
-        return self._final_is_new
-
     def _origin(self) -> Origin:
-        """Where the present weights come from: the checkpoint, where they have been saved."""
-        is_saved = self._saved == self.iter + 1
+        """Return the origin of the current weights: their checkpoint, if they have been saved."""
+        is_saved = self.saved_iterations == self.iter + 1
         saved = self.checkpointer.get_checkpoint_file() if is_saved else None
         if saved is None or not comm.is_main_process():
             return Origin(iteration=self.iter + 1, class_names=tuple(self.class_names))
         return Origin.of_file(saved, {"iteration": self.iter}, self.class_names)
+
+    def _lacks_final(self) -> bool:
+        """Return whether model_final is missing, or holds other iterations than this run."""
+        path = Path(self.cfg.OUTPUT_DIR) / "model_final.pth"
+        self._final_is_new = comm.all_gather(read_iteration(path) != self.iter)[0]
+        return self._final_is_new
 
     def _lacks_evaluation(self) -> bool:
         """Return whether the newest results are older than the checkpoint that was resumed."""
@@ -356,8 +349,10 @@ class DefaultRunner(TrainingStep):
         return self._final_is_new or comm.all_gather(lacks)[0]
 
     @classmethod
-    def test(cls, cfg: Any, model: nn.Module, output_folder: str | Path | None = None) -> Any:
-        """Evaluate `model` on each data set of cfg.DATASETS.TEST, augmented as TEST.AUG says.
+    def test(
+        cls, cfg: BaseConfig, model: nn.Module, output_folder: str | Path | None = None
+    ) -> dict[str, Any]:
+        """Evaluate `model` on each data set of cfg.DATASETS.TEST, augmented as in TEST.AUG.
 
         Args:
             output_folder: default OUTPUT_DIR/inference, or inference_TTA with augmentation.
@@ -367,22 +362,15 @@ class DefaultRunner(TrainingStep):
             {} elsewhere.
         """
         if cfg.TEST.AUG.ENABLED:
-            model = TestTimeAugmentation.from_config(cfg, model)
+            detector: Any = model  # from_config() refuses other models than a DenseDetector
+            model = TestTimeAugmentation.from_config(cfg, detector)
         folder = Path(output_folder or inference_folder(cfg))
         return evaluate_data_sets(cfg, model, folder, cls.build_test_loader, cls.build_evaluator)
 
     @classmethod
     def test_nms_recall(
-        cls, cfg: Any, model: nn.Module, output_folder: str | Path | None = None
-    ) -> Any:
-        """NMS recall on each data set of cfg.DATASETS.TEST; arguments and results as of test()."""
-        if cfg.TEST.AUG.ENABLED:
-            raise ConfigError("NMS recall is of one scale; set TEST.AUG.ENABLED False.")
-
-        def build_evaluator(cfg: Any, name: str, dataset: Any, folder: Path) -> Any:
-            return NMSRecallEvaluator(name, dataset.datasets[0].coco_ground_truth(), folder)
-
+        cls, cfg: BaseConfig, model: nn.Module, output_folder: str | Path | None = None
+    ) -> dict[str, Any]:
+        """Compute the NMS recall on each data set; arguments and results are those of test()."""
         folder = Path(output_folder or inference_folder(cfg))
-        return evaluate_data_sets(
-            cfg, PreAndPostNMS(model), folder, cls.build_test_loader, build_evaluator, record=False
-        )
+        return evaluate_nms_recall(cfg, model, folder, cls.build_test_loader)

@@ -1,13 +1,12 @@
-"""What the processes tell each other after every step: signals to stop, images that are damaged."""
+"""Exchange between the processes after every step: signals, failures, corrupt images."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
 
 from loguru import logger
 
-from cvpods.engine.failures import told_to_peers
+from cvpods.engine.failures import message_to_peers
 from cvpods.engine.hooks import HookBase
 from cvpods.engine.nonfinite import NonFinitePolicy
 from cvpods.utils import comm
@@ -16,15 +15,18 @@ from cvpods.utils.stop import raise_failed, raise_stopped, stop_signal
 
 
 class TooManyCorruptImages(DataError):
-    """More training images cannot be used than DATALOADER.MAX_CORRUPT_SHARE allows."""
+    """The share of unusable training images exceeds DATALOADER.MAX_CORRUPT_SHARE."""
 
 
 class CorruptImages:
-    """Counts the images that were replaced because they cannot be used, each file once.
+    """Counter of the images that were replaced because they cannot be used; each file counts once.
 
     Args:
         images: size of the training set.
-        max_share: more than this share of it (and more than one file) ends the run.
+        max_share: the run ends if more than this share of it, and more than one file, is unusable.
+
+    Attributes:
+        files: the reason for each file, over all processes.
     """
 
     def __init__(self, images: int, max_share: float) -> None:
@@ -32,25 +34,25 @@ class CorruptImages:
         self.files: dict[str, str] = {}
         self._new: dict[str, str] = {}
 
-    def note(self, batches: Sequence[Sequence[Any]]) -> None:
-        """Take from the samples of a step what SeededDataset left in them."""
+    def note(self, batches: Sequence[Sequence[object]]) -> None:
+        """Take the reasons that SeededDataset left in the samples of a step."""
         for batch in batches:
             for sample in batch:
-                if isinstance(sample, dict):
+                if isinstance(sample, dict):  # a loader of the user's own may hold other samples
                     self._new.update(sample.pop("unusable", {}))
 
     def take_new(self) -> dict[str, str]:
-        """{file: reason} of this process since the last call."""
+        """Return {file: reason} of this process since the last call."""
         new, self._new = self._new, {}
         return new
 
-    def add(self, found: Sequence[dict[str, str]]) -> None:
-        """Add what the ranks found; every rank gets the same and comes to the same end.
+    def add(self, reasons: Sequence[Mapping[str, str]]) -> None:
+        """Add the {file: reason} of all ranks; every rank adds the same and ends in the same way.
 
         Raises:
-            TooManyCorruptImages: as the config says.
+            TooManyCorruptImages: more files than `max_share` allows.
         """
-        for file, reason in (item for part in found for item in part.items()):
+        for file, reason in (item for part in reasons for item in part.items()):
             if file not in self.files:
                 self.files[file] = reason
                 logger.warning(
@@ -68,11 +70,11 @@ class CorruptImages:
 
 
 class StatusExchange(HookBase):
-    """After every step: one exchange between the processes, so that all of them end together.
+    """One exchange between the processes after every step, so that all of them end together.
 
     Args:
-        corrupt: counter of the damaged images.
-        nonfinite: counter of the steps that were left out.
+        corrupt: counter of the corrupt images.
+        nonfinite: counter of the skipped steps.
     """
 
     comes_last = 2  # after the writers
@@ -82,17 +84,18 @@ class StatusExchange(HookBase):
         self.nonfinite = nonfinite
 
     def after_resume(self) -> None:
-        self.after_step()  # an evaluation may have been made up
+        """Exchange statuses: an evaluation of the earlier run may have been made up."""
+        self.after_step()
 
     def after_step(self) -> None:
-        """Exchange failures, damaged images and signals.
+        """Exchange failures, corrupt images and signals.
 
         Raises:
             PeerFailed, TooManyCorruptImages, TooManySkippedSteps, Stopped: on every rank at once,
                 except where a hook of this rank has failed: the runner raises that error.
         """
         runner = self.trainer
-        own = told_to_peers(runner.failure), runner.cannot_save
+        own = message_to_peers(runner.failure), runner.cannot_save
         statuses = comm.all_gather((stop_signal(), self.corrupt.take_new(), *own))
         signals, images, failures, unsaved = zip(*statuses, strict=True)
         runner.agreed = True

@@ -1,122 +1,146 @@
-"""One optimiser step: forward and backward over its passes, and what may go wrong in them."""
+"""TrainingStep: one optimiser step, its passes, and the handling of what fails in them."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from loguru import logger
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
+from torch.optim import Optimizer
 
+from cvpods.engine.auto_batch import halve_images_at_once
 from cvpods.engine.base_runner import RunnerBase
-from cvpods.engine.memory import (
-    OutOfMemory,
-    describe_batch,
-    describe_death,
-    first_line,
-    halve_images,
-    is_dead_worker,
-    is_out_of_memory,
-    step_advice,
-)
+from cvpods.engine.error_kinds import first_line, is_dead_worker, is_out_of_memory
+from cvpods.engine.memory import OutOfMemory, dead_worker_advice, describe_batch, step_advice
 from cvpods.engine.model import autocast
 from cvpods.engine.nonfinite import (
     NonFiniteLoss,
     NonFinitePolicy,
-    all_finite,
+    RunningStatistics,
+    copy_running_statistics,
     gradients_are_finite,
-    norm_statistics,
+    losses_are_finite,
     pack_batch,
-    restore_statistics,
+    restore_running_statistics,
     weights_norm,
 )
 from cvpods.engine.scaling import plan_batches
 from cvpods.engine.status import CorruptImages
 from cvpods.solver import clip_gradients
+from cvpods.structures.samples import Sample
 from cvpods.utils import comm
 from cvpods.utils.env import get_torch_rng_state, set_torch_rng_state
+
+if TYPE_CHECKING:
+    from cvpods.configs import BaseConfig
+    from cvpods.data.samplers import BatchPlan
+
+# The samples of one step: a batch for each of its passes.
+Batches = list[list[Sample]]
+
+
+class StepStart(NamedTuple):
+    """The state that a forward pass changes, as it was before the step."""
+
+    rng: list[Tensor]
+    statistics: RunningStatistics
+
+    @classmethod
+    def of(cls, model: nn.Module) -> StepStart:
+        return cls(get_torch_rng_state(), copy_running_statistics(model))
+
+    def restore(self) -> None:
+        set_torch_rng_state(self.rng)
+        restore_running_statistics(self.statistics)
 
 
 class TrainingStep(RunnerBase):
     """run_step() of DefaultRunner, which sets these attributes."""
 
-    cfg: Any
-    plan: Any
-    data_loader: Any
+    cfg: BaseConfig
+    plan: BatchPlan
     model: nn.Module
     bare_model: nn.Module
-    optimizer: torch.optim.Optimizer
+    optimizer: Optimizer
     scaler: torch.amp.GradScaler
     nonfinite: NonFinitePolicy
     corrupt: CorruptImages
-    _batches: Any
+    _batches: Iterator[list[Sample]]
 
     @property
     def device(self) -> torch.device:
         return next(self.bare_model.parameters()).device
 
     def run_step(self) -> None:
-        """One optimiser step over all accumulation steps.
+        """Make one optimiser step over all its passes.
 
-        An error before the weights move leaves the state as it was after the iteration before.
+        An error before the weights change leaves the state as it was after the previous iteration.
 
         Raises:
-            NonFiniteLoss: the losses or gradients are not finite, and TRAINER.NONFINITE says stop.
-            OutOfMemory: they do not fit, and cannot be divided further.
+            NonFiniteLoss: the losses or gradients are not finite, and TRAINER.NONFINITE stops.
+            OutOfMemory: the images do not fit into memory and cannot be divided further.
+            RuntimeError: the model is in evaluation mode.
         """
-        assert self.model.training, "The model was changed to eval mode!"
-        before = get_torch_rng_state(), norm_statistics(self.bare_model)
+        if not self.model.training:
+            raise RuntimeError(
+                "The model must be in training mode, and something has called eval() on it. Call "
+                "train() again before the next step, for example at the end of that hook."
+            )
+        start = StepStart.of(self.bare_model)
         try:
-            self._try_step(before)
+            self._try_step(start)
         except BaseException:
             if self.done is not None:
-                set_torch_rng_state(before[0])
-                restore_statistics(before[1])
+                start.restore()
             raise
 
-    def _try_step(self, before: tuple[Any, Any]) -> None:
-        """run_step(), given the random and the running state before it."""
-        start = time.perf_counter()
+    def _try_step(self, start: StepStart) -> None:
+        """Make the step, or skip it if its losses or gradients are not finite."""
+        began = time.perf_counter()
         batches = self._next_batches()
-        data_time = time.perf_counter() - start
+        data_time = time.perf_counter() - began
         self.corrupt.note(batches)
-        losses, batches = self._compute_gradients(batches, *before)
+        losses, batches = self._compute_gradients(batches, start)
         try:
             self._write_metrics(losses, data_time)
             if not self.scaler.is_enabled() and not gradients_are_finite(self.bare_model):
-                raise NonFiniteLoss(self.iter, {name: v.item() for name, v in losses.items()})
+                raise NonFiniteLoss(self.iter, _values(losses))
             self.done = None
             self._step_optimizer()
         except NonFiniteLoss as error:
             self.done = self.iter
-            restore_statistics(before[1])
-            self._refuse(error, batches, losses, before[0])
+            restore_running_statistics(start.statistics)
+            self._skip_or_stop(error, batches, losses, start.rng)
             return
-        self.nonfinite.finite()
+        self.nonfinite.record_finite_step()
 
-    def _next_batches(self) -> list[list[dict[str, Any]]]:
-        """The samples of this step, a list for each of its passes."""
+    def _next_batches(self) -> Batches:
+        """Return the samples of this step, a batch for each of its passes.
+
+        Raises:
+            OutOfMemory: a worker of the loader died or ran out of memory.
+        """
         try:
             return [next(self._batches) for _ in range(self.plan.steps)]
         except (RuntimeError, MemoryError) as error:
             if is_dead_worker(error) or is_out_of_memory(error):
-                raise OutOfMemory(describe_death(error)) from error
+                raise OutOfMemory(dead_worker_advice(error)) from error
             raise
 
     # -- gradients -----------------------------------------------------------------------------
 
     def _compute_gradients(
-        self, batches: list[list[dict[str, Any]]], rng: Any, statistics: Any
-    ) -> tuple[dict[str, Tensor], list[list[dict[str, Any]]]]:
-        """Gradients of the step in the parameters; with SOLVER.AUTO_BATCH, in smaller passes where
-        memory does not suffice.
+        self, batches: Batches, start: StepStart
+    ) -> tuple[dict[str, Tensor], Batches]:
+        """Compute the gradients of the step; with SOLVER.AUTO_BATCH, in passes that fit memory.
 
         Returns:
-            Its losses, and the passes that it took.
+            The losses of the step, and the batches of the passes that computed them.
         """
         while True:
             try:
@@ -125,15 +149,14 @@ class TrainingStep(RunnerBase):
                 if not is_out_of_memory(error):
                     raise
                 reason = first_line(error)
-            # Out of the except block, which holds the tensors of the failed pass.
-            set_torch_rng_state(rng)
-            restore_statistics(statistics)
-            batches = self._smaller(batches, reason)
+            # Outside the except block, because the error holds the tensors of the failed pass.
+            start.restore()
+            batches = self._divide(batches, reason)
 
-    def _accumulate(self, batches: Sequence[Sequence[dict[str, Any]]]) -> dict[str, Tensor]:
-        """Forward and backward over the passes of a step; returns its losses.
+    def _accumulate(self, batches: Sequence[Sequence[Sample]]) -> dict[str, Tensor]:
+        """Run the forward and backward passes of a step; return its losses.
 
-        Every image weighs the same: a pass over n images counts n x world size / IMS_PER_BATCH.
+        Every image has the same weight: a pass of n images has n x world size / IMS_PER_BATCH.
         """
         self.optimizer.zero_grad(set_to_none=True)
         passes = []
@@ -147,12 +170,13 @@ class TrainingStep(RunnerBase):
             passes.append({name: loss.detach() * weight for name, loss in loss_dict.items()})
         return {name: torch.stack([p[name] for p in passes]).sum() for name in passes[0]}
 
-    def _autocast(self) -> Any:
+    def _autocast(self) -> AbstractContextManager:
         return autocast(self.cfg, self.device.type)
 
-    def _no_sync(self) -> Any:
-        distributed = isinstance(self.model, DistributedDataParallel)
-        return self.model.no_sync() if distributed else nullcontext()
+    def _no_sync(self) -> AbstractContextManager:
+        if isinstance(self.model, DistributedDataParallel):
+            return self.model.no_sync()
+        return nullcontext()
 
     def _step_optimizer(self) -> None:
         clip = self.cfg.SOLVER.CLIP_GRADIENTS
@@ -171,10 +195,15 @@ class TrainingStep(RunnerBase):
             self._note_overflow(scale, self.scaler.get_scale())
 
     def _note_overflow(self, before: float, after: float) -> None:
-        """The scaler left a step out because fp16 gradients overflowed: usual, unless it goes on.
+        """Log that the scaler skipped a step because fp16 gradients overflowed.
+
+        A few overflows are usual: the scaler looks for the largest scale that fits.
+
+        Args:
+            before, after: the loss scale, which an overflow lowers.
 
         Raises:
-            NonFiniteLoss: gradients that were not even scaled up are not finite: no overflow.
+            NonFiniteLoss: the gradients are not finite although they were not scaled up.
         """
         if after >= before:
             return
@@ -182,17 +211,18 @@ class TrainingStep(RunnerBase):
             losses = {n: v for n, (v, _) in self.storage.latest().items() if "loss" in n}
             raise NonFiniteLoss(self.iter, losses)
         logger.info(
-            f"fp16 overflow at iteration {self.iter}: step left out, loss scale {before:g} -> "
+            f"fp16 overflow at iteration {self.iter}: step skipped, loss scale {before:g} -> "
             f"{after:g}."
         )
 
     # -- memory --------------------------------------------------------------------------------
 
-    def _smaller(self, batches: list[list[dict[str, Any]]], reason: str) -> list[list[Any]]:
-        """The same samples in passes of half as many, as all later steps will be divided.
+    def _divide(self, batches: Batches, reason: str) -> Batches:
+        """Return the same samples in passes of half the size, which all later steps keep.
 
         Raises:
-            OutOfMemory: not asked for, no longer possible, or the other processes must follow.
+            OutOfMemory: --auto-batch is off, a pass has one image, or there are several processes:
+                their launcher restarts all of them with smaller passes.
         """
         self.optimizer.zero_grad(set_to_none=True)
         if torch.cuda.is_available():
@@ -200,7 +230,7 @@ class TrainingStep(RunnerBase):
         images = max(len(batch) for batch in batches)
         auto = self.cfg.SOLVER.AUTO_BATCH and images > 1
         if auto:
-            images = halve_images(self.cfg.OUTPUT_DIR, images)
+            images = halve_images_at_once(self.cfg.OUTPUT_DIR, images)
         if not auto or comm.get_world_size() > 1:
             largest = max(batches, key=lambda b: sum(s["image"].numel() for s in b))
             raise OutOfMemory(
@@ -227,32 +257,33 @@ class TrainingStep(RunnerBase):
         reduced = comm.reduce_dict(
             {**loss_dict, "data_time": torch.tensor(data_time).to(self.device)}
         )
-        values = {name: value.item() for name, value in reduced.items()}
+        values = _values(reduced)
         self.storage.put_scalar("data_time", values.pop("data_time"))
-        if not all_finite(values):
+        if not losses_are_finite(values):
             raise NonFiniteLoss(self.iter, values)
         total = sum(value for name, value in values.items() if "loss" in name)
-        self.storage.put_scalars(**{f"{prefix}total_loss": total})
-        self.storage.put_scalars(**{f"{prefix}{name}": value for name, value in values.items()})
+        self.storage.put_scalar(f"{prefix}total_loss", total)
+        for name, value in values.items():
+            self.storage.put_scalar(f"{prefix}{name}", value)
 
-    def _refuse(
+    def _skip_or_stop(
         self,
         error: NonFiniteLoss,
-        batches: Sequence[Sequence[dict[str, Any]]],
+        batches: Sequence[Sequence[Sample]],
         losses: Mapping[str, Tensor],
-        rng: Any,
+        rng: list[Tensor],
     ) -> None:
-        """Leave a step out whose losses or gradients are not finite, or stop: see NonFinitePolicy.
+        """Skip a step whose losses or gradients are not finite, or stop: see NonFinitePolicy.
 
-        The ranks come here together, because the losses are averaged over them.
+        All ranks come here together, because the losses are averaged over them.
         """
         self.optimizer.zero_grad(set_to_none=True)
-        own = {name: value.item() for name, value in losses.items()}
+        own = _values(losses)
         dump = {
             "iteration": self.iter,
             "rank": comm.get_rank(),
             "world_size": comm.get_world_size(),
-            "cause": self._cause(error, batches, rng),
+            "cause": self._find_cause(error, batches, rng),
             "losses": own,
             "losses_of_all_ranks": error.losses,
             "seed": self.cfg.SEED,
@@ -262,24 +293,31 @@ class TrainingStep(RunnerBase):
             "total": self.plan.total,
             "model": self.bare_model.state_dict(),
         }
-        finite_everywhere = all_finite(error.losses)
-        self.nonfinite.handle(error, dump, own=finite_everywhere or not all_finite(own))
+        finite_everywhere = losses_are_finite(error.losses)
+        self.nonfinite.handle(error, dump, own=finite_everywhere or not losses_are_finite(own))
 
-    def _cause(
-        self, error: NonFiniteLoss, batches: Sequence[Sequence[dict[str, Any]]], rng: Any
+    def _find_cause(
+        self, error: NonFiniteLoss, batches: Sequence[Sequence[Sample]], rng: list[Tensor]
     ) -> str:
-        """Why: "gradients" alone, an "overflow" of fp16, or "divergence"."""
-        if all_finite(error.losses):
+        """Return "gradients" (the losses are finite), "overflow" (of fp16) or "divergence".
+
+        With fp16, the forward passes are repeated in float32 to tell the last two apart.
+        """
+        if losses_are_finite(error.losses):
             return "gradients"
         amp = self.cfg.TRAINER.AMP
         if not amp.ENABLED or amp.DTYPE != "fp16":
             return "divergence"
         set_torch_rng_state(rng)
-        statistics = norm_statistics(self.bare_model)
+        statistics = copy_running_statistics(self.bare_model)
         finite = True
         with torch.no_grad():
             for data in batches:
                 losses = comm.reduce_dict(self.bare_model(data))
-                finite &= all_finite({name: value.item() for name, value in losses.items()})
-        restore_statistics(statistics)
+                finite &= losses_are_finite(_values(losses))
+        restore_running_statistics(statistics)
         return "overflow" if finite else "divergence"
+
+
+def _values(losses: Mapping[str, Tensor]) -> dict[str, float]:
+    return {name: value.item() for name, value in losses.items()}

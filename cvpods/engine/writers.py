@@ -1,4 +1,4 @@
-"""Where the scalars of a run go: the console, metrics.json, TensorBoard."""
+"""Writers of a run's scalars: the console, metrics.json and TensorBoard."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ from tensorboard.summary.writer.record_writer import RecordWriter
 from torch.utils.tensorboard import summary
 from tqdm import tqdm
 
-from cvpods.checkpoint.atomic import append_whole, write_atomically
+from cvpods.checkpoint.atomic import append_atomically, write_atomically
 from cvpods.evaluation import without_nan
 from cvpods.utils.events import EventStorage, get_event_storage
 from cvpods.utils.logger import is_terminal
 
-# Scalars of every iteration that have a place of their own in a progress line.
+# Scalars of every iteration for which a progress line has a fixed place.
 _BOOKKEEPING = {"time", "data_time", "lr"}
 
 
 class CommonMetricPrinter:
-    """The progress line of the log, and a live bar on a terminal."""
+    """Writer of the progress line of the log, and of a live bar on a terminal."""
 
     takes_images = False
 
@@ -41,7 +41,7 @@ class CommonMetricPrinter:
         self.bar: tqdm | None = None
 
     def step(self) -> None:
-        """Move the bar; called every iteration."""
+        """Advance the bar; the runner calls this every iteration."""
         if not is_terminal():
             return
         storage = get_event_storage()
@@ -52,7 +52,7 @@ class CommonMetricPrinter:
             self.bar.set_postfix(loss=f"{storage.history('total_loss').median(20):.4g}")
 
     def has_written(self, iteration: int) -> bool:
-        """Return whether a resumed run has nothing to write for the iteration before it."""
+        """Return True: a resumed run does not repeat the line of an earlier iteration."""
         return True
 
     def write_occasional(self) -> None:
@@ -68,7 +68,7 @@ class CommonMetricPrinter:
         parts = [f"eta: {eta}", f"iter: {done}/{self.max_iter}"]
         shown = [n for n in storage.names() if n not in _BOOKKEEPING | storage.results]
         for name in sorted(shown, key=lambda n: (n != "total_loss", "loss" not in n)):
-            parts.append(f"{name}: {storage.shown(name, self.window_size):.4g}")
+            parts.append(f"{name}: {storage.display_value(name, self.window_size):.4g}")
         parts.append(f"time: {seconds:.4f}")
         if "data_time" in storage.names():
             parts.append(f"data_time: {storage.history('data_time').avg(self.window_size):.4f}")
@@ -86,7 +86,7 @@ class CommonMetricPrinter:
 
 
 def _max_resident_mib() -> float:
-    """Peak memory of this process in MiB."""
+    """Return the peak memory of this process in MiB; NaN on Windows."""
     try:
         import resource  # not on Windows
     except ImportError:
@@ -95,10 +95,10 @@ def _max_resident_mib() -> float:
 
 
 class _ScalarFile:
-    """Scalars that a file does not have yet, each at its own iteration.
+    """Base of the writers of scalars to a file, each at its own iteration.
 
-    What is recorded at every iteration is written with its latest value; what is recorded now and
-    then, with every value.
+    A scalar that is recorded at every iteration is written with its latest value. One that is
+    recorded occasionally is written with every value.
     """
 
     takes_images = False
@@ -107,32 +107,32 @@ class _ScalarFile:
         self._done: dict[str, int] | None = None
 
     def open(self, start: int) -> dict[str, int]:
-        """Prepare the file for the iterations from `start` on.
+        """Prepare the file for the iteration `start` and later ones.
 
         Returns:
-            {name: last iteration that the file has}; a missing name means all before `start`.
+            {name: last iteration in the file}; for a missing name, that is the one before `start`.
         """
         raise NotImplementedError
 
     def append(self, lines: dict[int, dict[str, float]]) -> None:
-        """Add {iteration: {name: value}} to the file."""
+        """Append {iteration: {name: value}} to the file."""
         raise NotImplementedError
 
     def write(self) -> None:
-        """Add the scalars that the file does not have."""
+        """Append the scalars that the file does not have yet."""
         self._write(get_event_storage().names())
 
     def write_occasional(self) -> None:
-        """Add those that are not recorded at every iteration, and images."""
+        """Append the scalars that are not recorded at every iteration, and images."""
         storage = get_event_storage()
         at_resumption = storage.iter < storage.start_iter
-        names = storage.occasional() | (set() if at_resumption else storage.ended())
+        names = storage.occasional_names() | (set() if at_resumption else storage.ended_names())
         self._write_some(names)
 
     def write_last(self) -> None:
-        """Add what was recorded at the last iteration after write_occasional()."""
+        """Append the scalars of the last iteration that were recorded after write_occasional()."""
         if self._done is not None:
-            self._write_some(get_event_storage().occasional())
+            self._write_some(get_event_storage().occasional_names())
 
     def _write_some(self, names: Collection[str]) -> None:
         names = set(names) - _BOOKKEEPING
@@ -142,13 +142,13 @@ class _ScalarFile:
     def _write(self, names: Collection[str]) -> None:
         storage = get_event_storage()
         start = min(storage.iter, storage.start_iter)
-        every = (storage.occasional() | storage.ended()) - _BOOKKEEPING
+        with_all_values = (storage.occasional_names() | storage.ended_names()) - _BOOKKEEPING
         if self._done is None:
             self._done = self.open(start)
         lines: dict[int, dict[str, float]] = defaultdict(dict)
         for name in names:
             new = storage.after(name, self._done.get(name, start - 1))
-            for iteration in new if name in every else list(new)[-1:]:
+            for iteration in new if name in with_all_values else list(new)[-1:]:
                 stale = name in _BOOKKEEPING and iteration != storage.iter
                 if not stale:
                     lines[iteration][name] = new[iteration]
@@ -156,17 +156,14 @@ class _ScalarFile:
             self.append(lines)
         self._done.update({name: i for i in sorted(lines) for name in lines[i]})
 
-    def step(self) -> None:
-        pass
-
     def close(self) -> None:
-        pass
+        """Do nothing: the file is not kept open."""
 
 
 class JSONWriter(_ScalarFile):
-    """Writer of metrics.json: one object a line, keys sorted; losses are medians of the window.
+    """Writer of metrics.json: one object per line, keys sorted; losses are medians of the window.
 
-    New lines replace those of iterations that a resumed run repeats.
+    The lines of a resumed run replace those of the iterations that it repeats.
     """
 
     def __init__(self, path: str | Path, window_size: int = 20) -> None:
@@ -175,7 +172,7 @@ class JSONWriter(_ScalarFile):
         self.window_size = window_size
 
     def has_written(self, iteration: int) -> bool:
-        """Return whether the file has all that is recorded of the iteration."""
+        """Return whether the file has every scalar that was recorded at the iteration."""
         latest = get_event_storage().latest()
         names = {name for name, (_, recorded) in latest.items() if recorded == iteration}
         lines = [record for record in _records(self.path) if record["iteration"] == iteration]
@@ -190,14 +187,16 @@ class JSONWriter(_ScalarFile):
         storage = get_event_storage()
         text = ""
         for iteration, record in sorted(lines.items()):
-            shown = {name: storage.shown(name, self.window_size, iteration) for name in record}
+            shown = {
+                name: storage.display_value(name, self.window_size, iteration) for name in record
+            }
             text += json.dumps(without_nan({"iteration": iteration, **shown}), sort_keys=True)
             text += "\n"
-        append_whole(self.path, text.encode())
+        append_atomically(self.path, text.encode())
 
 
 def _drop_from(path: Path, start: int) -> None:
-    """Remove the lines of iterations >= start, and those that a kill left incomplete."""
+    """Remove the lines of iterations >= start, and a line that a kill left incomplete."""
     if not path.is_file():
         return
     kept = [record for record in _records(path) if record["iteration"] < start]
@@ -206,7 +205,7 @@ def _drop_from(path: Path, start: int) -> None:
 
 
 def _records(path: Path) -> list[dict[str, Any]]:
-    """Return the complete lines of a metrics.json."""
+    """Return the complete lines of metrics.json; [] without one."""
     records = []
     for line in (
         path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else ()
@@ -221,7 +220,7 @@ def _records(path: Path) -> list[dict[str, Any]]:
 
 
 class TensorboardXWriter(_ScalarFile):
-    """Writer of events.out.tfevents.*: the same scalars as they were recorded, and images."""
+    """Writer of events.out.tfevents.*: the same scalars, not smoothed, and images."""
 
     takes_images = True
 
@@ -232,7 +231,7 @@ class TensorboardXWriter(_ScalarFile):
         self.path = self.log_dir / f"events.out.tfevents.{name}.{next(_COUNTER):03d}"
 
     def has_written(self, iteration: int) -> bool:
-        """Return False, because it is not known; a point that is written twice is drawn once."""
+        """Return False, because that is unknown; TensorBoard draws a repeated point once."""
         return False
 
     def open(self, start: int) -> dict[str, int]:
@@ -247,16 +246,16 @@ class TensorboardXWriter(_ScalarFile):
 
     def append(self, lines: dict[int, dict[str, float]]) -> None:
         storage = get_event_storage()
-        found = [
+        summaries = [
             (iteration, summary.scalar(name, value))
             for iteration, record in lines.items()
             for name, value in record.items()
         ]
         for name, image, iteration in storage.images:
             layout = "CHW" if image.shape[0] in (1, 3) else "HWC"
-            found.append((iteration, summary.image(name, image, dataformats=layout)))
+            summaries.append((iteration, summary.image(name, image, dataformats=layout)))
         now = time.time()
-        _append_events(self.path, [Event(wall_time=now, step=i, summary=s) for i, s in found])
+        _append_events(self.path, [Event(wall_time=now, step=i, summary=s) for i, s in summaries])
         storage.images.clear()
 
 
@@ -268,4 +267,4 @@ def _append_events(path: Path, events: Sequence[Event]) -> None:
     records = RecordWriter(buffer)
     for event in events:
         records.write(event.SerializeToString())
-    append_whole(path, buffer.getvalue())
+    append_atomically(path, buffer.getvalue())

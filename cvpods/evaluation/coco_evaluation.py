@@ -1,4 +1,4 @@
-"""COCO's average precision."""
+"""COCO's average precision (AP), and the evaluator that computes it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, TypeAlias
 
 import numpy as np
 from faster_coco_eval import COCO, COCOeval_faster
@@ -19,11 +20,12 @@ from cvpods.checkpoint.atomic import write_file
 from cvpods.evaluation.evaluator import DatasetEvaluator
 from cvpods.evaluation.provenance import report_lines
 from cvpods.evaluation.registry import EVALUATOR
-from cvpods.structures import BoxMode
+from cvpods.structures import BoxMode, Instances
+from cvpods.structures.samples import Detection, Sample
 from cvpods.utils import comm
 from cvpods.utils.coco_values import (
-    by_number,
     category_order,
+    ids_by_number,
     names_of,
     read_area,
     read_box,
@@ -35,6 +37,8 @@ from cvpods.utils.coco_values import (
 from cvpods.utils.errors import DataError
 
 METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl")
+# Numbers 1, 2, ... of the images or classes, by their ids.
+Numbers: TypeAlias = Mapping[int | str, int]
 
 
 def evaluate_boxes(
@@ -44,23 +48,24 @@ def evaluate_boxes(
     *,
     leave_out_ignored: bool = False,
 ) -> tuple[dict[str, float], dict[str, float], str]:
-    """COCO's box metrics, by faster-coco-eval: pycocotools' numbers in a fraction of its time.
+    """Compute COCO's box metrics with faster-coco-eval, whose numbers are those of pycocotools.
 
     Args:
-        ground_truth: in COCO's json format; ids of any kind, see match_boxes.
-        detections: in COCO's result format; boxes xywh.
-        max_detections: best detections per image and class that count.
-        leave_out_ignored: objects marked "ignore": 1 neither need nor excuse a detection that
-            finds them; by default they are objects like others, as in pycocotools.
+        ground_truth: in COCO's json format; ids may have any type, see match_boxes().
+        detections: in COCO's result format; boxes xywh in pixels.
+        max_detections: number of detections per image and class, by score, that count.
+        leave_out_ignored: if True, objects marked "ignore": 1 count neither as missed nor as
+            detected, and detections that match them do not count; by default they are objects like
+            others, as in pycocotools.
 
     Returns:
-        metrics AP, AP50, AP75, APs, APm, APl in percent (NaN where a size does not occur),
-        AP of each class, and COCO's summary as text. Without detections, every AP is 0. A class
-        name that occurs twice is followed by the id.
+        The metrics AP, AP50, AP75, APs, APm, APl in percent (NaN if a size does not occur), the AP
+        of each class, and COCO's summary as text. Without detections, every AP is 0. A class name
+        that occurs twice is followed by the id.
 
     Raises:
-        DataError: a detection names an image that the ground truth does not have, or writes its
-            class as a text instead of a number; an annotation or a detection cannot be read.
+        DataError: a detection names an image that is not in the ground truth, or writes its class
+            as a text instead of a number; or an annotation or a detection cannot be read.
     """
     printed = io.StringIO()
     evaluation, categories = match_boxes(
@@ -83,7 +88,7 @@ def evaluate_boxes(
         _mean(precision[at[0.75], :, :, 0, -1]),
         *(_mean(precision[:, :, :, area, -1]) for area in (1, 2, 3)),
     ]
-    # The twelve lines that COCO's own code prints.
+    # Keep the twelve lines that COCO's own code prints.
     lines = printed.getvalue().replace(" Average", "\n Average").splitlines()
     summary = "\n".join([line for line in lines if "Average" in line][:12])
     return dict(zip(METRICS, values, strict=True)), per_class, summary
@@ -93,17 +98,19 @@ def match_boxes(
     ground_truth: dict[str, Any],
     detections: list[dict[str, Any]],
     max_detections: int = 100,
-    print_function: Callable[[str], Any] = lambda text: None,
+    print_function: Callable[[str], object] = lambda text: None,
     *,
     leave_out_ignored: bool = False,
 ) -> tuple[COCOeval_faster, list[str]]:
-    """Return COCO's evaluation, accumulated, and the class names in its order; see evaluate_boxes.
+    """Match detections to objects as COCO does; see evaluate_boxes() for the arguments.
 
-    Images, classes and annotations are numbered 1, 2, ... here, so that ids may be of any kind.
-    COCO's code marks "matched" by the annotation's id and "not matched" by 0, and takes ids as
-    64-bit numbers. It orders equal scores by the image's id: see image_order().
+    Images, classes and annotations are numbered 1, 2, ..., so that ids may have any type: COCO's
+    code marks a matched object by the annotation's id and an unmatched one by 0, and requires
+    64-bit numbers. It orders equal scores by the image's id, see image_order().
 
-    `evaluation.eval` holds "precision" and "scores" as (IoU, recall, class, area, max detections).
+    Returns:
+        COCO's evaluation after accumulate(), and the class names in its order. `evaluation.eval`
+        contains "precision" and "scores" as (IoU, recall, class, area, max detections).
     """
     categories = {read_id(c["id"]): c for c in ground_truth["categories"]}
     order = category_order(categories)
@@ -118,13 +125,17 @@ def match_boxes(
         {"id": number, **_object(annotation, image_number, class_number)}
         for number, annotation in enumerate(ground_truth["annotations"], 1)
     ]
-    found = [
+    numbered_detections = [
         _detection(detection, image_number, class_number)
         for detection in detections
-        if _is_of_a_class(detection, class_number)
+        if _has_known_class(detection, class_number)
     ]
     coco_gt = COCO({**numbered, "annotations": annotations})
-    coco_dt = coco_gt.loadRes(found) if found else COCO({**numbered, "annotations": []})
+    coco_dt = (
+        coco_gt.loadRes(numbered_detections)
+        if numbered_detections
+        else COCO({**numbered, "annotations": []})
+    )
     kind = _WithoutIgnored if leave_out_ignored else COCOeval_faster
     evaluation = kind(coco_gt, coco_dt, "bbox", print_function=print_function)
     evaluation.params.maxDets = [1, min(10, max_detections), max_detections]
@@ -136,10 +147,10 @@ def match_boxes(
 
 
 def image_order(ground_truth: dict[str, Any]) -> list[int | str]:
-    """Return the ids of the images in the order in which COCO's code takes equal scores.
+    """Return the ids of the images in the order in which COCO's code ranks equal scores.
 
-    Numbers ascend, as in pycocotools. Texts, which have no order of their own, and numbers that
-    descend throughout the file are taken as the file lists them.
+    Numbers ascend, as in pycocotools. Texts, and numbers that descend throughout the file, keep the
+    order of the file.
     """
     ids = [read_id(image["id"]) for image in ground_truth["images"]]
     if any(isinstance(id_, str) for id_ in ids) or ids == sorted(ids, reverse=True):
@@ -148,12 +159,15 @@ def image_order(ground_truth: dict[str, Any]) -> list[int | str]:
 
 
 def iou_index(evaluation: COCOeval_faster, iou: float) -> int:
-    """Where an IoU threshold stands in the arrays of `evaluation.eval`."""
+    """Return the index of an IoU threshold in the arrays of `evaluation.eval`."""
     return int(np.argmin(np.abs(evaluation.params.iouThrs - iou)))
 
 
 class _WithoutIgnored(COCOeval_faster):
-    """Ignores what the ground truth marks "ignore", which COCO's code overwrites by "iscrowd"."""
+    """COCO evaluation that ignores objects marked "ignore".
+
+    COCO's code overwrites "ignore" by "iscrowd".
+    """
 
     def _prepare(self) -> None:
         marked = [a for a in self.cocoGt.dataset["annotations"] if a["ignore"]]
@@ -162,10 +176,8 @@ class _WithoutIgnored(COCOeval_faster):
             annotation["ignore"] = 1
 
 
-def _object(
-    annotation: dict[str, Any], images: Mapping[Any, int], classes: Mapping[Any, int]
-) -> dict[str, Any]:
-    """Return what COCO's code reads of an annotation, in plain numbers."""
+def _object(annotation: Mapping[str, Any], images: Numbers, classes: Numbers) -> dict[str, Any]:
+    """Return the keys of an annotation that COCO's code reads, in plain numbers."""
     try:
         box = read_box(annotation["bbox"])
         return {
@@ -180,9 +192,7 @@ def _object(
         raise DataError(f"Annotation {annotation!r:.200} cannot be evaluated: {error}") from error
 
 
-def _detection(
-    detection: dict[str, Any], images: Mapping[Any, int], classes: Mapping[Any, int]
-) -> dict[str, Any]:
+def _detection(detection: Mapping[str, Any], images: Numbers, classes: Numbers) -> dict[str, Any]:
     """Return a detection with the numbers of its image and class."""
     try:
         return {
@@ -195,16 +205,16 @@ def _detection(
         raise DataError(f"Detection {detection!r:.200} cannot be evaluated: {error}") from error
 
 
-def _is_of_a_class(detection: dict[str, Any], classes: Mapping[Any, int]) -> bool:
-    """Return False for a class that the ground truth does not have, which COCO's code passes over.
+def _has_known_class(detection: Mapping[str, Any], classes: Numbers) -> bool:
+    """Return False for a class that is not in the ground truth; COCO's code skips such detections.
 
-    A class that is only written otherwise ("3" for 3) is left to _number(), which refuses it.
+    Return True for a class of another type ("3" for 3), so that _number() raises an error.
     """
     try:
         id_ = read_id(detection["category_id"])
     except (ValueError, LookupError, TypeError):
-        return True  # _detection() says what is wrong
-    return id_ in classes or whole_number(id_) in by_number(classes)
+        return True  # so that _detection() raises an error
+    return id_ in classes or whole_number(id_) in ids_by_number(classes)
 
 
 def _finite(numbers: list[float]) -> list[float]:
@@ -213,7 +223,7 @@ def _finite(numbers: list[float]) -> list[float]:
     return numbers
 
 
-def _number(record: dict[str, Any], key: str, numbers: Mapping[Any, int]) -> int:
+def _number(record: Mapping[str, Any], key: str, numbers: Numbers) -> int:
     """Return the number of the image or class that `record` names."""
     id_ = read_id(record[key])
     if id_ not in numbers:
@@ -222,27 +232,28 @@ def _number(record: dict[str, Any], key: str, numbers: Mapping[Any, int]) -> int
 
 
 def _mean(precision: np.ndarray) -> float:
-    """Mean in percent; -1 marks classes and sizes without ground truth."""
+    """Return the mean in percent of all values but -1, which marks missing ground truth."""
     valid = precision[precision > -1]
     return float(valid.mean() * 100) if valid.size else float("nan")
 
 
 @EVALUATOR.register(name="coco")
 class COCOEvaluator(DatasetEvaluator):
-    """Collects detections of all processes, writes them as json, computes AP on rank 0.
+    """Evaluator of COCO's AP: detections of all processes are written as json and scored on rank 0.
 
     Args:
-        dataset_name: for messages and tables.
-        meta: the data set's meta; maps classes to category ids and names.
-        cfg: reads TEST.DETECTIONS_PER_IMAGE and TEST.LEAVE_OUT_IGNORED.
-        output_dir: coco_instances_results.json goes there.
-        ground_truth: COCO's json content; None writes the json only (test-dev).
+        dataset_name: name for messages and tables.
+        meta: the data set's meta, with thing_dataset_id_to_contiguous_id.
+        cfg: TEST.DETECTIONS_PER_IMAGE and TEST.LEAVE_OUT_IGNORED are read from it.
+        output_dir: folder for coco_instances_results.json and results.md.
+        dump: ignored; cvpods' signature has it.
+        ground_truth: COCO's json content; None writes only the json (test-dev).
     """
 
     def __init__(
         self,
         dataset_name: str,
-        meta: Any,
+        meta: SimpleNamespace,
         cfg: Any,
         distributed: bool = True,
         output_dir: str | Path | None = None,
@@ -254,8 +265,8 @@ class COCOEvaluator(DatasetEvaluator):
         to_contiguous = meta.thing_dataset_id_to_contiguous_id
         self.category_ids = {index: id_ for id_, index in to_contiguous.items()}
         self.max_detections = cfg.TEST.DETECTIONS_PER_IMAGE
-        of_the_set = getattr(meta, "leave_out_ignored", False)
-        self.leave_out_ignored = of_the_set or cfg.TEST.get("LEAVE_OUT_IGNORED", False)
+        by_dataset = getattr(meta, "leave_out_ignored", False)
+        self.leave_out_ignored = by_dataset or cfg.TEST.get("LEAVE_OUT_IGNORED", False)
         self.distributed = distributed
         self.output_dir = Path(output_dir) if output_dir else None
         self.ground_truth = ground_truth
@@ -264,34 +275,38 @@ class COCOEvaluator(DatasetEvaluator):
     def reset(self) -> None:
         self._detections: list[dict[str, Any]] = []
 
-    def process(self, inputs: Sequence[dict], outputs: Sequence[dict]) -> None:
+    def process(self, inputs: Sequence[Sample], outputs: Sequence[Detection]) -> None:
+        """Collect the detections of a batch.
+
+        Raises:
+            DataError: a detection is not finite, or its class is not in the data set.
+        """
         for sample, output in zip(inputs, outputs, strict=True):
-            instances = output["instances"].to("cpu")
-            if not (
-                instances.scores.isfinite().all() and instances.pred_boxes.tensor.isfinite().all()
-            ):
+            self._collect(sample["image_id"], output["instances"].to("cpu"))
+
+    def _collect(self, image_id: int | str, instances: Instances) -> None:
+        boxes = instances.pred_boxes.tensor
+        if not (instances.scores.isfinite().all() and boxes.isfinite().all()):
+            raise DataError(
+                f"The detections in image {image_id!r} are not all finite: the weights are "
+                "damaged, or the training has diverged."
+            )
+        xywh = BoxMode.convert(boxes, BoxMode.XYXY_ABS, BoxMode.XYWH_ABS).tolist()
+        classes = instances.pred_classes.tolist()
+        for box, score, label in zip(xywh, instances.scores.tolist(), classes, strict=True):
+            if label not in self.category_ids:
                 raise DataError(
-                    f"The detections in image {sample['image_id']!r} are not all finite: the "
-                    "weights are damaged, or the training has diverged."
+                    f"The model predicts class {label}, but data set {self.dataset_name!r} has "
+                    f"only {len(self.category_ids)} classes."
                 )
-            boxes = BoxMode.convert(
-                instances.pred_boxes.tensor, BoxMode.XYXY_ABS, BoxMode.XYWH_ABS
-            ).tolist()
-            classes = instances.pred_classes.tolist()
-            for box, score, label in zip(boxes, instances.scores.tolist(), classes, strict=True):
-                if label not in self.category_ids:
-                    raise DataError(
-                        f"The model predicts class {label}; data set {self.dataset_name!r} has "
-                        f"only {len(self.category_ids)} classes."
-                    )
-                self._detections.append(
-                    {
-                        "image_id": sample["image_id"],
-                        "category_id": self.category_ids[label],
-                        "bbox": [round(value, 3) for value in box],
-                        "score": score,
-                    }
-                )
+            self._detections.append(
+                {
+                    "image_id": image_id,
+                    "category_id": self.category_ids[label],
+                    "bbox": [round(value, 3) for value in box],
+                    "score": score,
+                }
+            )
 
     def evaluate(self) -> dict[str, dict[str, float]]:
         detections = self._detections
@@ -305,11 +320,11 @@ class COCOEvaluator(DatasetEvaluator):
             logger.info(f"Wrote {len(detections)} detections to {path}")
         if self.ground_truth is None:
             logger.info(
-                f"{self.dataset_name} has no annotations: its results are for the test server."
+                f"{self.dataset_name} has no annotations; submit the detections to its server."
             )
             return {}
         if not detections:
-            logger.warning(f"No detections at all on {self.dataset_name}: AP is 0.")
+            logger.warning(f"The model has no detections on {self.dataset_name}; AP is 0.")
         metrics, per_class, summary = evaluate_boxes(
             self.ground_truth,
             detections,
@@ -331,12 +346,12 @@ def _metric_table(metrics: dict[str, float]) -> str:
 
 
 def _in_cell(name: str) -> str:
-    """Return a name that keeps its row and its column in a table of Markdown."""
+    """Return a name that stays within its cell in a Markdown table."""
     return " ".join(name.split()).replace("|", "\\|")
 
 
 def _class_table(per_class: dict[str, float], columns: int = 3) -> str:
-    """Class and AP pairs, three to a row."""
+    """Return a Markdown table of the AP of each class, with `columns` classes in a row."""
     pairs = [(_in_cell(name), value) for name, value in per_class.items()]
     rows = [sum(pairs[i : i + columns], ()) for i in range(0, len(pairs), columns)]
     headers = ["category", "AP"] * min(columns, len(pairs))

@@ -1,10 +1,10 @@
-"""Run a detector over a data set and hand what it finds to an evaluator."""
+"""Base class of evaluators, and the loop that evaluates a detector on a data set."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from itertools import chain
 from typing import Any
 
@@ -14,6 +14,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
+from cvpods.structures.samples import Detection, Sample
 from cvpods.utils import comm
 from cvpods.utils.errors import CheckpointError
 from cvpods.utils.logger import is_terminal
@@ -21,30 +22,30 @@ from cvpods.utils.stop import failing_together, stop_signal, stop_together
 
 
 class DatasetEvaluator:
-    """reset, process each batch, evaluate at the end.
+    """Base class of evaluators: reset() before the data, process() each batch, then evaluate().
 
     Attributes:
-        provenance: where the numbers come from, see cvpods.evaluation.provenance; reports show it.
+        provenance: origin of the results, shown in reports, see cvpods.evaluation.provenance.
     """
 
     provenance: Mapping[str, Any] = {}
 
     def reset(self) -> None:
-        """Forget everything processed."""
+        """Discard everything processed so far."""
         raise NotImplementedError
 
-    def process(self, inputs: Sequence[dict], outputs: Sequence[dict]) -> None:
-        """Take one batch: what the model got and what it returned."""
+    def process(self, inputs: Sequence[Sample], outputs: Sequence[Detection]) -> None:
+        """Process one batch: the inputs of the model and its outputs."""
         raise NotImplementedError
 
     def evaluate(self) -> dict[str, dict[str, float]]:
-        """{task: {metric: value}} on rank 0, {} elsewhere."""
+        """Return {task: {metric: value}} on rank 0, and {} on other ranks."""
         raise NotImplementedError
 
 
 @contextmanager
-def inference_mode(model: nn.Module) -> Any:
-    """No gradients, evaluation mode; the former mode returns afterwards."""
+def inference_mode(model: nn.Module) -> Iterator[None]:
+    """Set the model to evaluation mode without gradients; restore the former modes afterwards."""
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:
@@ -56,35 +57,38 @@ def inference_mode(model: nn.Module) -> Any:
 
 
 def check_finite_weights(model: nn.Module) -> None:
-    """Refuse weights that are infinite or NaN: such a model detects nothing, and its AP is 0.
+    """Check that the weights are finite; a model with other weights detects nothing.
 
     Raises:
-        CheckpointError: names the first of these tensors.
+        CheckpointError: a tensor is infinite or NaN; the message names the first of them.
     """
     named = chain(model.named_parameters(), model.named_buffers())
     wrong = [n for n, t in named if t.is_floating_point() and not t.isfinite().all()]
     if wrong:
         raise CheckpointError(
             f"{len(wrong)} tensors of the weights are infinite or NaN, for example {wrong[0]}: the "
-            "file is damaged, or the training diverged. Take an earlier checkpoint."
+            "file is damaged, or the training diverged. Use an earlier checkpoint."
         )
 
 
 def inference_on_dataset(
-    model: nn.Module, data_loader: DataLoader, evaluator: DatasetEvaluator, autocast: Any = None
+    model: nn.Module,
+    data_loader: DataLoader,
+    evaluator: DatasetEvaluator,
+    autocast: AbstractContextManager[Any] | None = None,
 ) -> dict[str, dict[str, float]]:
-    """Run `model` over this process's share of the data, once, and evaluate.
+    """Run `model` once over this process's share of the data, and evaluate.
 
     Args:
-        autocast: a context manager for the forward pass (mixed precision).
+        autocast: a reusable context manager for the forward pass (mixed precision).
 
     Returns:
-        The evaluator's results: on rank 0, {} elsewhere.
+        The evaluator's results on rank 0, and {} on other ranks.
 
     Raises:
         CheckpointError: a weight is infinite or NaN.
-        Stopped: a signal came to one of the processes; on all of them.
-        PeerFailed: another process has failed; what it raises itself is its own error.
+        Stopped: one of the processes received a stop signal; raised on all of them.
+        PeerFailed: another process failed; that process raises its own error.
     """
     total, compute, images = len(data_loader), 0.0, 0
     start = time.perf_counter()
@@ -94,11 +98,8 @@ def inference_on_dataset(
         evaluator.reset()
         for done, inputs in enumerate(bar, 1):
             began = time.perf_counter()
-            if autocast is None:
+            with autocast or nullcontext():
                 outputs = model(inputs)
-            else:
-                with autocast:
-                    outputs = model(inputs)
             if torch.cuda.is_available():
                 torch.cuda.synchronize()
             compute += time.perf_counter() - began
@@ -113,8 +114,8 @@ def inference_on_dataset(
     elapsed = time.perf_counter() - start
     logger.info(
         f"Total inference time: {elapsed:.1f} s ({elapsed / max(images, 1):.4f} s / sample per "
-        f"device, on {comm.get_world_size()} devices), of it {compute:.1f} s in the model."
+        f"device, on {comm.get_world_size()} devices), {compute:.1f} s of it in the model."
     )
-    with failing_together():  # while rank 0 scores, the others wait as long as it takes
+    with failing_together():  # other ranks wait for rank 0, which computes the results
         results = evaluator.evaluate()
     return results

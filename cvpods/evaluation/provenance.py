@@ -1,4 +1,4 @@
-"""Provenance of results: weights, data, date, version and command that their numbers come from."""
+"""Provenance of results: the weights, data, date, version and command that produced them."""
 
 from __future__ import annotations
 
@@ -18,15 +18,16 @@ from cvpods.checkpoint.origin import Origin
 from cvpods.evaluation.testing import without_nan
 
 RESULTS = "results.json"
-# The entry of results.json; the others are tasks, or data sets where there are several.
+# Key of the provenance in results.json. The other keys are tasks, or data sets if several.
 ENTRY = "provenance"
 
 
 def provenance(origin: Origin, datasets: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the entry of results.json.
+    """Return the provenance entry of results.json.
 
     Args:
-        datasets: {name: data set} that the model was evaluated on.
+        origin: origin of the model's weights.
+        datasets: the evaluated data sets, by name.
     """
     return {
         "weights": {
@@ -55,9 +56,9 @@ def _describe_data(dataset: Any) -> dict[str, Any]:
 
 @cache
 def git_commit() -> str:
-    """Return the commit of the checkout that this package lies in, "" outside one.
+    """Return the commit of the checkout that contains this package, or "" outside a checkout.
 
-    "-dirty" at the end says that tracked files had been changed.
+    A suffix "-dirty" means that tracked files were changed.
     """
     checkout = Path(cvpods.__file__).resolve().parents[1]
     if not (checkout / ".git").exists():
@@ -73,21 +74,21 @@ def git_commit() -> str:
 
 
 def command_line() -> str:
-    """Return what was typed, with the program's name instead of its path."""
+    """Return the command line, with the program's name instead of its path."""
     return shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
 
 
 def describe_weights(entry: Mapping[str, Any]) -> str:
-    """Return the weights of a provenance entry in a few words."""
+    """Return the weights of a provenance entry in words: path, hash and iteration."""
     weights = entry["weights"]
-    named = weights["path"] or "weights in memory"
+    path = weights["path"] or "weights in memory"
     digits = f" (sha256 {weights['sha256']})" if weights["sha256"] else ""
     iteration = weights["iteration"]
-    return f"{named}{digits}" + (f", iteration {iteration}" if iteration is not None else "")
+    return f"{path}{digits}" + (f", iteration {iteration}" if iteration is not None else "")
 
 
 def describe(entry: Mapping[str, Any], names: Sequence[str] = ()) -> list[str]:
-    """Return the lines of a report or a caption.
+    """Return the lines that describe a provenance entry in a report or a caption.
 
     Args:
         names: data sets to mention; by default all.
@@ -104,19 +105,19 @@ def describe(entry: Mapping[str, Any], names: Sequence[str] = ()) -> list[str]:
 
 
 def report_lines(entry: Mapping[str, Any], name: str) -> str:
-    """Return the end of a Markdown report on one data set; "" without an entry."""
+    """Return the provenance as the end of a Markdown report on one data set; "" if it is empty."""
     return "\n" + "".join(f"- {line}\n" for line in describe(entry, [name])) if entry else ""
 
 
 def write_results(folder: Path, results: Mapping[str, Any], entry: Mapping[str, Any]) -> None:
-    """Write results.json, whole or not at all."""
+    """Write results.json atomically: either the complete file or nothing."""
     content = {**without_nan(results), ENTRY: entry}
     folder.mkdir(parents=True, exist_ok=True)
     write_file(folder / RESULTS, (json.dumps(content, indent=1) + "\n").encode())
 
 
 def read_provenance(folder: Path) -> dict[str, Any]:
-    """Return the entry of the results.json in a folder; {} where it has none."""
+    """Return the provenance entry of a folder's results.json, or {} without a valid one."""
     try:
         entry = json.loads((folder / RESULTS).read_text(encoding="utf-8"))[ENTRY]
         describe(entry)

@@ -1,5 +1,5 @@
-"""Evaluators by the type that a data set names."""
+"""Registry of evaluators, by the evaluator type of a data set."""
 
 from cvpods.utils.registry import Registry
 
-EVALUATOR = Registry("evaluator")
+EVALUATOR = Registry("evaluator", ["cvpods.evaluation.coco_evaluation"])

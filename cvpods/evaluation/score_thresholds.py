@@ -1,4 +1,4 @@
-"""The score from which detections of a class are worth showing, from results on a data set."""
+"""Score thresholds for display: the score of each class with the best F-measure on a data set."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from cvpods.evaluation.coco_evaluation import iou_index, match_boxes
 
 
 class ScoreThreshold(NamedTuple):
-    """A score, and what detections from it upwards reach: F-measure, precision, recall."""
+    """A score, and the F-measure, precision and recall of detections with at least that score."""
 
     score: float
     f_measure: float
@@ -21,9 +21,10 @@ class ScoreThreshold(NamedTuple):
 def best_score_thresholds(
     ground_truth: dict[str, Any], detections: list[dict[str, Any]], iou: float = 0.5
 ) -> dict[str, ScoreThreshold]:
-    """Per class name, the score of the best F-measure, 2 P R / (P + R), on the PR curve at `iou`.
+    """Find the score with the best F-measure of each class, by class name.
 
-    COCO's curve: recall in steps of 0.01, precision the best at that recall or a higher one.
+    The F-measure is 2 P R / (P + R). P and R are points of COCO's curve at `iou`: recall R in steps
+    of 0.01, and the highest precision P at that recall or a higher one.
 
     Args:
         ground_truth: in COCO's json format.
@@ -31,7 +32,7 @@ def best_score_thresholds(
         iou: one of COCO's thresholds .50, .55, ... .95.
 
     Returns:
-        Classes without an object, or without a detection that finds one, are left out.
+        {class name: threshold}, without the classes that have no objects or no correct detections.
     """
     evaluation, names = match_boxes(ground_truth, detections)
     at = iou_index(evaluation, iou)

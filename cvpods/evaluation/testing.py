@@ -1,4 +1,4 @@
-"""Results as other programs read them, and held against what is expected."""
+"""Formats of results for other programs, and comparison with expected results."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def print_csv_format(dataset_name: str, results: Mapping[str, Mapping[str, float
 
 
 def flatten_results_dict(results: Mapping[str, Any], prefix: str = "") -> dict[str, float]:
-    """{"bbox": {"AP": 1}} -> {"bbox/AP": 1}."""
+    """Flatten nested results: {"bbox": {"AP": 1}} becomes {"bbox/AP": 1}."""
     flat: dict[str, float] = {}
     for key, value in results.items():
         if isinstance(value, Mapping):
@@ -33,19 +33,20 @@ def flatten_results_dict(results: Mapping[str, Any], prefix: str = "") -> dict[s
 
 
 def without_nan(results: Any) -> Any:
-    """A copy of nested results with None for NaN and infinity, which json does not have."""
+    """Copy nested results with None for NaN and infinity, which json cannot represent."""
     if isinstance(results, Mapping):
         return {key: without_nan(value) for key, value in results.items()}
     return None if isinstance(results, float) and not math.isfinite(results) else results
 
 
-def verify_results(expected: Sequence[Sequence], results: Mapping[str, Any]) -> bool:
-    """Hold results against TEST.EXPECTED_RESULTS: [[task, metric, value, tolerance], ...].
+def verify_results(expected: Sequence[Sequence[Any]], results: Mapping[str, Any]) -> bool:
+    """Compare results with TEST.EXPECTED_RESULTS: [[task, metric, value, tolerance], ...].
 
-    NaN is a failure.
+    Returns:
+        True if all results are finite and within their tolerance; errors are logged otherwise.
 
     Raises:
-        ConfigError: an entry that does not name a result.
+        ConfigError: an entry does not name a result.
     """
     passed = True
     for entry in expected:
@@ -55,8 +56,8 @@ def verify_results(expected: Sequence[Sequence], results: Mapping[str, Any]) -> 
             missed = not math.isfinite(actual) or abs(actual - value) > tolerance
         except (ValueError, TypeError, KeyError):
             raise ConfigError(
-                f"TEST.EXPECTED_RESULTS entry {entry!r} must be [task, metric, value, tolerance] "
-                f"with one of {list(flatten_results_dict(results))}."
+                "An entry of TEST.EXPECTED_RESULTS must be [task, metric, value, tolerance] with "
+                f"one of the results {list(flatten_results_dict(results))}; got {entry!r}."
             ) from None
         if missed:
             logger.error(f"{task}/{metric} is {actual:.3f}, expected {value} +- {tolerance}.")

@@ -1,17 +1,23 @@
-"""Non-maximum suppression: torchvision's, and soft and cluster variants, per class."""
+"""Non-maximum suppression by class: torchvision's, and soft and cluster variants."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torchvision import ops
-from torchvision.ops import nms
 
+from cvpods.structures import geometry
 from cvpods.utils.errors import ConfigError
 
 __all__ = ["batched_nms", "batched_softnms", "cluster_nms", "generalized_batched_nms", "nms"]
 
 NMS_TYPES = ("normal", "softnms-linear", "softnms-gaussian", "cluster")
+
+
+def nms(boxes: Tensor, scores: Tensor, iou_threshold: float) -> Tensor:
+    """Call torchvision.ops.nms."""
+    from torchvision import ops
+
+    return ops.nms(boxes, scores, iou_threshold)
 
 
 def batched_nms(boxes: Tensor, scores: Tensor, idxs: Tensor, iou_threshold: float) -> Tensor:
@@ -20,12 +26,14 @@ def batched_nms(boxes: Tensor, scores: Tensor, idxs: Tensor, iou_threshold: floa
     Args:
         boxes: (N, 4) corners, pixels.
         scores: (N,).
-        idxs: (N,) class of each box; boxes of different classes never suppress each other.
+        idxs: (N,) class of each box; only boxes of the same class suppress each other.
 
     Returns:
         (M,) int64 indices of the kept boxes, best first.
     """
-    # torchvision tells classes apart by shifts that suppose coordinates >= 0. In float32 a shifted
+    from torchvision import ops
+
+    # torchvision separates classes by shifts that assume coordinates >= 0. In float32 a shifted
     # box is rounded, so that results would depend on the number of its class.
     boxes = boxes.double()
     if len(boxes):
@@ -41,22 +49,25 @@ def batched_softnms(
     score_threshold: float = 0.001,
     soft_mode: str = "gaussian",
 ) -> Tensor:
-    """Soft-NMS (arXiv:1704.04503): decay scores of overlapping boxes; `scores` changes in place.
+    """Decay the scores of overlapping boxes (Soft-NMS, arXiv:1704.04503), `scores` in place.
 
-    linear: s *= 1 - IoU where IoU >= threshold; gaussian: s *= exp(-IoU^2 / threshold).
+    linear: s *= 1 - IoU if IoU >= threshold; gaussian: s *= exp(-IoU^2 / threshold).
 
     Returns:
         (M,) int64 indices of boxes above `score_threshold`, by decayed score.
+
+    Raises:
+        ValueError: soft_mode is unknown.
     """
     if soft_mode not in ("linear", "gaussian"):
-        raise ValueError(f"soft_mode must be 'linear' or 'gaussian', got {soft_mode!r}.")
+        raise ValueError(f"soft_mode must be 'linear' or 'gaussian'; got {soft_mode!r}.")
     boxes = boxes.float()
     for class_id in idxs.unique():
         rest = (idxs == class_id).nonzero().flatten()
         while len(rest) > 1:
             best = scores[rest].argmax()
             top, rest = rest[best], torch.cat([rest[:best], rest[best + 1 :]])
-            iou = ops.box_iou(boxes[top][None], boxes[rest])[0].nan_to_num(0.0)
+            iou = geometry.iou(boxes[top], boxes[rest])
             if soft_mode == "linear":
                 decay = torch.where(iou >= iou_threshold, 1 - iou, 1.0)
             else:
@@ -68,10 +79,14 @@ def batched_softnms(
 
 
 def cluster_nms(boxes: Tensor, scores: Tensor, idxs: Tensor, iou_threshold: float) -> Tensor:
-    """NMS as a fixed point of matrix steps (Cluster-NMS, arXiv:2005.03572); same result as NMS."""
+    """Compute NMS as a fixed point of matrix steps (Cluster-NMS, arXiv:2005.03572).
+
+    The result is that of NMS.
+    """
     order = scores.argsort(descending=True, stable=True)
     same_class = idxs[order][:, None] == idxs[order]
-    iou = (ops.box_iou(boxes[order].float(), boxes[order].float()) * same_class).triu(diagonal=1)
+    ordered = boxes[order].float()
+    iou = (geometry.iou(ordered[:, None], ordered) * same_class).triu(diagonal=1)
     kept = torch.ones(len(order), dtype=torch.bool, device=boxes.device)
     for _ in range(len(order)):
         new = ~((iou > iou_threshold) & kept[:, None]).any(dim=0)
@@ -93,6 +108,9 @@ def generalized_batched_nms(
 
     Returns:
         (M,) int64 indices of the kept boxes, best first.
+
+    Raises:
+        ConfigError: nms_type is unknown.
     """
     if nms_type == "normal":
         return batched_nms(boxes, scores, idxs, iou_threshold)
@@ -101,4 +119,4 @@ def generalized_batched_nms(
         return batched_softnms(boxes, scores, idxs, iou_threshold, score_threshold, mode)
     if nms_type == "cluster":
         return cluster_nms(boxes, scores, idxs, iou_threshold)
-    raise ConfigError(f"Unknown MODEL.NMS_TYPE {nms_type!r}; there are {', '.join(NMS_TYPES)}.")
+    raise ConfigError(f"MODEL.NMS_TYPE must be one of {', '.join(NMS_TYPES)}; got {nms_type!r}.")

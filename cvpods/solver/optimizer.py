@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from typing import Any
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import nn
-from torch.nn.modules.batchnorm import _NormBase
+from torch import Tensor, nn
 
+from cvpods.solver.eager import SGD, AdamW
 from cvpods.utils.errors import ConfigError
 from cvpods.utils.registry import Registry
+from cvpods.utils.torch_private import norm_class
+
+if TYPE_CHECKING:
+    from cvpods.configs.config_dict import ConfigDict
 
 OPTIMIZER_BUILDER = Registry("SOLVER.OPTIMIZER.NAME")
 
-_NORMS = (_NormBase, nn.GroupNorm, nn.LayerNorm, nn.LocalResponseNorm)
+_NORMS = (norm_class(), nn.GroupNorm, nn.LayerNorm, nn.LocalResponseNorm)
 
 
 def parameter_groups(
@@ -26,12 +31,15 @@ def parameter_groups(
     weight_decay_bias: float | None = None,
     bias_lr_factor: float = 1.0,
 ) -> list[dict[str, Any]]:
-    """Trainable parameters, grouped by (learning rate, weight decay).
+    """Return the trainable parameters, grouped by (learning rate, weight decay).
 
     Parameters of norm layers decay by `weight_decay_norm`, others by `weight_decay`. Biases have
     `bias_lr_factor` times the learning rate, and decay by `weight_decay_bias` unless it is None.
     Each group lists the "names" of its parameters, so that a resumed run finds their state again
     when the groups have changed.
+
+    Raises:
+        ConfigError: the model does not have a trainable parameter.
     """
     groups: dict[tuple[float, float], dict[str, nn.Parameter]] = defaultdict(dict)
     seen: set[nn.Parameter] = set()
@@ -54,7 +62,7 @@ def parameter_groups(
     ]
 
 
-def _groups(model: nn.Module, cfg: Any) -> list[dict[str, Any]]:
+def _config_groups(model: nn.Module, cfg: ConfigDict) -> list[dict[str, Any]]:
     optimizer = cfg.SOLVER.OPTIMIZER
     return parameter_groups(
         model,
@@ -68,32 +76,38 @@ def _groups(model: nn.Module, cfg: Any) -> list[dict[str, Any]]:
 
 @OPTIMIZER_BUILDER.register(name="SGD")
 @OPTIMIZER_BUILDER.register(name="D2SGD")
-def build_sgd(model: nn.Module, cfg: Any) -> torch.optim.SGD:
-    """SGD with momentum."""
-    return torch.optim.SGD(_groups(model, cfg), momentum=cfg.SOLVER.OPTIMIZER.MOMENTUM)
+def build_sgd(model: nn.Module, cfg: ConfigDict) -> torch.optim.SGD:
+    """Build SGD with momentum."""
+    return SGD(_config_groups(model, cfg), momentum=cfg.SOLVER.OPTIMIZER.MOMENTUM)
 
 
 @OPTIMIZER_BUILDER.register(name="AdamW")
-def build_adamw(model: nn.Module, cfg: Any) -> torch.optim.AdamW:
-    """Adam with decoupled weight decay, in one fused kernel."""
-    return torch.optim.AdamW(_groups(model, cfg), fused=True)
+def build_adamw(model: nn.Module, cfg: ConfigDict) -> torch.optim.AdamW:
+    """Build Adam with decoupled weight decay, in one fused kernel."""
+    return AdamW(_config_groups(model, cfg), fused=True)
 
 
-def build_optimizer(cfg: Any, model: nn.Module) -> torch.optim.Optimizer:
+def build_optimizer(cfg: ConfigDict, model: nn.Module) -> torch.optim.Optimizer:
     """Build cfg.SOLVER.OPTIMIZER.NAME over the model's trainable parameters."""
     return OPTIMIZER_BUILDER.get(cfg.SOLVER.OPTIMIZER.NAME)(model, cfg)
 
 
-def clip_gradients(parameters: Any, *, clip_type: str, clip_value: float, norm_type: float) -> None:
-    """Clip gradients in place: "value" each element, "norm" each tensor, "full_model" all at once.
+def clip_gradients(
+    parameters: Iterable[Tensor], *, clip_type: str, clip_value: float, norm_type: float
+) -> None:
+    """Clip gradients in place.
+
+    Args:
+        clip_type: "value" clips each element, "norm" each parameter's gradient by its norm,
+            "full_model" all gradients by their joint norm.
 
     Raises:
-        ConfigError: another `clip_type`.
+        ConfigError: `clip_type` is another one.
     """
     parameters = [p for p in parameters if p.grad is not None]
     if clip_type == "value":
-        for parameter in parameters:
-            parameter.grad.clamp_(-clip_value, clip_value)
+        for gradient in (p.grad for p in parameters if p.grad is not None):
+            gradient.clamp_(-clip_value, clip_value)
     elif clip_type == "norm":
         for parameter in parameters:
             nn.utils.clip_grad_norm_(parameter, clip_value, norm_type)
@@ -101,6 +115,6 @@ def clip_gradients(parameters: Any, *, clip_type: str, clip_value: float, norm_t
         nn.utils.clip_grad_norm_(parameters, clip_value, norm_type)
     else:
         raise ConfigError(
-            "SOLVER.CLIP_GRADIENTS.CLIP_TYPE must be 'value', 'norm' or 'full_model', "
+            "SOLVER.CLIP_GRADIENTS.CLIP_TYPE must be 'value', 'norm' or 'full_model'; "
             f"got {clip_type!r}."
         )

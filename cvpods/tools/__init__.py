@@ -1,5 +1,10 @@
-"""The commands, and Predictor, their counterpart in Python."""
+"""Commands, and Predictor, their counterpart in Python."""
 
-from cvpods.tools.predictor import Predictor
+from typing import TYPE_CHECKING
 
-__all__ = ["Predictor"]
+from cvpods.lazy import lazy_names
+
+if TYPE_CHECKING:
+    from cvpods.tools.predictor import Predictor
+
+__all__ = lazy_names(__name__, {"predictor": ["Predictor"]})

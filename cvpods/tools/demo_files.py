@@ -1,4 +1,4 @@
-"""The files of pods_demo: what it reads, and where it writes."""
+"""Files of pods_demo: its sources and its output."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from PIL import Image
 
 from cvpods.utils.video import is_camera, is_video
 
-# Pillow's formats of photographs and drawings; it opens MPO by its reader for JPEG. HEIF and JXL
-# come with packages that add them to Pillow.
+# Pillow's formats of photographs and drawings. Pillow opens MPO with its reader for JPEG; packages
+# add HEIF and JXL to it.
 _FORMATS = (
     *("AVIF", "BMP", "DIB", "GIF", "HEIF", "JPEG", "JPEG2000", "JXL", "MPO", "PCX", "PNG", "PPM"),
     *("QOI", "SGI", "SUN", "TGA", "TIFF", "WEBP"),
 )
-# Names that the log shows of what a folder holds beside images and videos.
+# Names that the log shows of a folder's files that are neither images nor videos.
 _SHOWN = 10
 
 
@@ -32,17 +32,19 @@ def image_suffixes() -> frozenset[str]:
 
 
 def find_sources(inputs: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Files, the images and videos of folders, what patterns match, and cameras; in order.
+    """Expand files, folders, patterns and cameras into sources, in order.
+
+    A folder gives its images and videos.
 
     Returns:
-        the sources, each once, and those of `inputs` that name nothing.
+        The sources, each once, and those of `inputs` that name nothing.
     """
     sources: list[str] = []
     missing: list[str] = []
     for text in inputs:
         try:
             found = [text] if is_camera(text) else _files(text)
-        except OSError:  # a folder that may not be read, a name that is too long
+        except OSError:  # a folder without permission, a name that is too long
             found = []
         sources += found
         missing += [] if found else [text]
@@ -50,42 +52,44 @@ def find_sources(inputs: Sequence[str]) -> tuple[list[str], list[str]]:
 
 
 def _files(text: str) -> list[str]:
+    """Return the files that a path or a pattern names."""
     try:
         path = Path(text).expanduser()
-    except RuntimeError:  # ~x where there is no user x
+    except RuntimeError:  # ~x, and no user is called x
         path = Path(text)
     if path.is_file():
         return [str(path)]
     if path.is_dir():
         inside = sorted(p for p in path.iterdir() if not p.name.startswith("."))
         found = [p for p in inside if _is_medium(p)]
-        _name_others(path, [p for p in inside if p not in found])
+        _log_others(path, [p for p in inside if p not in found])
         return [str(p) for p in found]
     return sorted(p for p in glob.glob(str(path), recursive=True) if Path(p).is_file())
 
 
 def _is_medium(path: Path) -> bool:
+    """Return whether a path is an image or a video, by its ending."""
     suffix = path.suffix.lower()
     return path.is_file() and (suffix in image_suffixes() or is_video(str(path)))
 
 
-def _name_others(folder: Path, others: Sequence[Path]) -> None:
-    """Say what of a folder is not used: files that are neither image nor video, and folders."""
+def _log_others(folder: Path, others: Sequence[Path]) -> None:
+    """Log what is not used in a folder: other files, and folders."""
     if not others:
         return
     names = [p.name + ("/" if p.is_dir() else "") for p in others[:_SHOWN]]
     more = f" and {len(others) - _SHOWN} more" if len(others) > _SHOWN else ""
     logger.warning(
-        f"Passed over in {folder}, as neither image nor video by their names: {', '.join(names)}"
-        f"{more}. A file that is named by itself is read whatever its name."
+        f"Skipped in {folder}, because their names are not those of images or videos: "
+        f"{', '.join(names)}{more}. A file that --input names is read whatever its name."
     )
 
 
 class OutputNames:
-    """One name per source in the output folder: its own, with a number where that is taken.
+    """Names in the output folder: a source's own name, with a number if that is taken.
 
     PNG stays PNG, videos become mp4, everything else JPEG. Pictures of an earlier run are
-    replaced, but nothing in a folder that a source lies in, and neither links nor sources.
+    replaced. Links, sources, and files in a folder that contains a source are not.
     """
 
     def __init__(self, folder: Path, sources: Iterable[str]) -> None:
@@ -98,6 +102,7 @@ class OutputNames:
         self._stems: set[str] = set()
 
     def __call__(self, source: str) -> Path:
+        """Return the path of the picture for a source."""
         stem = source.replace(":", "") if is_camera(source) else Path(source).stem
         suffix = ".mp4" if is_video(source) else ".png" if _is_png(source) else ".jpg"
         for number in itertools.count(1):
@@ -110,13 +115,14 @@ class OutputNames:
         return path
 
     def _is_kept(self, path: Path) -> bool:
+        """Return whether a path must not be replaced."""
         if path.is_symlink() or not path.exists():
             return path.is_symlink()
         return self._keeps_files or _identity(path) in self._sources
 
 
 def _identity(path: Path) -> tuple[int, int]:
-    """The same for all links to a file."""
+    """Return a pair that is the same for all links to a file."""
     status = path.stat()
     return status.st_dev, status.st_ino
 

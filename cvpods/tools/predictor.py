@@ -1,19 +1,20 @@
-"""Predictor: an experiment's detector for images of any kind."""
+"""Detector of an experiment for images of any kind."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeAlias, overload
+from typing import TYPE_CHECKING, Any, TypeAlias, cast, overload
 
 import numpy as np
 import torch
 from loguru import logger
 from PIL import Image
 from torch import Tensor, nn
-from torchvision.models.detection import RetinaNet_ResNet50_FPN_Weights
 
+from cvpods.checkpoint import newest_checkpoint
+from cvpods.configs import BaseConfig
 from cvpods.data.build import test_transforms
 from cvpods.data.datasets.paths import dataset_class
 from cvpods.data.detection_utils import image_to_array, read_image, reading_options
@@ -21,19 +22,24 @@ from cvpods.engine.defaults import refuse_unsupported
 from cvpods.engine.model import autocast
 from cvpods.modeling.test_time_augmentation import TestTimeAugmentation, groups_of_one_size
 from cvpods.structures import Instances
-from cvpods.tools.common import newest_checkpoint, open_experiment, typed_weights
+from cvpods.structures.samples import Detection, Sample
 from cvpods.tools.detectors import load_detector
+from cvpods.tools.experiment import BuildModel, open_experiment
+from cvpods.tools.weights import typed_weights
 from cvpods.utils.env import select_device
 from cvpods.utils.errors import DataError
+
+if TYPE_CHECKING:
+    from cvpods.modeling.meta_arch import DenseDetector
 
 AnyImage: TypeAlias = "str | Path | Image.Image | np.ndarray | Tensor"
 
 
 class Predictor:
-    """Detector for paths, PIL images, numpy arrays and tensors; alone or in a list.
+    """Detector for paths, PIL images, numpy arrays and tensors, alone or in a list.
 
-    The model is in evaluation mode from the start, and a call changes nothing outside itself:
-    several threads may call one predictor at the same time.
+    The model is in evaluation mode, and a call changes no state: several threads may call one
+    predictor at the same time.
 
         predictor = Predictor.from_experiment("playground/atss.res50.1x", weights="x.pth")
         found = predictor("street.jpg")
@@ -42,11 +48,11 @@ class Predictor:
     Args:
         model: in evaluation: list of {"image", "height", "width"} -> list of {"instances"}.
         class_names: one per class of the model.
-        transforms: of INPUT.AUG.TEST_PIPELINES.
-        image_format: "BGR" or "RGB", what the model wants.
-        autocast: a function that makes the context for the forward pass.
-        batch_size: images of one size that are detected at once, at most.
-        one_size: the model makes images of all sizes one.
+        transforms: those of INPUT.AUG.TEST_PIPELINES.
+        image_format: channel order of the model's images, "BGR" or "RGB".
+        autocast: a function that returns the context for the forward pass.
+        batch_size: the most images of one size that are detected at once.
+        one_size: the model brings images of all sizes to one size.
         reading: keyword arguments of read_image() for image files.
     """
 
@@ -79,25 +85,25 @@ class Predictor:
         device: str | None = None,
         opts: Sequence[Any] = (),
     ) -> Predictor:
-        """The detector of an experiment's folder, tested as its config says (TEST.AUG included).
+        """Return the detector of an experiment's folder, with the config's TEST.AUG.
 
         Args:
-            weights: path or address, or a graph that pods_export wrote (x.onnx, x.pt2); None:
-                MODEL.WEIGHTS of `opts`, else the newest checkpoint in the experiment's OUTPUT_DIR.
-            device: "cuda", "cuda:1", "cpu"; None: as MODEL.DEVICE says.
+            weights: path or address, or a graph that pods_export wrote (x.onnx, x.pt2). None is
+                MODEL.WEIGHTS of `opts`, or the newest checkpoint in the experiment's OUTPUT_DIR.
+            device: "cuda", "cuda:1" or "cpu"; None is MODEL.DEVICE.
             opts: further overrides, [KEY, VALUE, KEY, VALUE, ...].
 
         Raises:
-            PodsError: the folder is no experiment, the weights do not fit, a key is wrong.
+            PodsError: the folder is not an experiment, the weights do not fit, or a key is wrong.
         """
         cfg, build_model = open_experiment(folder, opts, device)
         return cls.from_config(cfg, build_model, weights or typed_weights(cfg, opts))
 
     @classmethod
     def from_config(
-        cls, cfg: Any, build_model: Callable[[Any], nn.Module], weights: str | Path | None = None
+        cls, cfg: BaseConfig, build_model: BuildModel, weights: str | Path | None = None
     ) -> Predictor:
-        """As from_experiment(), from what an experiment's folder defines."""
+        """Return the detector of an experiment's (config, build_model); see from_experiment()."""
         refuse_unsupported(cfg)
         cfg.MODEL.DEVICE = select_device(cfg.MODEL.DEVICE)
         weights = weights or newest_checkpoint(cfg.OUTPUT_DIR)
@@ -108,7 +114,7 @@ class Predictor:
             names = class_names(cfg, num_classes) or numbered
         one_size = getattr(model, "one_size", False)
         if cfg.TEST.AUG.ENABLED:
-            model = TestTimeAugmentation.from_config(cfg, model)
+            model = TestTimeAugmentation.from_config(cfg, cast("DenseDetector", model))
         context = partial(autocast, cfg, cfg.MODEL.DEVICE.split(":")[0])
         return cls(
             model,
@@ -122,29 +128,31 @@ class Predictor:
         )
 
     @overload
-    def __call__(self, images: AnyImage) -> Instances: ...
+    def __call__(  # type: ignore[overload-overlap] # a str is a sequence of str, too
+        self, images: AnyImage
+    ) -> Instances: ...
     @overload
     def __call__(self, images: Sequence[AnyImage]) -> list[Instances]: ...
     def __call__(self, images: Any) -> Any:
-        """Detect in an image, or in several.
+        """Detect objects in an image, or in several.
 
         Args:
             images: one, or a list. Arrays are (H, W), (H, W, 1) or (H, W, 3) uint8, tensors
-                (1, H, W) or (3, H, W) uint8; both RGB. One with a dimension more is a list.
+                (1, H, W) or (3, H, W) uint8; both RGB. With one more dimension they are lists.
 
         Returns:
             Instances(pred_boxes, scores, pred_classes) on the CPU, best first, boxes in pixels of
             the image; a list of them for a list. An image's detections do not depend on the others.
 
         Raises:
-            DataError: an image cannot be read, or is none.
+            DataError: an image cannot be read, or is not an image.
         """
         if isinstance(images, (np.ndarray, Tensor)) and images.ndim == 4:
             images = list(images)
         if not isinstance(images, (list, tuple)):
             return self([images])[0]
         inputs = [self.prepare(image) for image in images]
-        outputs: dict[int, dict[str, Instances]] = {}
+        outputs: dict[int, Detection] = {}
         with torch.inference_mode():
             for group in self._groups([i["image"] for i in inputs]):
                 for start in range(0, len(group), self.batch_size):
@@ -155,15 +163,17 @@ class Predictor:
         return [_best_first(outputs[i]["instances"].to("cpu")) for i in range(len(inputs))]
 
     def _groups(self, images: Sequence[Tensor]) -> list[list[int]]:
-        """Images that may share a batch: those of one size, as padding one to another's would
-        change its detections. A graph of fixed size pads all of them alike.
+        """Return the indices of images that may share a batch.
+
+        These are images of the same size, because padding one to the size of another would change
+        its detections. A graph of fixed size pads all of them alike.
         """
         if self.one_size:
             return [list(range(len(images)))]
         return groups_of_one_size(images)
 
-    def prepare(self, image: AnyImage) -> dict[str, Any]:
-        """The model's input for an image: "image" as transformed, its own "height" and "width"."""
+    def prepare(self, image: AnyImage) -> Sample:
+        """Return the model's input: the transformed image, and the image's own height and width."""
         array = as_array(image, self.image_format, self.reading)
         height, width = array.shape[:2]
         for transform in self.transforms:
@@ -173,7 +183,7 @@ class Predictor:
 
 
 def _best_first(found: Instances) -> Instances:
-    """A copy, in the order of the scores."""
+    """Return a copy in the order of the scores."""
     return found[found.scores.argsort(descending=True, stable=True)]
 
 
@@ -186,7 +196,7 @@ def as_array(
         reading: keyword arguments of read_image().
 
     Raises:
-        DataError: not readable, or of another type, shape or dtype.
+        DataError: it cannot be read, or is of another type, shape or dtype.
     """
     if isinstance(image, (str, Path)):
         return read_image(image, image_format, **(reading or {}))
@@ -200,31 +210,37 @@ def as_array(
         array = image
     else:
         raise DataError(
-            "An image is a path, a PIL image, a numpy array (H, W, 3) or a tensor (3, H, W); "
+            "An image must be a path, a PIL image, a numpy array (H, W, 3) or a tensor (3, H, W); "
             f"got {type(image).__name__}."
         )
     if array.dtype != np.uint8:
         raise DataError(
-            f"Arrays and tensors of images hold uint8 in 0 ... 255; got {array.dtype}. Values in "
-            "0 ... 1: (image * 255).round() as uint8."
+            f"Arrays and tensors of images must hold uint8 in 0 ... 255; got {array.dtype}. For "
+            "values in 0 ... 1, pass (image * 255).round() as uint8."
         )
     array = array[..., None] if array.ndim == 2 else array
     if array.ndim != 3 or array.shape[2] not in (1, 3) or 0 in array.shape:
         kind = "(1 or 3, H, W)" if isinstance(image, Tensor) else "(H, W, 1 or 3)"
-        raise DataError(f"An image has the shape {kind}; got {tuple(image.shape)}.")
+        raise DataError(f"An image must have the shape {kind}; got {tuple(image.shape)}.")
     array = np.broadcast_to(array, (*array.shape[:2], 3))
     return np.array(array[..., ::-1] if image_format == "BGR" else array, order="C")
 
 
 def coco_class_names() -> list[str]:
-    """COCO's 80 classes in the order of their ids, as torchvision's weights name them."""
+    """Return COCO's 80 classes in the order of their ids, as torchvision's weights name them."""
+    from torchvision.models.detection import RetinaNet_ResNet50_FPN_Weights
+
     listed = RetinaNet_ResNet50_FPN_Weights.COCO_V1.meta["categories"]
     return [name for name in listed if name not in ("__background__", "N/A")]
 
 
-def class_names(cfg: Any, num_classes: int | None) -> list[str]:
-    """COCO's names, or those of another test data set where it is at hand; [] where there are
-    none, or not so many as classes.
+def class_names(cfg: BaseConfig, num_classes: int | None) -> list[str]:
+    """Return the class names of the first test data set.
+
+    COCO's are known without its files.
+
+    Returns:
+        [] if the data set is not found, or has another number of classes than `num_classes`.
     """
     dataset = next(iter(cfg.DATASETS.TEST), "")
     names = coco_class_names() if dataset.startswith("coco_") else []

@@ -1,4 +1,4 @@
-"""The detections that evaluations of an experiment have left in OUTPUT_DIR."""
+"""Detections that evaluations of an experiment have written to OUTPUT_DIR."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 
 from loguru import logger
 
+from cvpods.configs import BaseConfig
 from cvpods.engine.testing import dataset_folder, inference_folder
 from cvpods.evaluation.provenance import describe, describe_weights, read_provenance
 from cvpods.utils.errors import DataError
@@ -18,14 +19,14 @@ DETECTIONS = "coco_instances_results.json"
 
 @dataclass(frozen=True)
 class Results:
-    """Detections of one evaluation on one data set, and where they come from ({} if unknown)."""
+    """Detections of one evaluation on one data set, and their provenance ({} if unknown)."""
 
     path: Path
     provenance: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
     def of_file(cls, path: Path) -> Results:
-        """Describe a file of detections; its results.json lies beside it or one folder above."""
+        """Return the results of a file; results.json lies beside it or one folder above."""
         return cls(path, read_provenance(path.parent) or read_provenance(path.parent.parent))
 
     def caption(self, name: str) -> list[str]:
@@ -34,7 +35,7 @@ class Results:
         return describe(self.provenance, [name]) if known else [f"Detections: {self.path}"]
 
     def covers(self, name: str) -> bool:
-        """Tell whether these are detections on the data set `name`, as far as that is known."""
+        """Return whether these are detections on the data set `name`, as far as that is known."""
         folder, names = self.path.parent.name, list(self.provenance.get("datasets", ()))
         if folder in names or len(names) > 1:
             return folder == name
@@ -48,10 +49,10 @@ class Results:
         return f"{self.path} ({weights}, {self.provenance['date']})"
 
 
-def find_results(cfg: Any, name: str) -> list[Results]:
+def find_results(cfg: BaseConfig, name: str) -> list[Results]:
     """Return all results on the data set `name` in OUTPUT_DIR.
 
-    Those with test-time augmentation as cfg.TEST.AUG says come first, then the newest.
+    Those that agree with cfg.TEST.AUG (test-time augmentation or not) come first, then the newest.
     """
     output = Path(cfg.OUTPUT_DIR)
     paths = [p for top in ("inference", "inference_TTA") for p in (output / top).rglob(DETECTIONS)]
@@ -64,11 +65,13 @@ def find_results(cfg: Any, name: str) -> list[Results]:
     return sorted(found, key=preference, reverse=True)
 
 
-def choose_results(cfg: Any, name: str, given: str | None = None, sha256: str = "") -> Results:
+def choose_results(
+    cfg: BaseConfig, name: str, given: str | None = None, sha256: str = ""
+) -> Results:
     """Return the results to work with, and name the others in the log.
 
     Args:
-        given: the file that --results names; it is taken as it is.
+        given: the file that --results names; it is used as it is.
         sha256: prefer results of the weights with these first digits.
 
     Raises:

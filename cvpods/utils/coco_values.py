@@ -1,7 +1,7 @@
-"""Values of COCO's json format, read the way people's tools write them.
+"""Readers of values in COCO's json format, in the forms that common tools write.
 
 Each reader returns the value in its plain type, or raises ValueError with the reason. The data
-sets, the data check and the evaluation read through these, so that they agree on every file.
+sets, the data check and the evaluation use these readers, so that they agree on every file.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-# Coordinates at or beyond this are treated like infinite ones; no image is that large.
+# Coordinates of this size or more are treated as infinite; images are never that large.
 LARGEST_COORDINATE = 1e7
 LARGEST_AREA = 1e10
 _FLAGS = {None: False, 0: False, 1: True, "0": False, "1": True, "false": False, "true": True}
@@ -22,7 +22,7 @@ def read_number(value: Any) -> float:
     """Return a number, or a number that is written as text, as a float.
 
     Raises:
-        ValueError: it is neither.
+        ValueError: the value is neither.
     """
     plain = isinstance(value, (int, float)) and not isinstance(value, bool)
     try:
@@ -37,7 +37,7 @@ def read_id(value: Any) -> int | str:
     """Return an id: a whole number of any size, or a text. 908400416500.0 becomes an int.
 
     Raises:
-        ValueError: it is neither.
+        ValueError: the value is neither.
     """
     if isinstance(value, str):
         return check_text(value)
@@ -52,7 +52,7 @@ def read_side(value: Any) -> int:
     """Return an image's height or width in pixels: a whole number above 0, as number or text.
 
     Raises:
-        ValueError: it is neither, or an absurd one.
+        ValueError: the value is neither, or is 10^6 or more.
     """
     number = read_number(value)
     if not (number.is_integer() and 0 < number < 10**6):
@@ -64,7 +64,7 @@ def read_flag(value: Any) -> bool:
     """Return "iscrowd" or "ignore" as a bool: 0, 1, true, false, or absent (null).
 
     Raises:
-        ValueError: it is anything else.
+        ValueError: the value is anything else.
     """
     try:
         return _FLAGS[value.lower() if isinstance(value, str) else value]
@@ -73,10 +73,10 @@ def read_flag(value: Any) -> bool:
 
 
 def read_box(bbox: Any) -> list[float]:
-    """Return x, y, width, height as floats; they may be of any size, infinite or NaN.
+    """Return x, y, width, height as floats. They may be of any size, infinite or NaN.
 
     Raises:
-        ValueError: it is not a list of four numbers, written as numbers or as texts.
+        ValueError: the value is not a list of four numbers, written as numbers or as texts.
     """
     if not isinstance(bbox, (list, tuple)):
         raise ValueError(f"it must be a list x, y, width, height; got {bbox!r:.60}")
@@ -86,9 +86,10 @@ def read_box(bbox: Any) -> list[float]:
 
 
 def read_area(value: Any, box: list[float]) -> float:
-    """Return "area" in square pixels; the box's own if it is absent, not a number, 0 or absurd.
+    """Return "area" in square pixels, or the area of the box if the value is not usable.
 
-    At most 1e10: COCO's code counts no object beyond, not even as one of any size.
+    A usable area is a number above 0 and at most 1e10. COCO's code ignores larger objects, even
+    among objects of all sizes.
     """
     try:
         area = read_number(value)
@@ -98,21 +99,21 @@ def read_area(value: Any, box: list[float]) -> float:
 
 
 def has_area(box: list[float]) -> bool:
-    """Return whether x, y, width, height are finite and of positive size."""
+    """Return True if x, y, width, height are finite and the size is positive."""
     x, y, width, height = box
     limit = LARGEST_COORDINATE  # the comparisons also refuse infinity and NaN
     return abs(x) < limit and abs(y) < limit and 0 < width < limit and 0 < height < limit
 
 
-def by_number(known: Iterable[int | str]) -> dict[int, int | str]:
+def ids_by_number(known: Iterable[int | str]) -> dict[int, int | str]:
     """Return {number: id} of the ids that are numbers, or texts of numbers such as "007"."""
     return {number: id_ for id_ in known if (number := whole_number(id_)) is not None}
 
 
 def category_order(ids: Iterable[int | str]) -> list[int | str]:
-    """Return category ids in the order of the model's classes: ascending.
+    """Return category ids in ascending order, which is the order of the model's classes.
 
-    Texts that are whole numbers are ordered as numbers ("2" before "10").
+    If all ids are whole numbers or texts of them, they are ordered as numbers ("2" before "10").
     """
     ids = list(ids)
     if all(whole_number(id_) is not None for id_ in ids):
@@ -121,7 +122,7 @@ def category_order(ids: Iterable[int | str]) -> list[int | str]:
 
 
 def names_of(records: Mapping[Any, Mapping[str, Any]]) -> dict[Any, str]:
-    """Return {category id: name}; a name that occurs twice is followed by the id."""
+    """Return {category id: name}. The id is added to a name that occurs more than once."""
     counts = Counter(record["name"] for record in records.values())
     return {
         id_: record["name"] if counts[record["name"]] == 1 else f"{record['name']} (id {id_})"
@@ -140,7 +141,7 @@ def check_text(value: Any) -> str:
     """Return a text that can be written to files and used in paths.
 
     Raises:
-        ValueError: it is not a text, or it holds NUL or half of a surrogate pair.
+        ValueError: the value is not a text, or it holds NUL or half of a surrogate pair.
     """
     if not isinstance(value, str):
         raise ValueError(f"{value!r:.60} is not a text")
@@ -150,14 +151,17 @@ def check_text(value: Any) -> str:
 
 
 def whole_number(id_: int | str) -> int | None:
-    """Return the number that an id is or is written as ("7", "007", "7.0"), otherwise None."""
+    """Return the number of an id, also of a text ("7", "007", "7.0"); None for any other id."""
     if isinstance(id_, int):
         return id_
     return int(id_.partition(".")[0]) if _WHOLE.fullmatch(id_) else None
 
 
 def polygon_box(segmentation: Any) -> list[float] | None:
-    """Return x, y, width, height around polygons [[x, y, x, y, ...], ...]; None for others."""
+    """Return the box (x, y, width, height) around polygons [[x, y, x, y, ...], ...].
+
+    It is None for anything but polygons around an area.
+    """
     if not isinstance(segmentation, list) or not segmentation:
         return None
     try:

@@ -1,4 +1,4 @@
-"""Thin helpers over torch.distributed that also work without a process group."""
+"""Thin functions over torch.distributed that also work without a process group."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from torch.nn.parallel import DataParallel, DistributedDataParallel
 DDP_TYPES = (DistributedDataParallel,)
 DP_TYPES = (DataParallel, DistributedDataParallel)
 
-# How long a rank waits for another that is still at work, say scoring; one that died is noticed at
-# once, because its connections close.
+# Longest time that a rank waits for another rank that still works, for example on the evaluation. A
+# rank that died is noticed at once, because its connections close.
 _PATIENCE = datetime.timedelta(days=1)
-_CONTROL: dict[Any, Any] = {}
+_CONTROL: dict[dist.ProcessGroup | None, Any] = {}
 
 
 def _initialized() -> bool:
@@ -26,51 +26,51 @@ def _initialized() -> bool:
 
 
 def get_world_size() -> int:
-    """Number of processes that train together."""
+    """Return the number of processes that train together."""
     return dist.get_world_size() if _initialized() else 1
 
 
 def get_rank() -> int:
-    """Index of this process among all processes."""
+    """Return the index of this process among all processes."""
     return dist.get_rank() if _initialized() else 0
 
 
 def get_local_rank() -> int:
-    """Index of this process on its machine."""
+    """Return the index of this process among those of its machine."""
     return int(os.environ.get("LOCAL_RANK", 0)) if _initialized() else 0
 
 
 def get_local_size() -> int:
-    """Number of processes on this machine."""
+    """Return the number of processes on this machine."""
     return int(os.environ.get("LOCAL_WORLD_SIZE", 1)) if _initialized() else 1
 
 
 def is_main_process() -> bool:
-    """True on rank 0."""
+    """Return True on rank 0."""
     return get_rank() == 0
 
 
-def _control_group() -> Any:
-    """A group of all ranks for objects and for waiting: over CPUs (gloo), and patient.
+def _control_group() -> dist.ProcessGroup:
+    """Return the group of all ranks for objects and for waiting, which uses gloo on the CPU.
 
-    The default group's timeout is made for the steps of training; a wait for rank 0's scoring may
-    be longer. The first call makes the group, on all ranks.
+    The default group's timeout suits the steps of training; rank 0's evaluation may take longer.
+    The first call makes the group; every rank must make it.
     """
     world = dist.group.WORLD
     if world not in _CONTROL:
-        _CONTROL.clear()  # of a group that is gone
+        _CONTROL.clear()  # its group no longer exists
         _CONTROL[world] = dist.new_group(backend="gloo", timeout=_PATIENCE)
     return _CONTROL[world]
 
 
 def synchronize() -> None:
-    """Wait for every process, however long it takes; an error names those that are gone."""
+    """Wait for every process, up to a day. An error names the processes that are gone."""
     if get_world_size() > 1:
         dist.monitored_barrier(_control_group(), timeout=_PATIENCE, wait_all_ranks=True)
 
 
 def all_gather(data: Any) -> list[Any]:
-    """Return [data of rank 0, data of rank 1, ...] on every rank; `data` must pickle."""
+    """Return [data of rank 0, data of rank 1, ...] on every rank; `data` must be picklable."""
     if get_world_size() == 1:
         return [data]
     gathered: list[Any] = [None] * get_world_size()
@@ -79,7 +79,7 @@ def all_gather(data: Any) -> list[Any]:
 
 
 def gather(data: Any, dst: int = 0) -> list[Any]:
-    """Return the data of all ranks on rank `dst`, [] on the others."""
+    """Return the data of all ranks on rank `dst`, and [] on the other ranks."""
     if get_world_size() == 1:
         return [data]
     gathered = [None] * get_world_size() if get_rank() == dst else None
@@ -88,24 +88,28 @@ def gather(data: Any, dst: int = 0) -> list[Any]:
 
 
 def gather_list(items: list[Any], chunk: int = 20_000) -> list[Any]:
-    """Return the lists of all ranks joined in their order on rank 0, [] on the others.
+    """Return the lists of all ranks, joined in the order of ranks, on rank 0; [] on the others.
 
-    At most `chunk` items of each rank travel at once, so that memory stays bounded.
+    Each rank sends at most `chunk` items at once, so that memory stays bounded.
     """
     if get_world_size() == 1:
         return items
     joined: list[list[Any]] = [[] for _ in range(get_world_size())]
     for index in range(max(all_gather(math.ceil(len(items) / chunk)))):
         parts = gather(items[index * chunk : (index + 1) * chunk])
-        for whole, part in zip(joined, parts, strict=False):
-            whole.extend(part)
-    return [item for whole in joined for item in whole]
+        for items_of_rank, part in zip(joined, parts, strict=False):
+            items_of_rank.extend(part)
+    return [item for items_of_rank in joined for item in items_of_rank]
 
 
 def all_reduce(tensor: Tensor, op: str = "sum") -> Tensor:
-    """Return `tensor` reduced over the ranks ("sum" or "mean"); alone, `tensor` itself."""
+    """Return a new tensor reduced over the ranks ("sum" or "mean"); for one rank, `tensor` itself.
+
+    Raises:
+        ValueError: `op` is another one.
+    """
     if op not in ("sum", "mean"):
-        raise ValueError(f"all_reduce: op must be 'sum' or 'mean', got {op!r}.")
+        raise ValueError(f"all_reduce: op must be 'sum' or 'mean'; got {op!r}.")
     world_size = get_world_size()
     if world_size == 1:
         return tensor
@@ -115,7 +119,11 @@ def all_reduce(tensor: Tensor, op: str = "sum") -> Tensor:
 
 
 def reduce_dict(values: dict[str, Tensor], average: bool = True) -> dict[str, Tensor]:
-    """Reduce a dict of scalars over the ranks; all ranks must hold the same keys."""
+    """Return a dict of scalars reduced over the ranks, which must all have the same keys.
+
+    Args:
+        average: return the mean over the ranks instead of the sum.
+    """
     if get_world_size() == 1:
         return values
     names = sorted(values)
@@ -126,6 +134,6 @@ def reduce_dict(values: dict[str, Tensor], average: bool = True) -> dict[str, Te
 
 
 def shared_random_seed() -> int:
-    """Return one random seed, the same on all ranks."""
+    """Return a random seed that is the same on all ranks."""
     seed = int.from_bytes(os.urandom(4), "little")
     return all_gather(seed)[0]

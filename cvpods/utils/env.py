@@ -1,4 +1,4 @@
-"""What the machine is, and the seeds of its random generators."""
+"""Description of the machine and its devices, and state of the random generators."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ import platform
 import random
 import sys
 from collections.abc import Sequence
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-import torchvision
 from loguru import logger
 from tabulate import tabulate
 from torch import Tensor
@@ -21,7 +21,7 @@ from cvpods.utils.errors import ConfigError
 
 
 def seed_all_rng(seed: int | None = None) -> int:
-    """Seed python, numpy and torch; without a seed, draw one. Returns the seed."""
+    """Seed Python, numpy and torch, and return the seed; None draws a random one."""
     if seed is None:
         seed = int.from_bytes(os.urandom(4), "little") % 2**31
     random.seed(seed)
@@ -31,11 +31,15 @@ def seed_all_rng(seed: int | None = None) -> int:
 
 
 def get_rng_state() -> dict[str, Any]:
-    """States of all random generators, as tensors, numbers and tuples (loadable `weights_only`)."""
+    """Return the states of all random generators.
+
+    They are tensors, numbers and tuples, which torch.load reads with `weights_only`.
+    """
     name, keys, position, has_gauss, cached = np.random.get_state()
+    numbers = torch.from_numpy(np.asarray(keys, dtype=np.int64))
     state: dict[str, Any] = {
         "python": random.getstate(),
-        "numpy": (name, torch.from_numpy(keys.astype(np.int64)), position, has_gauss, cached),
+        "numpy": (name, numbers, position, has_gauss, cached),
         "torch": torch.get_rng_state(),
     }
     if torch.cuda.is_available():
@@ -44,7 +48,7 @@ def get_rng_state() -> dict[str, Any]:
 
 
 def set_rng_state(state: dict[str, Any]) -> None:
-    """Restore what `get_rng_state` returned."""
+    """Restore the states that get_rng_state() returned."""
     version, internal, gauss = state["python"]
     random.setstate((version, tuple(internal), gauss))
     name, keys, position, has_gauss, cached = state["numpy"]
@@ -55,25 +59,25 @@ def set_rng_state(state: dict[str, Any]) -> None:
 
 
 def get_torch_rng_state() -> list[Tensor]:
-    """States of torch's generators alone, the CPU's first: what forward passes draw from."""
+    """Return the states of torch's generators, the CPU's first. Forward passes draw from these."""
     cuda = [torch.cuda.get_rng_state()] if torch.cuda.is_available() else []
     return [torch.get_rng_state(), *cuda]
 
 
 def set_torch_rng_state(states: Sequence[Tensor]) -> None:
-    """Restore what get_torch_rng_state() returned; a state without its device is passed over."""
+    """Restore the states that get_torch_rng_state() returned; skip that of a missing GPU."""
     torch.set_rng_state(states[0].cpu())
     if len(states) > 1 and torch.cuda.is_available():
         torch.cuda.set_rng_state(states[1].cpu())
 
 
 def collect_env_info() -> str:
-    """A table of versions and devices for the log."""
+    """Return a table of versions and devices for the log."""
     rows = [
         ("python", sys.version.split()[0]),
         ("platform", platform.platform()),
         ("torch", torch.__version__),
-        ("torchvision", torchvision.__version__),
+        ("torchvision", metadata.version("torchvision")),
         ("numpy", np.__version__),
         ("CPU threads", torch.get_num_threads()),
         ("CUDA", torch.version.cuda if torch.cuda.is_available() else "not available"),
@@ -83,7 +87,7 @@ def collect_env_info() -> str:
 
 
 def processor(device: str = "cpu") -> str:
-    """What computes, for people: the GPU's name, or the CPU's with the number of its cores."""
+    """Return the name of a GPU, or of the CPU with the number of its cores, for people."""
     if device != "cpu":
         return torch.cuda.get_device_name(device) if torch.cuda.is_available() else device
     name = platform.processor() or platform.machine()
@@ -95,7 +99,7 @@ def processor(device: str = "cpu") -> str:
 
 
 def has_gpus() -> bool:
-    """Return whether torch can use a CUDA GPU of this machine."""
+    """Return True if torch can use a CUDA GPU of this machine."""
     return torch.cuda.is_available() and torch.cuda.device_count() > 0
 
 
@@ -103,7 +107,7 @@ def check_gpus(count: int) -> None:
     """Check that this machine has `count` CUDA GPUs; 0 stands for the CPU.
 
     Raises:
-        ConfigError: it has fewer, or the number is negative.
+        ConfigError: the machine has fewer GPUs, or the number is negative.
     """
     found = torch.cuda.device_count() if has_gpus() else 0
     if count < 0:
@@ -119,21 +123,23 @@ def check_gpus(count: int) -> None:
         )
 
 
-def select_device(wanted: str = "cuda") -> str:
-    """Return `wanted`, or "cpu" with a line in the log when CUDA is wanted but not available.
+def select_device(requested: str = "cuda") -> str:
+    """Return `requested`, or log a line and return "cpu" if CUDA is requested but not available.
 
     Raises:
         ConfigError: torch does not know the device, or this machine does not have it.
     """
     try:
-        device = torch.device(wanted)
+        device = torch.device(requested)
         if device.type == "cuda" and not torch.cuda.is_available():
-            logger.info(f"MODEL.DEVICE {wanted}: CUDA is not available here; running on the CPU.")
+            logger.info(
+                f"MODEL.DEVICE {requested}: CUDA is not available here; running on the CPU."
+            )
             return "cpu"
         torch.empty(1, device=device).item()
     except (RuntimeError, AssertionError, ImportError) as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0].split(". ")[0]
         raise ConfigError(
-            f"MODEL.DEVICE {wanted!r} cannot be used: {reason}. Use 'cuda', 'cuda:1' or 'cpu'."
+            f"MODEL.DEVICE {requested!r} cannot be used: {reason}. Use 'cuda', 'cuda:1' or 'cpu'."
         ) from None
-    return wanted
+    return requested

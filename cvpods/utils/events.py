@@ -6,13 +6,17 @@ import statistics
 from collections import deque
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from loguru import logger
 
 from cvpods.utils.logger import log_first_n
 
-# Images that wait for a writer, at most: the oldest ones make room.
+if TYPE_CHECKING:
+    import numpy as np
+    from torch import Tensor
+
+# Largest number of images that wait for a writer. Beyond it, the oldest ones are dropped.
 _MAX_IMAGES = 64
 _STACK: list[EventStorage] = []
 
@@ -24,7 +28,7 @@ def get_event_storage() -> EventStorage:
 
 
 class History:
-    """The last values of one scalar, and the mean of all of them."""
+    """The last values of one scalar, and the mean of all its values."""
 
     def __init__(self, max_length: int = 1000) -> None:
         self._values: deque[tuple[float, int]] = deque(maxlen=max_length)
@@ -32,35 +36,42 @@ class History:
         self._sum = 0.0
 
     def update(self, value: float, iteration: int) -> None:
+        """Add a value."""
         self._values.append((value, iteration))
         self._count += 1
         self._sum += value
 
     def latest(self) -> float:
+        """Return the last value."""
         return self._values[-1][0]
 
     def latest_iter(self) -> int:
+        """Return the iteration of the last value."""
         return self._values[-1][1]
 
     def entries(self, size: int) -> list[tuple[float, int]]:
+        """Return the last `size` pairs (value, iteration)."""
         return list(self._values)[-size:]
 
     def after(self, iteration: int) -> dict[int, float]:
-        """Return {iteration: its last value} of the iterations after the given one."""
+        """Return {iteration: last value in it} for the iterations after a given one."""
         return {i: value for value, i in self._values if i > iteration}
 
     def window(self, size: int, end: int | None = None) -> list[float]:
-        """Return the last values, of iterations up to `end` (included)."""
+        """Return the last values of the iterations up to `end` (included)."""
         values = [value for value, i in self._values if end is None or i <= end]
         return values[-size:]
 
     def median(self, window_size: int, end: int | None = None) -> float:
+        """Return the median of window()."""
         return statistics.median(self.window(window_size, end))
 
     def avg(self, window_size: int) -> float:
+        """Return the mean of the last values."""
         return statistics.fmean(self.window(window_size))
 
     def global_avg(self) -> float:
+        """Return the mean of all values."""
         return self._sum / max(self._count, 1)
 
 
@@ -70,7 +81,7 @@ class EventStorage(AbstractContextManager):
     Attributes:
         results: names of the metrics of evaluations, see put_results().
         written: the last iteration at which the writers wrote every scalar.
-        keeps_images: whether a writer takes images; without one they are dropped.
+        keeps_images: keep images for a writer; otherwise, drop them.
     """
 
     def __init__(self, start_iter: int = 0, window_size: int = 20) -> None:
@@ -78,19 +89,19 @@ class EventStorage(AbstractContextManager):
         self.window_size = window_size
         self.written = start_iter - 1
         self._histories: dict[str, History] = {}
-        # The first iteration of the latest ones in a row at which each scalar was recorded.
+        # Start of the current row of consecutive iterations at which each scalar was recorded.
         self._since: dict[str, int] = {}
         self._smooth: dict[str, bool] = {}
         self.results: set[str] = set()
         self.keeps_images = True
-        self.images: deque[tuple[str, Any, int]] = deque(maxlen=_MAX_IMAGES)
+        self.images: deque[tuple[str, Tensor | np.ndarray, int]] = deque(maxlen=_MAX_IMAGES)
 
     def put_scalar(self, name: str, value: float, smoothing_hint: bool | None = None) -> None:
         """Record `value` for `name` at the current iteration.
 
         Args:
-            smoothing_hint: whether the log and metrics.json show the median over the window
-                instead of the latest value. None: the median if the name contains "loss".
+            smoothing_hint: show the median over the window in the log and in metrics.json, instead
+                of the latest value. None: show the median if the name contains "loss".
 
         Raises:
             ValueError: the value is not a number, or the name is "iteration".
@@ -113,7 +124,7 @@ class EventStorage(AbstractContextManager):
     def put_results(self, results: Mapping[str, float]) -> None:
         """Record the metrics of an evaluation, which progress lines do not repeat.
 
-        A result that is not a number is named in the log and left out.
+        The log names a result that is not a number, which is then left out.
         """
         for name, value in results.items():
             try:
@@ -122,7 +133,7 @@ class EventStorage(AbstractContextManager):
             except ValueError as error:
                 logger.warning("The evaluation's result is not recorded. {}", error)
 
-    def put_image(self, name: str, image: Any) -> None:
+    def put_image(self, name: str, image: Tensor | np.ndarray) -> None:
         """Queue an image, (3, H, W) or (H, W, 3), for the TensorBoard writer.
 
         Raises:
@@ -132,27 +143,33 @@ class EventStorage(AbstractContextManager):
         if not self.keeps_images:
             return
         if len(self.images) == _MAX_IMAGES:
-            text = f"More than {_MAX_IMAGES} images wait to be written: the oldest are left out."
+            text = f"More than {_MAX_IMAGES} images wait to be written: the oldest are dropped."
             log_first_n("WARNING", text)
         self.images.append((str(name), image, self.iter))
 
     def history(self, name: str) -> History:
+        """Return the history of a scalar.
+
+        Raises:
+            KeyError: no scalar of that name was recorded.
+        """
         if name not in self._histories:
-            raise KeyError(f"No scalar named '{name}' was recorded; there are: {self.names()}")
+            raise KeyError(f"No scalar named '{name}' was recorded; recorded: {self.names()}")
         return self._histories[name]
 
     def names(self) -> list[str]:
+        """Return the names of all scalars, sorted."""
         return sorted(self._histories)
 
     def latest(self) -> dict[str, tuple[float, int]]:
-        """Return {name: (latest value, the iteration it was recorded at)}."""
+        """Return {name: (latest value, the iteration at which it was recorded)}."""
         return {n: (h.latest(), h.latest_iter()) for n, h in self._histories.items()}
 
-    def shown(self, name: str, window_size: int, iteration: int | None = None) -> float:
-        """Return the value that people read: the median over the window, or the latest value.
+    def display_value(self, name: str, window_size: int, iteration: int | None = None) -> float:
+        """Return the value for the log: the median over the window, or the latest value.
 
         Args:
-            iteration: the value that was read then, instead of now.
+            iteration: return the value as of this iteration, instead of the current one.
         """
         history = self.history(name)
         smooth = self._smooth.get(name, "loss" in name)
@@ -162,32 +179,37 @@ class EventStorage(AbstractContextManager):
         """Return the values of a scalar after an iteration, see History.after()."""
         return self.history(name).after(iteration)
 
-    def occasional(self) -> set[str]:
+    def occasional_names(self) -> set[str]:
         """Return the names recorded at this iteration whose value must be written now.
 
-        These are the results of evaluations, and what was not recorded at every iteration since
-        the writers wrote every scalar.
+        These are the results of evaluations, and the scalars that were not recorded at every
+        iteration since the writers last wrote every scalar.
         """
         new = {n for n, h in self._histories.items() if h.latest_iter() == self.iter}
         return {n for n in new if n in self.results or self._is_late(self._since.get(n, 0))}
 
     def _is_late(self, since: int) -> bool:
-        """Return whether a scalar is not of those that are recorded at every iteration so far."""
+        """Return True if a scalar was not recorded at every iteration so far.
+
+        Args:
+            since: start of its current row of consecutive iterations.
+        """
         appeared_after_the_writers = since == self.iter == self.written
         return since > self.written + 1 or appeared_after_the_writers
 
-    def ended(self) -> set[str]:
+    def ended_names(self) -> set[str]:
         """Return the names recorded at the iteration before, but not at this one."""
         return {n for n, h in self._histories.items() if h.latest_iter() == self.iter - 1}
 
     def step(self) -> None:
+        """Move to the next iteration."""
         self.iter += 1
 
     def windows(self, end: int | None = None) -> dict[str, list[tuple[float, int]]]:
         """Return the last `window_size` (value, iteration) of each scalar, for a checkpoint.
 
         Args:
-            end: leave out what was recorded at this iteration or later.
+            end: leave out values recorded at this iteration or later.
         """
         found = {}
         for name, history in self._histories.items():
@@ -197,7 +219,7 @@ class EventStorage(AbstractContextManager):
         return found
 
     def hints(self) -> dict[str, Any]:
-        """Return how the scalars are shown, for a checkpoint."""
+        """Return the settings that decide how scalars are shown and written, for a checkpoint."""
         return {
             "smooth": dict(self._smooth),
             "results": sorted(self.results),
@@ -210,7 +232,7 @@ class EventStorage(AbstractContextManager):
         windows: Mapping[str, Sequence[tuple[float, int]]],
         hints: Mapping[str, Any] | None = None,
     ) -> None:
-        """Record what windows() and hints() returned."""
+        """Record the values that windows() and hints() returned."""
         for name, entries in windows.items():
             history = self._histories.setdefault(name, History())
             for value, iteration in entries:

@@ -1,4 +1,4 @@
-"""Files that users name: regular ones only, texts in UTF-8."""
+"""Checks and readers of files that users name: regular files only, and texts in UTF-8."""
 
 from __future__ import annotations
 
@@ -10,11 +10,13 @@ from urllib.parse import unquote
 
 
 def check_regular(path: str | Path) -> None:
-    """Refuse what is not a regular file before it is opened: a named pipe would block for ever.
+    """Refuse a path that is not a regular file, before it is opened.
+
+    Opening a named pipe would block forever.
 
     Raises:
-        FileNotFoundError: it does not exist.
-        OSError: it is a folder, a pipe, a device or a socket.
+        FileNotFoundError: the file does not exist.
+        OSError: the path is a folder, a pipe, a device or a socket.
     """
     mode = os.stat(path).st_mode
     if not stat.S_ISREG(mode):
@@ -27,14 +29,14 @@ def read_text(path: str | Path) -> str:
     """Return the text of a regular file in UTF-8, without the byte order mark at its start.
 
     Raises:
-        OSError, UnicodeDecodeError: it cannot be read.
+        OSError, UnicodeDecodeError: the file cannot be read.
     """
     check_regular(path)
     return Path(path).read_text(encoding="utf-8-sig")
 
 
 def describe_encoding(path: str | Path) -> str:
-    """Return what a file is and what to do if it is not plain UTF-8 text, otherwise ""."""
+    """Return the kind of a file that is not plain UTF-8 text, and a remedy; otherwise ""."""
     starts = {
         b"\x1f\x8b": "it is compressed by gzip; unpack it",
         b"PK\x03\x04": "it is a zip archive; unpack it",
@@ -47,15 +49,15 @@ def describe_encoding(path: str | Path) -> str:
             start = file.read(4)
     except OSError:
         return ""
-    return next((said for sign, said in starts.items() if start.startswith(sign)), "")
+    return next((text for sign, text in starts.items() if start.startswith(sign)), "")
 
 
 def existing_name(root: Path, name: str) -> str:
-    """Return the notation of a file's name under which it exists below `root`.
+    """Return the spelling of a file's name under which it exists below `root`.
 
-    Windows' tools write cam\\1.jpg for cam/1.jpg, tools of the web cam%201.jpg for cam 1.jpg, and
-    macOS stores accents apart from their letters. A name that exists in no notation is returned as
-    it is.
+    Windows tools write cam\\1.jpg for cam/1.jpg, web tools write cam%201.jpg for cam 1.jpg, and
+    macOS stores accents separately from their letters. A name that does not exist in any spelling
+    is returned as it is.
     """
     if name.isascii() and "\\" not in name and "%" not in name:
         return name
@@ -67,7 +69,7 @@ def existing_name(root: Path, name: str) -> str:
 
 
 def is_file(path: Path) -> bool:
-    """Return whether a path names a regular file; False for names that no system takes."""
+    """Return True if a path names a regular file; False for names that a system refuses."""
     try:
         return path.is_file()
     except (OSError, ValueError):

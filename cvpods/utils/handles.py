@@ -1,4 +1,4 @@
-"""Open files: how many the loaders' workers need, and errors that say that there are too many."""
+"""Limit of open files that the loaders' workers need, and errors about too many open files."""
 
 from __future__ import annotations
 
@@ -8,63 +8,65 @@ import os
 import sys
 import threading
 
-from loguru import logger
-
 from cvpods.utils.errors import ConfigError, PodsError
 
 try:
     import resource
-except ImportError:  # on Windows, which has no such limit
+except ImportError:  # Windows does not have this limit
     resource = None  # type: ignore[assignment]
 
 _SIGNS = ("Too many open files", "received 0 items of ancdata")
-# What a process without loaders has open, and what it takes to start a worker.
+# Files that a process without loaders has open, and files that the start of a worker needs.
 _BASE, _PER_WORKER = 32, 8
-# An image on its way from a worker: its pixels, boxes, classes, and one to spare; two batches each.
+# Files of an image on its way from a worker: its pixels, boxes, classes and one spare, each for two
+# batches.
 _PER_IMAGE = 8
 
 
-def provide_handles(workers: int, images: int) -> None:
-    """Raise this process' limit of open files to what a loader needs, as far as it may.
+def raise_handle_limit(workers: int, images: int) -> None:
+    """Raise this process' limit of open files to what a loader needs, as far as allowed.
 
     Args:
-        images: images that a worker loads at once.
+        images: number of images that a worker loads at once.
 
     Raises:
-        ConfigError: the workers cannot even be started.
+        ConfigError: the limit is too low to start the workers.
     """
     if resource is None or workers == 0:
         return
-    wanted = _BASE + workers * (_PER_WORKER + _PER_IMAGE * images)
+    needed = target = _BASE + workers * (_PER_WORKER + _PER_IMAGE * images)
     now, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     if most != resource.RLIM_INFINITY:
-        wanted = min(wanted, most)
-    if now != resource.RLIM_INFINITY and now < wanted:
-        with contextlib.suppress(ValueError, OSError):  # above a limit of the system's own
-            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, most))
-            now = wanted
+        target = min(target, most)
+    if now != resource.RLIM_INFINITY and now < target:
+        with contextlib.suppress(ValueError, OSError):  # the system has a lower limit of its own
+            resource.setrlimit(resource.RLIMIT_NOFILE, (target, most))
+            now = target
     if 0 <= now < _BASE + workers * _PER_WORKER:
         raise ConfigError(describe_handles())
-    _remember(now, _BASE + workers * (_PER_WORKER + _PER_IMAGE * images))
+    _record_scarcity(now, needed)
 
 
-_SCARCE = False
+_scarce = False
 
 
-def _remember(now: int, wanted: int) -> None:
-    global _SCARCE
-    _SCARCE = 0 <= now < wanted
-    if _SCARCE:
-        logger.warning(f"About {wanted} files may be open at once. {describe_handles()}")
+def _record_scarcity(now: int, needed: int) -> None:
+    """Remember whether the limit `now` is below the number of files that loaders need."""
+    global _scarce
+    _scarce = 0 <= now < needed
+    if _scarce:
+        from loguru import logger
+
+        logger.warning(f"About {needed} files may be open at once. {describe_handles()}")
 
 
-def scarce_handles() -> str:
-    """Return a sentence for the error of a worker that died, when open files were scarce."""
-    return f" Or: {describe_handles()}" if _SCARCE else ""
+def scarcity_hint() -> str:
+    """Return a sentence for the error of a dead worker if the limit is too low, otherwise ""."""
+    return f" Or: {describe_handles()}" if _scarce else ""
 
 
 def is_out_of_handles(error: BaseException) -> bool:
-    """Return whether an error, or one that it came from, says that too many files are open."""
+    """Return True if an error, or one of its causes, says that too many files are open."""
     seen: BaseException | None = error
     while seen is not None:
         if isinstance(seen, OSError) and seen.errno in (errno.EMFILE, errno.ENFILE):
@@ -77,7 +79,7 @@ def is_out_of_handles(error: BaseException) -> bool:
 
 
 def describe_handles() -> str:
-    """Return what to do when too many files are open."""
+    """Return the advice for too many open files."""
     now = f" ({resource.getrlimit(resource.RLIMIT_NOFILE)[0]} now)" if resource else ""
     return (
         "Too many open files: each worker of a loader, and each image on its way from it, needs "
@@ -87,10 +89,10 @@ def describe_handles() -> str:
 
 
 def end_worker_without_handles() -> None:
-    """In a loader's worker: end it when one of its threads is out of file handles.
+    """Make a loader's worker end when one of its threads runs out of file handles.
 
-    The thread that hands images over would end alone, with a traceback, and the training would
-    wait for the images.
+    Otherwise, only the thread that sends images would end, with a traceback, and the training would
+    wait for the images. Call this function in the worker.
     """
     before = threading.excepthook
 

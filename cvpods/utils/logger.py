@@ -1,4 +1,4 @@
-"""Where log lines go: the console on rank 0, and log.txt in the output folder."""
+"""Setup of the log: the console on rank 0, and log.txt in the output folder."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from pathlib import Path
 
 from loguru import logger
 
-from cvpods.utils import comm
 from cvpods.utils.errors import ConfigError
 
 _FORMAT = (
@@ -26,12 +25,15 @@ def _write_above_the_bar(message: str) -> None:
     """Write a log line without tearing a progress bar apart."""
     from tqdm import tqdm
 
-    with suppress(OSError):  # a terminal that is gone, a full disk
+    with suppress(OSError):  # the terminal is gone, or the disk is full
         tqdm.write(message, file=sys.stderr, end="")
 
 
 class _LogFile:
-    """A log file for whole lines; a failure to write is said once, and lines are left out."""
+    """Log file that is written line by line.
+
+    A failure to write is reported once on stderr, and lines are dropped until writing works again.
+    """
 
     def __init__(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -45,8 +47,9 @@ class _LogFile:
             self._fails = False
         except OSError as error:
             if not self._fails:
-                said = f"{self.path} cannot be written, and lines are missing there: {error}\n"
-                _write_above_the_bar(said)
+                _write_above_the_bar(
+                    f"{self.path} cannot be written, and lines are missing there: {error}\n"
+                )
             self._fails = True
 
     def stop(self) -> None:
@@ -54,7 +57,9 @@ class _LogFile:
 
 
 def setup_logger(output: str | Path | None = None, distributed_rank: int = 0) -> None:
-    """Send log lines to stderr (rank 0) and to `output`/log.txt (log.txt.rankN elsewhere).
+    """Send log lines to stderr (rank 0 only) and to a file in the folder `output`.
+
+    The file is log.txt on rank 0, and log.txt.rankN on rank N.
 
     Raises:
         ConfigError: the file cannot be written.
@@ -70,7 +75,7 @@ def setup_logger(output: str | Path | None = None, distributed_rank: int = 0) ->
 
 
 def log_settings() -> tuple[str | Path | None, int]:
-    """Return the arguments of the last setup_logger() of this process."""
+    """Return the arguments of the last call of setup_logger() in this process."""
     return _SETTINGS
 
 
@@ -85,13 +90,14 @@ def _log_to(path: Path) -> None:
 
 
 def log_first_n(lvl: str | int, msg: str, n: int = 1, *, key: str | tuple = "caller") -> None:
-    """Log `msg` only the first `n` times that this line (key "caller") or message comes by.
+    """Log `msg` only the first `n` times.
 
     Args:
         lvl: "WARNING" or logging.WARNING.
-        key: "caller", "message", or a tuple of both.
+        key: count the calls of the same line ("caller"), with the same `msg` ("message"), or with
+            both the same (a tuple of the two).
     """
-    frame = inspect.stack()[1]
+    frame = inspect.stack(0)[1]  # 0: without reading source files
     parts = {"caller": (frame.filename, frame.lineno), "message": msg}
     keys = (key,) if isinstance(key, str) else tuple(key)
     identity = tuple(parts[k] for k in keys)
@@ -102,5 +108,7 @@ def log_first_n(lvl: str | int, msg: str, n: int = 1, *, key: str | tuple = "cal
 
 
 def is_terminal() -> bool:
-    """Whether a live progress bar makes sense: rank 0 on a terminal."""
+    """Return True if a progress bar can be shown: on rank 0, if stderr is a terminal."""
+    from cvpods.utils import comm
+
     return comm.is_main_process() and sys.stderr.isatty()

@@ -1,4 +1,4 @@
-"""What single numbers of a configuration may be."""
+"""Ranges of the numbers in a config, and their checks."""
 
 from __future__ import annotations
 
@@ -10,20 +10,27 @@ from cvpods.utils.errors import ConfigError
 
 
 class Range(NamedTuple):
-    """Finite numbers from low to high, both included unless `inside`; whole ones if `whole`."""
+    """Range of finite numbers from `low` to `high`.
+
+    inside: exclude the bounds.
+    whole: allow whole numbers only.
+    """
 
     low: float
     high: float = math.inf
     inside: bool = False
     whole: bool = False
 
-    def holds(self, value: Any) -> bool:
-        kinds = int if self.whole else (int, float)
-        if not isinstance(value, kinds) or isinstance(value, bool) or abs(value) == math.inf:
+    def holds(self, value: object) -> bool:
+        """Return True if a value is a number in the range."""
+        if not isinstance(value, (int, float)) or isinstance(value, bool):
+            return False
+        if abs(value) == math.inf or (self.whole and not isinstance(value, int)):
             return False
         return self.low < value < self.high if self.inside else self.low <= value <= self.high
 
     def __str__(self) -> str:
+        """Return the range in words, to follow "must be"."""
         kind = "a whole number" if self.whole else "a number"
         if self.high == math.inf:
             return f"{kind} {'>' if self.inside else '>='} {self.low}"
@@ -38,8 +45,11 @@ AUTO = "auto"
 def read_auto(name: str, value: Any) -> float | None:
     """Return the value of a key that is a number above 0 or "auto"; None for "auto".
 
+    Args:
+        name: of the key, for the message.
+
     Raises:
-        ConfigError: it is neither; names the key.
+        ConfigError: the value is neither.
     """
     if value == AUTO:
         return None
@@ -53,13 +63,13 @@ def read_auto(name: str, value: Any) -> float | None:
 
 
 def check_ranges(name: str, group: Mapping[str, Any], ranges: Mapping[str, Range]) -> None:
-    """Check the values that a group of keys has of those in `ranges`.
+    """Check the values of a group of keys; keys that the group does not have are skipped.
 
     Args:
         name: of the group ("MODEL.ATSS"), for the message.
 
     Raises:
-        ConfigError: naming the key, its value and what it may be.
+        ConfigError: a value is out of range. The message names the key, the value and the range.
     """
     for key, allowed in ranges.items():
         if key in group and not allowed.holds(group[key]):

@@ -1,4 +1,4 @@
-"""Signals as requests to stop at the next good moment, and ends that all processes share."""
+"""Stop signals as requests to end a run in good order, and ends that all processes share."""
 
 from __future__ import annotations
 
@@ -9,24 +9,24 @@ import sys
 import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from multiprocessing.queues import Queue
 from types import FrameType
 
 from cvpods.utils import comm
 from cvpods.utils.errors import PodsError
+from cvpods.utils.torch_private import set_queue_error_handler
 
-# SIGHUP comes when a terminal closes, SIGUSR1 from SLURM; Windows has neither.
+# A closed terminal sends SIGHUP, and SLURM sends SIGUSR1. Windows has neither.
 _NAMES = ("SIGTERM", "SIGINT", "SIGHUP", "SIGUSR1")
 STOP_SIGNALS = tuple(getattr(signal, name) for name in _NAMES if hasattr(signal, name))
-# A second one of these ends a process at once. A closed terminal sends SIGHUP several times.
+# A second one of these signals ends a process at once. A closed terminal sends SIGHUP repeatedly.
 _IMPATIENT = (signal.SIGTERM, signal.SIGINT)
 _received: int | None = None
 
 
 class Stopped(BaseException):
-    """The run ended because a signal asked for it.
+    """End of a run because of a signal.
 
-    No Exception: what handles errors must not take it for one.
+    It does not derive from Exception, so that code that handles errors does not catch it.
     """
 
     def __init__(self, signum: int) -> None:
@@ -35,7 +35,7 @@ class Stopped(BaseException):
 
     @property
     def status(self) -> int:
-        """Exit status by which shells know the signal."""
+        """The exit status that shells use for the signal."""
         return 128 + self.signum
 
     def __str__(self) -> str:
@@ -43,22 +43,22 @@ class Stopped(BaseException):
 
 
 class EndNow(SystemExit):
-    """The end of a process at its second signal: nothing is saved."""
+    """End of a process at its second signal, without saving."""
 
 
-# What ends a run where a user's code raises it: everything is saved first.
+# Exceptions that end a run when a user's code raises them. The run is saved first.
 ENDS = (Exception, Stopped, SystemExit, KeyboardInterrupt)
 
 
 class PeerFailed(PodsError):  # noqa: N818 - the failure is another process'
-    """Another process of the group has failed and has told so."""
+    """Report that another process of the group has failed."""
 
 
 def caught_signals() -> list[int]:
-    """Return the signals that ask for an end here.
+    """Return the stop signals that this process catches.
 
-    What is ignored at the start stays ignored, as nohup wants it for SIGHUP. SIGINT is caught in
-    any case: shells ignore it for every job in the background.
+    A signal that is ignored at the start stays ignored, as nohup requires for SIGHUP. SIGINT is
+    always caught, because shells ignore it for every job in the background.
     """
     return [
         number
@@ -69,11 +69,11 @@ def caught_signals() -> list[int]:
 
 @contextmanager
 def remembering_stop_signals() -> Iterator[None]:
-    """Inside, the first stop signal is remembered, see stop_signal, and ends nothing.
+    """Remember the first stop signal for stop_signal() instead of ending the process.
 
-    A second SIGTERM or SIGINT ends the process at once, without saving, except in a group of
-    processes: there a signal may come from the terminal and from the launcher too. Outside the main
-    thread, nothing changes.
+    A second SIGTERM or SIGINT ends the process at once, without saving. In a group of processes it
+    does not, because the terminal and the launcher may both send the signal. Outside the main
+    thread, the context does nothing.
     """
     global _received
     if threading.current_thread() is not threading.main_thread():
@@ -102,17 +102,17 @@ def remembering_stop_signals() -> Iterator[None]:
 
 
 def stop_signal() -> int | None:
-    """The signal that came to this process, if one did."""
+    """Return the signal that this process received, or None."""
     return _received
 
 
 def stop_together() -> None:
-    """Raise Stopped on every rank where a signal came to one of them; every rank must call it."""
+    """Raise Stopped on every rank if one of them received a signal; every rank must call this."""
     raise_stopped(comm.all_gather(_received))
 
 
 def raise_stopped(signals: Iterable[int | None]) -> None:
-    """Raise Stopped where one of the ranks' signals is not None."""
+    """Raise Stopped if one of the ranks' signals is not None."""
     for signum in signals:
         if signum is not None:
             raise Stopped(signum)
@@ -120,11 +120,12 @@ def raise_stopped(signals: Iterable[int | None]) -> None:
 
 @contextmanager
 def failing_together() -> Iterator[None]:
-    """Run a part without which the next collective call has no meaning; every rank must use it.
+    """Make every rank fail if the code in the context fails on one rank.
+
+    Every rank must enter the context. A rank on which the code fails raises its own error.
 
     Raises:
-        PeerFailed: the part has failed on another rank. A rank on which it has failed raises its
-            own error.
+        PeerFailed: the code failed on another rank.
     """
     failure: BaseException | None = None
     try:
@@ -133,46 +134,48 @@ def failing_together() -> Iterator[None]:
         raise
     except (Exception, SystemExit, KeyboardInterrupt) as error:
         failure = error
-    said = None if failure is None else str(failure).strip() or type(failure).__name__
-    failures = comm.all_gather(said)
+    text = None if failure is None else str(failure).strip() or type(failure).__name__
+    failures = comm.all_gather(text)
     if failure is not None:
         raise failure
     raise_failed(failures)
 
 
 def raise_failed(failures: Iterable[str | None]) -> None:
-    """Raise PeerFailed where one of the ranks' failures is not None."""
+    """Raise PeerFailed if one of the ranks' failures is not None."""
     for rank, text in enumerate(failures):
         if text is not None:
             raise PeerFailed(f"Rank {rank} has failed: {text}")
 
 
 def shield_worker() -> None:
-    """In a loader's worker: stop signals are the training process' matter.
+    """Make a loader's worker ignore the stop signals of others; call this in the worker.
 
-    They may be sent to all processes of a job at once, and the step that is under way needs its
-    images. SIGTERM from the training process itself ends the worker, as ever. A sample that cannot
-    be sent, because shared memory is full, ends it too; else the training would wait for ever.
+    A signal may be sent to all processes of a job at once, and the current step of the training
+    still needs its images. SIGTERM from the training process itself ends the worker as usual. A
+    sample that cannot be sent, because shared memory is full, also ends the worker; otherwise, the
+    training would wait forever.
 
-    The worker must have started with the signals blocked, see Loader: SIGTERM would else end it
-    through a thread that a library has started meanwhile.
+    The worker must have started with the signals blocked, see Loader. Otherwise, SIGTERM would end
+    it through a thread that a library has started in the meantime.
     """
-    Queue._on_queue_feeder_error = staticmethod(_die_of)  # type: ignore[method-assign]
+    set_queue_error_handler(_exit_on_unsent_sample)
     for number in STOP_SIGNALS:
         if number != signal.SIGTERM:
             signal.signal(number, signal.SIG_IGN)
-    if hasattr(signal, "sigwaitinfo"):  # not on macOS and Windows
+    if hasattr(signal, "sigwaitinfo"):  # missing on macOS and Windows
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
         threading.Thread(target=_obey_parent, daemon=True).start()
 
 
-def _die_of(error: Exception, sample: object) -> None:
+def _exit_on_unsent_sample(error: Exception, sample: object) -> None:
     print(f"A sample cannot be sent to the training process: {error}", file=sys.stderr, flush=True)
     os._exit(1)
 
 
 def _obey_parent() -> None:
-    creator = multiprocessing.parent_process()  # not a fork server in between
+    """Wait for SIGTERM from the training process, then end the worker."""
+    creator = multiprocessing.parent_process()  # os.getppid() may be a fork server
     parent = creator.pid if creator is not None else os.getppid()
     while signal.sigwaitinfo({signal.SIGTERM}).si_pid != parent:
         pass

@@ -9,10 +9,10 @@ from cvpods.utils.errors import ConfigError
 
 
 def import_timm() -> Any:
-    """The timm package; it takes seconds to import, so only where it is asked for.
+    """Import and return the timm package, which takes seconds.
 
     Raises:
-        ConfigError: it is not installed.
+        ConfigError: timm is not installed.
     """
     try:
         return importlib.import_module("timm")

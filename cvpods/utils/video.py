@@ -1,4 +1,4 @@
-"""Video files and cameras as arrays, by PyAV."""
+"""Reader and writer of video, through PyAV."""
 
 from __future__ import annotations
 
@@ -16,18 +16,19 @@ from cvpods.utils.errors import ConfigError, DataError
 try:
     import av
 except ImportError:
-    av = None
+    av = None  # type: ignore[assignment]  # the package is optional
 
 CAMERA = "camera"
 VIDEO_SUFFIXES = (".mp4", ".mov", ".avi", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg")
 
 
 def is_video(source: str) -> bool:
-    """True for "camera", "camera:N" and for files with a video's suffix."""
+    """Return True for "camera", "camera:N" and files with a video's suffix."""
     return is_camera(source) or Path(source).suffix.lower() in VIDEO_SUFFIXES
 
 
 def is_camera(source: str) -> bool:
+    """Return True for "camera" and "camera:N"."""
     return source == CAMERA or source.startswith(f"{CAMERA}:")
 
 
@@ -37,29 +38,31 @@ def _require_av() -> None:
 
 
 class VideoReader:
-    """Frames of a video or camera, (H, W, 3) uint8 RGB, turned as the file says.
+    """Frames of a video or camera, (H, W, 3) uint8 RGB, rotated as the file states.
 
-    Attributes: rate (frames per second, a Fraction), num_frames (0 where it is not known).
+    Attributes:
+        rate: frames per second, a Fraction.
+        num_frames: number of frames; 0 if unknown.
 
     Raises:
-        DataError: it cannot be opened, or, while iterating, a frame cannot be decoded.
+        DataError: the video cannot be opened, or a frame cannot be decoded during iteration.
         ConfigError: the package av is not installed.
     """
 
     def __init__(self, source: str) -> None:
         _require_av()
         self.source = source
-        # Absolute, as FFmpeg takes what stands before a colon for a protocol.
+        # The path is absolute, because FFmpeg reads a name up to a colon as a protocol.
         name, file_format = str(Path(source).absolute()), None
         if is_camera(source):
-            name, file_format = _camera(source)
+            name, file_format = _camera_input(source)
         try:
             self._container = av.open(name, format=file_format)
         except (av.error.FFmpegError, OSError, ValueError) as error:
             raise DataError(f"Video {source} cannot be opened: {error}") from error
         if not self._container.streams.video:
             self._container.close()
-            raise DataError(f"{source} holds no video.")
+            raise DataError(f"{source} holds no video. Name a file with a video stream.")
         stream = self._container.streams.video[0]
         stream.thread_type = "AUTO"
         self.rate = stream.average_rate or Fraction(25)
@@ -84,8 +87,8 @@ class VideoReader:
         self._container.close()
 
 
-def _camera(source: str) -> tuple[str, str]:
-    """FFmpeg's name and format of "camera" or "camera:N"; on Windows "camera:NAME"."""
+def _camera_input(source: str) -> tuple[str, str]:
+    """Return FFmpeg's name and format of "camera" or "camera:N"; on Windows, of "camera:NAME"."""
     number = source.partition(":")[2] or "0"
     if sys.platform == "darwin":
         return number, "avfoundation"
@@ -95,13 +98,13 @@ def _camera(source: str) -> tuple[str, str]:
 
 
 class VideoWriter:
-    """Writes frames (H, W, 3) uint8 RGB to an mp4 file; all of one size.
+    """Writer of an mp4 file from frames (H, W, 3) uint8 RGB of one size.
 
-    H.264 where FFmpeg has it, else MPEG-4. An odd last row or column is left out, as the formats
-    want even sizes.
+    The format is H.264 if FFmpeg has it, and MPEG-4 otherwise. Both need even sizes, so an odd last
+    row or column is left out.
 
     Raises:
-        DataError: the file cannot be made.
+        DataError: the file cannot be written.
         ConfigError: the package av is not installed.
     """
 
@@ -114,6 +117,11 @@ class VideoWriter:
             self._container = av.open(str(self.path.absolute()), "w", format="mp4")
 
     def write(self, frame: np.ndarray) -> None:
+        """Append a frame.
+
+        Raises:
+            DataError: the file cannot be written.
+        """
         height, width = (side - side % 2 for side in frame.shape[:2])
         even = np.ascontiguousarray(frame[:height, :width])
         with self._clear_errors():
@@ -139,7 +147,7 @@ class VideoWriter:
         return self
 
     def __exit__(self, *exc: object) -> None:
-        """Finish the file, also after an error: what was written can be played."""
+        """Finish the file, also after an error, so that the written frames can be played."""
         with self._clear_errors():
             try:
                 if self._stream is not None:

@@ -1,9 +1,9 @@
-"""Boxes drawn on images, in colours that colour-blind readers can tell apart."""
+"""Drawings of boxes on images, in colours that colour-blind readers can tell apart."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TypeAlias
 
 import numpy as np
 import torch
@@ -13,17 +13,19 @@ from torch import Tensor
 # Okabe and Ito's palette, without black.
 PALETTE = ("#E69F00", "#56B4E9", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#CC79A7")
 
-# Long side of enlarged images, pixels.
+# Largest long side of enlarged images, in pixels.
 MAX_ENLARGED = 2000
+
+_Font: TypeAlias = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
 
 def class_color(label: int) -> str:
-    """The colour of a class; it repeats after seven."""
+    """Return the colour of a class. Colours repeat after seven classes."""
     return PALETTE[label % len(PALETTE)]
 
 
 def text_color(background: str) -> str:
-    """ "black" or "white", whichever has the higher contrast (WCAG 2) on "#RRGGBB"."""
+    """Return "black" or "white", whichever has the higher contrast (WCAG 2) on "#RRGGBB"."""
     values = (int(background[i : i + 2], 16) / 255 for i in (1, 3, 5))
     linear = [v / 12.92 if v <= 0.04045 else ((v + 0.055) / 1.055) ** 2.4 for v in values]
     luminance = 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
@@ -38,13 +40,14 @@ def draw_boxes(
     scores: Sequence[float] | None = None,
     min_size: int = 400,
 ) -> Tensor:
-    """Draw boxes with class names, and scores where given.
+    """Draw boxes with class names, and with scores if given.
 
     Args:
         image: (3, H, W) uint8 RGB.
-        boxes: (M, 4) xyxy, pixels; labels: M classes.
-        min_size: small images are enlarged to this short side, so that names can be read, or to
-            MAX_ENLARGED on the long side.
+        boxes: (M, 4) xyxy, in pixels.
+        labels: M classes.
+        min_size: short side to which a small image is enlarged, so that names can be read. The long
+            side is at most MAX_ENLARGED.
 
     Returns:
         (3, H', W') uint8 RGB.
@@ -58,7 +61,7 @@ def draw_boxes(
     line = max(2, round(min(size) / 300))
     for i, (box, label) in enumerate(zip((boxes * scale).tolist(), labels, strict=True)):
         text = class_names[label] + (f" {scores[i]:.2f}" if scores is not None else "")
-        # A white edge around the colour, for dark places.
+        # Draw a white edge around the colour, so that the box is visible on dark areas.
         left, top, right, bottom = box
         draw.rectangle((left - 1, top - 1, right + 1, bottom + 1), outline="white", width=line + 2)
         draw.rectangle(box, outline=class_color(label), width=line)
@@ -71,10 +74,10 @@ def _write_label(
     text: str,
     box: Sequence[float],
     color: str,
-    font: Any,
+    font: _Font,
     size: tuple[int, int],
 ) -> None:
-    """On the class's colour: above the box where there is room, else inside it."""
+    """Write a label on the class's colour: above the box if it fits there, otherwise inside."""
     left, top, right, bottom = draw.textbbox((0, 0), text, font=font)
     width, height = right - left + 6, bottom - top + 4
     x = min(max(box[0], 0), size[0] - width)
@@ -84,7 +87,7 @@ def _write_label(
 
 
 def tile(rows: Sequence[Sequence[Tensor]], gap: int = 8) -> Image.Image:
-    """Images (3, H, W) in rows on a white canvas."""
+    """Return a picture of images (3, H, W) in rows on a white canvas."""
     height = sum(max(image.shape[1] for image in row) + gap for row in rows) + gap
     width = max(sum(image.shape[2] + gap for image in row) for row in rows) + gap
     canvas = torch.full((3, height, width), 255, dtype=torch.uint8)
@@ -99,10 +102,10 @@ def tile(rows: Sequence[Sequence[Tensor]], gap: int = 8) -> Image.Image:
 
 
 def add_caption(picture: Image.Image, lines: Sequence[str], size: int = 14) -> Image.Image:
-    """Return the picture with lines of text below it, broken where they are too wide."""
+    """Return the picture with lines of text below it. Lines that are too wide are broken."""
     font = ImageFont.load_default(size)
     room = picture.width - 2 * size
-    text = [part for line in lines for part in _broken(line, font, room)]
+    text = [part for line in lines for part in _break_line(line, font, room)]
     height = round(1.4 * size)
     canvas = Image.new("RGB", (picture.width, picture.height + height * len(text) + size), "white")
     canvas.paste(picture)
@@ -112,8 +115,8 @@ def add_caption(picture: Image.Image, lines: Sequence[str], size: int = 14) -> I
     return canvas
 
 
-def _broken(line: str, font: Any, room: float) -> list[str]:
-    """Break a line into parts of at most `room` pixels, anywhere."""
+def _break_line(line: str, font: _Font, room: float) -> list[str]:
+    """Return a line in parts of at most `room` pixels, broken at any letter."""
     parts = [""]
     for letter in line:
         if font.getlength(parts[-1] + letter) > room and parts[-1]:

@@ -1,4 +1,4 @@
-"""compose(): an experiment is a method's config class and the fragments that it differs by."""
+"""Composition of an experiment's config from a method's config class and fragments."""
 
 from __future__ import annotations
 
@@ -20,12 +20,13 @@ def compose(
 
     Args:
         base: the method's config class.
-        fragments: {dotted key: value}; every key must exist, every value has the key's type.
+        fragments: {dotted key: value}. Every key must exist; every value must have its type.
         experiment: `__file__` of the experiment's config.py. OUTPUT_DIR becomes `output` in its
-            folder, or $CVPODS_OUTPUT/<folder name> where that is set.
+            folder, or $CVPODS_OUTPUT/<folder name> if that variable is set.
 
     Raises:
-        ConfigError: naming all unknown keys, each with the nearest known one, and wrong types.
+        ConfigError: the message names all unknown keys, each with the nearest known one, and all
+            values of the wrong type.
     """
     config = base()
     errors = []
@@ -42,5 +43,6 @@ def compose(
 
 
 def _output_dir(folder: Path) -> Path:
+    """Return OUTPUT_DIR of an experiment's folder."""
     root = os.environ.get("CVPODS_OUTPUT")
     return Path(root) / folder.name if root else folder / "output"

@@ -1,6 +1,6 @@
-"""Named differences that experiments are composed of: {dotted key: value}.
+"""Named differences of which experiments are composed: {dotted key: value}.
 
-One name, one axis: data, backbone, schedule, scales.
+Each name varies one axis: data, backbone, schedule or scales.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Any
 from cvpods.checkpoint.catalog import IMAGENET_RGB
 from cvpods.configs import BaseConfig
 from cvpods.configs.config_dict import flatten
-from cvpods.modeling.backbone.resnet import STAGES
+from cvpods.modeling.backbone.stages import STAGES
 from cvpods.utils.errors import ConfigError
 from cvpods_ext.methods.free_anchor.config import FreeAnchorConfig
 
@@ -19,7 +19,7 @@ Fragment = dict[str, Any]
 
 
 def like(config: type[BaseConfig], *groups: str) -> Fragment:
-    """The values that another method's class gives to the keys under `groups` ("SOLVER")."""
+    """Return the values of another method's class for the keys under `groups` ("SOLVER")."""
     prefixes = tuple(f"{group}." for group in groups)
     return {k: v for k, v in flatten(config()) if k in groups or k.startswith(prefixes)}
 
@@ -33,7 +33,7 @@ COCO_2017: Fragment = {
 
 
 def data(train: str, test: str, num_classes: int, method: str) -> Fragment:
-    """Data sets by name and their number of classes, for a method ("ATSS")."""
+    """Name the data sets and their number of classes, for a method ("ATSS")."""
     return {
         "DATASETS.TRAIN": (train,),
         "DATASETS.TEST": (test,),
@@ -59,7 +59,7 @@ RES101: Fragment = {
 
 
 def resnext101(groups: int, width: int, weights: str) -> Fragment:
-    """ResNeXt-101 `groups` x `width`d, starting from `weights`."""
+    """Use ResNeXt-101 `groups` x `width`d, starting from `weights`."""
     return {
         "MODEL.WEIGHTS": weights,
         "MODEL.RESNETS.DEPTH": 101,
@@ -77,10 +77,14 @@ RESX101_64X4D = resnext101(64, 4, f"{_DETECTRON}/FBResNeXt/X-101-64x4d.pkl")
 
 
 def dcnv2(*stages: str, method: str = "ATSS") -> Fragment:
-    """Modulated deformable convolutions in `stages` of the backbone and last in both towers."""
+    """Use modulated deformable convolutions in `stages` of the backbone and last in both towers.
+
+    Raises:
+        ConfigError: a name is not a stage's.
+    """
     unknown = set(stages) - set(STAGES)
     if unknown:
-        raise ConfigError(f"dcnv2() takes stages of {STAGES}; got {sorted(unknown)}.")
+        raise ConfigError(f"dcnv2()'s stages must be of {STAGES}; got {sorted(unknown)}.")
     return {
         "MODEL.RESNETS.DEFORM_ON_PER_STAGE": [stage in stages for stage in STAGES],
         "MODEL.RESNETS.DEFORM_MODULATED": True,
@@ -88,7 +92,7 @@ def dcnv2(*stages: str, method: str = "ATSS") -> Fragment:
     }
 
 
-# FeatureAlign's label assignment alone, FF and MDQ: neither attention nor deformable towers.
+# FeatureAlign's label assignment alone (FF and MDQ), without attention and deformable towers.
 ASSIGN_ONLY: Fragment = {
     "MODEL.FEATURE_ALIGN.ATTENTION.ENABLED": False,
     "MODEL.FEATURE_ALIGN.USE_DCN_IN_TOWER": False,
@@ -98,7 +102,7 @@ MOBILENETV2: Fragment = IMAGENET_RGB
 
 
 def small_p3_p6(method: str) -> Fragment:
-    """For small images: a narrow pyramid P3-P6 without res5, two narrow convolutions a tower."""
+    """Use a narrow pyramid P3-P6 without res5, and two convolutions a tower, for small images."""
     return {
         "MODEL.RESNETS.OUT_FEATURES": ["res3", "res4"],
         "MODEL.FPN.IN_FEATURES": ["res3", "res4"],
@@ -116,7 +120,7 @@ RETINANET_LIKE_FREE_ANCHOR: Fragment = like(
 
 
 def octave_anchors(sizes: Sequence[float]) -> Fragment:
-    """Per level, anchors of a size x 2^0, 2^(1/3), 2^(2/3)."""
+    """Give each level anchors of its size x 2^0, 2^(1/3), 2^(2/3)."""
     scales = (1.0, 2 ** (1 / 3), 2 ** (2 / 3))
     return {"MODEL.ANCHOR_GENERATOR.SIZES": [[size * scale for scale in scales] for size in sizes]}
 
@@ -133,7 +137,7 @@ FROM_SCRATCH: Fragment = {
 
 
 def schedule(iterations: int, steps: Sequence[int]) -> Fragment:
-    """Train for `iterations`, learning rate x 0.1 after each of `steps`."""
+    """Train for `iterations`; multiply the learning rate by 0.1 after each of `steps`."""
     return {
         "SOLVER.LR_SCHEDULER.MAX_ITER": iterations,
         "SOLVER.LR_SCHEDULER.STEPS": tuple(steps),
@@ -148,7 +152,7 @@ SCHEDULE_2X = schedule(180_000, (120_000, 160_000))
 def adamw_cosine(
     iterations: int, *, lr: float, batch: int, warmup: int = 50, weight_decay: float = 0.05
 ) -> Fragment:
-    """For small trials: AdamW, linear warm-up, cosine to 0; one process handles the whole batch."""
+    """Train a small trial: AdamW, linear warm-up, cosine to 0; one process handles the batch."""
     return {
         "SOLVER.OPTIMIZER.NAME": "AdamW",
         "SOLVER.OPTIMIZER.BASE_LR": lr,
@@ -169,7 +173,11 @@ def adamw_cosine(
 
 
 def train_scales(short_edges: Sequence[int], max_size: int, style: str = "choice") -> Fragment:
-    """Random short edge ("choice" of a list, "range" of two ends), long edge capped; flip."""
+    """Train with a random short edge, a capped long edge, and flips.
+
+    Args:
+        style: "choice" draws one of `short_edges`, "range" a whole number between the two.
+    """
     resize = {
         "short_edge_length": tuple(short_edges),
         "max_size": max_size,
@@ -181,7 +189,7 @@ def train_scales(short_edges: Sequence[int], max_size: int, style: str = "choice
 
 
 def test_scale(short_edge: int, max_size: int) -> Fragment:
-    """One short edge, long edge capped."""
+    """Test with one short edge and a capped long edge."""
     resize = {"short_edge_length": short_edge, "max_size": max_size, "sample_style": "choice"}
     return {"INPUT.AUG.TEST_PIPELINES": [("ResizeShortestEdge", resize)]}
 
@@ -190,17 +198,18 @@ SCALE_800: Fragment = {**train_scales([800], 1333), **test_scale(800, 1333)}
 # FreeAnchor's "ms" and "ms2": steps of 32.
 MS_640_800: Fragment = {**train_scales(range(640, 801, 32), 1333), **test_scale(800, 1333)}
 MS_480_960: Fragment = {**train_scales(range(480, 961, 32), 1333), **test_scale(800, 1333)}
-# FeatureAlign's and AutoAssign's 2x: one of two; FeatureAlign's "ms1" (its "ms2" is MS_480_960).
+# One of two scales, for FeatureAlign's and AutoAssign's 2x.
 SCALE_640_OR_800: Fragment = {**train_scales([640, 800], 1333), **test_scale(800, 1333)}
+# FeatureAlign's "ms1"; its "ms2" is MS_480_960.
 MS_480_800: Fragment = {**train_scales(range(480, 801, 32), 1333), **test_scale(800, 1333)}
 # A random whole number in [640, 800].
 SCALE_640_800: Fragment = {**train_scales([640, 800], 1333, "range"), **test_scale(800, 1333)}
 
-# -- multi-scale tests, once TEST.AUG.ENABLED is True ----------------------------------------------
+# -- multi-scale tests, with TEST.AUG.ENABLED True -------------------------------------------------
 
 
 def test_scales(*pairs: tuple[float, float], **aug: Any) -> Fragment:
-    """Passes as (short edge, cap of the long edge), and further keys of TEST.AUG."""
+    """Test in passes (short edge, cap of the long edge); `aug` are further keys of TEST.AUG."""
     keys = {"MIN_SIZES": (), "EXTRA_SIZES": pairs, **aug}
     return {f"TEST.AUG.{key}": value for key, value in keys.items()}
 
@@ -217,8 +226,8 @@ FREE_ANCHOR_TTA = test_scales(
     MERGE="nms",
 )
 
-# ATSS's (47.7 -> 50.7 AP): 13 scales of the original image, each mirrored too, each with the sizes
-# that it may find; soft voting.
+# ATSS's (47.7 -> 50.7 AP): 13 scales of the original image, each also mirrored, each with the
+# range of sizes that it keeps; soft voting.
 _ATSS_PASSES = {
     (800, 1333): (0.0, 1e5),
     (400, 1333): (96.0, 1e4),
@@ -249,7 +258,7 @@ ATSS_TTA = test_scales(
 
 
 def shapes_trial(method: str) -> Fragment:
-    """What trials on the shapes share, so that methods compare: data, network, budget."""
+    """Return what trials on the shapes share, so that methods compare: data, network, budget."""
     return {
         **data("shapes_train", "shapes_val", num_classes=6, method=method),
         **RES18,
@@ -262,7 +271,7 @@ def shapes_trial(method: str) -> Fragment:
 
 
 def bccd_trial(method: str) -> Fragment:
-    """What trials on blood cells (BCCD) share: data, MobileNetV2 with narrow parts, budget."""
+    """Return what trials on blood cells (BCCD) share: data, a narrow MobileNetV2, budget."""
     return {
         **data("bccd_train", "bccd_test", num_classes=3, method=method),
         **MOBILENETV2,
@@ -276,7 +285,7 @@ def bccd_trial(method: str) -> Fragment:
 
 
 def overfit_trial(method: str) -> Fragment:
-    """Learn the images of the subset by heart: tested on what it was trained on, one size."""
+    """Overfit the images of the subset: the test uses the training images, at one size."""
     resize = test_scale(224, 336)
     return {
         **data("subset_train", "subset_train", num_classes=80, method=method),

@@ -1,14 +1,14 @@
-"""What other frameworks compute otherwise, as config keys.
+"""Differences between other frameworks and this project, as config keys.
 
-ARITHMETIC is what weights that were trained there rely on: with these keys, the same network gives
-the same boxes and scores here. The functions are fragments for experiments.
+Weights that were trained in a framework rely on its ARITHMETIC: with these keys, the same network
+gives the same boxes and scores here. The functions return fragments for experiments.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-from cvpods.checkpoint.catalog import IMAGENET_RGB, published
+from cvpods.checkpoint.catalog import IMAGENET_RGB, find_published
 
 Fragment = dict[str, Any]
 
@@ -33,13 +33,13 @@ _MRCNN_ANCHORS: Fragment = {
     "MODEL.ANCHOR_GENERATOR.ROUNDED": True,
     "MODEL.ANCHOR_GENERATOR.WHOLE_CORNERS": False,
 }
-# All of torchvision's detectors.
+# Common to all of torchvision's detectors.
 _TORCHVISION: Fragment = {
     **IMAGENET_RGB,
     "MODEL.RESNETS.STRIDE_IN_1X1": False,
     "MODEL.FPN.RELU_BEFORE_P7": True,
 }
-# P6 from C5, and P7 from it without a relu.
+# P6 is computed from C5, and P7 from P6 without a relu.
 _RETINA_TOP: Fragment = {
     "MODEL.FPN.BLOCK_IN_FEATURES": "res5",
     "MODEL.FPN.RELU_BEFORE_P7": False,
@@ -138,7 +138,7 @@ ARITHMETIC: dict[str, dict[str, Fragment]] = {
     },
 }
 
-# What else mmdetection's configs have: losses, tests, solver.
+# Losses, tests and solver of mmdetection's configs.
 _CLIP_35: Fragment = {
     "SOLVER.CLIP_GRADIENTS.ENABLED": True,
     "SOLVER.CLIP_GRADIENTS.CLIP_TYPE": "full_model",
@@ -147,6 +147,7 @@ _CLIP_35: Fragment = {
 
 
 def _warm_up(method: str, factor: float, iterations: int) -> Fragment:
+    """Return the keys of a warm-up."""
     return {
         "SOLVER.LR_SCHEDULER.WARMUP_METHOD": method,
         "SOLVER.LR_SCHEDULER.WARMUP_FACTOR": factor,
@@ -191,15 +192,15 @@ _MMDET_RECIPE: dict[str, Fragment] = {
 
 
 def pretrained(address: str) -> Fragment:
-    """Published weights of a backbone, with the colours, normalisation and network they expect."""
-    return {"MODEL.WEIGHTS": address, **published(address).expects}
+    """Use published weights of a backbone, and the colours and network that they expect."""
+    return {"MODEL.WEIGHTS": address, **find_published(address).expects}
 
 
 def mmdetection(method: str, weights: str) -> Fragment:
-    """mmdetection's config of a method ("ATSS"): arithmetic, losses, solver, and a backbone.
+    """Use mmdetection's config of a method ("ATSS"): arithmetic, losses, solver, and a backbone.
 
-    Networks of torchvision's style read RGB, and their batch norms' affine maps learn; Caffe's read
-    BGR, with frozen batch norms.
+    Networks in torchvision's style read RGB, and the affine maps of their batch norms learn.
+    Caffe's networks read BGR, and their batch norms are frozen.
     """
     backbone = pretrained(weights)
     norm = "EvalBN" if backbone["INPUT.FORMAT"] == "RGB" else "FrozenBN"
@@ -212,7 +213,9 @@ def mmdetection(method: str, weights: str) -> Fragment:
 
 
 def mrcnn(method: str) -> Fragment:
-    """The arithmetic of maskrcnn-benchmark for "FREE_ANCHOR", "ATSS" or "RETINANET", on which the
-    files of its users rely: boxes whose (x2, y2) is the last pixel inside, where anchors lie, and
-    Caffe's colours."""
+    """Use the arithmetic of maskrcnn-benchmark for "FREE_ANCHOR", "ATSS" or "RETINANET".
+
+    Weights of its users rely on it: (x2, y2) of a box is the last pixel inside, anchors have other
+    centres, and colours are Caffe's.
+    """
     return ARITHMETIC["maskrcnn_benchmark"][method]

@@ -1,4 +1,4 @@
-"""How other frameworks name the tensors of the same networks."""
+"""Names that other frameworks give to the tensors of the same networks."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
 
-from cvpods_ext.convert.rename import Rename, numbered, resnet
+from cvpods_ext.convert.rename import Rename, modules, resnet
 
-# Convolutions of a tower, at most.
+# Largest number of convolutions in a tower.
 MAX_CONVS = 8
 LEVELS = (3, 4, 5)
 OURS = "backbone.bottom_up."
@@ -16,17 +16,19 @@ OURS = "backbone.bottom_up."
 
 @dataclass(frozen=True)
 class Layout:
-    """A framework's names.
+    """Names of one framework.
 
     Args:
-        name: as `pods_convert --from` has it.
-        title: of the framework.
-        signs: beginnings of names that no other layout has.
-        rules: (method, norm) -> table of names; norm: the towers have norms.
-        method: names -> method; its head's names tell.
-        dropped: beginnings of names that hold nothing learned.
-        two_stage: beginnings of names that no detector of one stage has.
-        ratio_major: anchors of a location go by ratio, then size; ours by size, then ratio.
+        name: value of `pods_convert --from`.
+        title: name of the framework in messages.
+        signs: prefixes that only this layout's names have.
+        rules: function from (method, norm) to a table of names; `norm` is True if the towers have
+            norms.
+        method: function from all names to the method, which the names of the head reveal.
+        dropped: prefixes of tensors that are not learned.
+        two_stage: prefixes that only two-stage detectors have.
+        ratio_major: the anchors of a location are ordered by ratio, then size; in this project by
+            size, then ratio.
     """
 
     name: str
@@ -40,7 +42,11 @@ class Layout:
 
 
 def _towers(theirs: Callable[[str, int], tuple[str, str]], norm: bool) -> list[Rename]:
-    """Both towers: theirs(tower, i) are their names of the i-th convolution and norm."""
+    """Return the table of both towers.
+
+    Args:
+        theirs: function from (tower, i) to their names of the i-th convolution and norm.
+    """
     step = 3 if norm else 2  # convolution, (norm,) relu
     table = []
     for tower in ("cls", "bbox"):
@@ -53,7 +59,11 @@ def _towers(theirs: Callable[[str, int], tuple[str, str]], norm: bool) -> list[R
 
 
 def _sequence(name: str, norm: bool) -> Callable[[str, int], tuple[str, str]]:
-    """Towers that are one torch.nn.Sequential each, as ours are; name: "head.{}_subnet"."""
+    """Return their names of towers that are one torch.nn.Sequential each, as ours are.
+
+    Args:
+        name: pattern of a tower's name, for example "head.{}_subnet".
+    """
     step = 3 if norm else 2
     return lambda tower, i: (
         f"{name.format(tower)}.{step * i}",
@@ -64,11 +74,19 @@ def _sequence(name: str, norm: bool) -> Callable[[str, int], tuple[str, str]]:
 def _fpn(lateral: list[str], output: list[str], p6: str, p7: str) -> list[Rename]:
     ours = [f"backbone.fpn_{part}{k}" for part in ("lateral", "output") for k in LEVELS]
     ours += ["backbone.top_block.p6", "backbone.top_block.p7"]
-    return numbered(ours, [*lateral, *output, p6, p7])
+    return modules(ours, [*lateral, *output, p6, p7])
 
 
 # -- mmdetection 3 ---------------------------------------------------------------------------------
 
+# Methods that mmdetection has, with the method whose tensors have the same names here.
+MMDET_METHODS = {
+    "retinanet": "retinanet",
+    "free_anchor": "retinanet",
+    "fcos": "fcos",
+    "atss": "fcos",
+    "auto_assign": "auto_assign",
+}
 _MMDET_PREDICTORS = {
     "retinanet": ("retina_cls", "retina_reg", None),
     "free_anchor": ("retina_cls", "retina_reg", None),
@@ -90,7 +108,7 @@ def _mmdet_rules(method: str, norm: bool) -> list[Rename]:
     table += _fpn(neck, outputs[:3], *outputs[3:])
     cls, box, quality = _MMDET_PREDICTORS[method]
     predictors = [f"bbox_head.{cls}", f"bbox_head.{box}"]
-    table += numbered(["head.cls_score", "head.bbox_pred"], predictors)
+    table += modules(["head.cls_score", "head.bbox_pred"], predictors)
     if quality:
         ours = "obj_score" if method == "auto_assign" else "centerness"
         table.append(Rename(f"head.{ours}.*", f"bbox_head.{quality}.*"))
@@ -122,7 +140,7 @@ MMDET = Layout(
 )
 
 
-# -- maskrcnn-benchmark: the code of FreeAnchor's, ATSS' and FCOS' authors -------------------------
+# -- maskrcnn-benchmark: the code of the authors of FreeAnchor, ATSS and FCOS ----------------------
 
 
 def _mrcnn_rules(method: str, norm: bool) -> list[Rename]:
@@ -137,13 +155,13 @@ def _mrcnn_rules(method: str, norm: bool) -> list[Rename]:
     table += _fpn(inner, layer, f"{fpn}top_blocks.p6", f"{fpn}top_blocks.p7")
     table += _towers(_sequence("rpn.head.{}_tower", norm), norm)
     ours = ["head.cls_score", "head.bbox_pred", "head.centerness"]
-    table += numbered(ours, ["rpn.head.cls_logits", "rpn.head.bbox_pred", "rpn.head.centerness"])
+    table += modules(ours, ["rpn.head.cls_logits", "rpn.head.bbox_pred", "rpn.head.centerness"])
     table.append(Rename("head.scales.#.scale", "rpn.head.scales.#.scale"))
     return table
 
 
 def _by_quality(name: str, names: Iterable[str]) -> str:
-    """FCOS and ATSS have a third predictor, `name`."""
+    """Return "fcos" if the third predictor of FCOS and ATSS, `name`, is present."""
     return "fcos" if name in set(names) else "retinanet"
 
 
@@ -163,11 +181,11 @@ MASKRCNN_BENCHMARK = Layout(
 
 
 def _detectron2_rules(method: str, norm: bool) -> list[Rename]:
-    """Names that cvpods took over, but for one."""
+    """Return a table in which only the centerness has another name than in cvpods."""
     table = [Rename(f"{name}.*", f"{name}.*") for name in ("backbone", "head.scales")]
     table += _towers(_sequence("head.{}_subnet", norm), norm)
     ours = ["head.cls_score", "head.bbox_pred", "head.centerness"]
-    return table + numbered(ours, ["head.cls_score", "head.bbox_pred", "head.ctrness"])
+    return table + modules(ours, ["head.cls_score", "head.bbox_pred", "head.ctrness"])
 
 
 DETECTRON2 = Layout(
@@ -200,7 +218,7 @@ def _torchvision_rules(method: str, norm: bool) -> list[Rename]:
     ours = ["head.cls_score", "head.bbox_pred", "head.centerness"]
     theirs = [f"{sides['cls']}.cls_logits"]
     theirs += [f"{sides['bbox']}.bbox_reg", f"{sides['bbox']}.bbox_ctrness"]
-    return table + numbered(ours, theirs)
+    return table + modules(ours, theirs)
 
 
 TORCHVISION = Layout(
@@ -221,7 +239,10 @@ def _own_rules(method: str, norm: bool) -> list[Rename]:
 
 
 def own_method(names: Iterable[str]) -> str:
-    """By the predictors; FeatureAlign's differs from AutoAssign's in the shape of mu alone."""
+    """Return the method that the predictors of this project's weights reveal.
+
+    FeatureAlign counts as AutoAssign: the two differ only in the shape of mu.
+    """
     names = set(names)
     if "head.obj_score.weight" in names:
         return "auto_assign"
@@ -230,14 +251,17 @@ def own_method(names: Iterable[str]) -> str:
 
 CVPODS = Layout("cvpods", "cvpods", ("backbone.bottom_up.",), _own_rules, own_method)
 
-# In this order: detectron2's names are cvpods' but for a few.
+# The order matters: most of detectron2's names are also cvpods' names.
 LAYOUTS = {
     layout.name: layout for layout in (MMDET, MASKRCNN_BENCHMARK, TORCHVISION, DETECTRON2, CVPODS)
 }
 
 
 def recognise(names: Iterable[str]) -> Layout | None:
-    """The layout of a file by its names; None for a backbone alone or something else."""
+    """Return the layout that the names of a file reveal; None if no layout has such names.
+
+    A backbone alone has no layout.
+    """
     names = list(names)
     for layout in LAYOUTS.values():
         if any(name.startswith(layout.signs) for name in names):

@@ -1,4 +1,4 @@
-"""What mmdetection writes beside the weights: its config as text, and the names of classes."""
+"""Metadata in mmdetection's checkpoints: its config as text, and the names of classes."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 
 def class_names(meta: Any) -> list[str]:
-    """Of a checkpoint's "meta"; [] where it has none."""
+    """Return the class names in a checkpoint's "meta"; [] if it has none."""
     if not isinstance(meta, Mapping):
         return []
     dataset = meta.get("dataset_meta")
@@ -22,27 +22,30 @@ def class_names(meta: Any) -> list[str]:
 
 
 def expects(meta: Any) -> dict[str, Any]:
-    """Config keys for the input, and for what FCOS has in variants; as far as its config says."""
+    """Return the config keys and values that the config in a checkpoint's "meta" states.
+
+    They concern the input, the ResNet, the pyramid and the variants of FCOS.
+    """
     text = meta.get("cfg", meta.get("config")) if isinstance(meta, Mapping) else None
     text = text if isinstance(text, str) else ""
     model = _assigned(text, "model")
-    found: dict[str, Any] = {}
+    values: dict[str, Any] = {}
     # Version 2 has img_norm_cfg with to_rgb instead.
     processor = model.get("data_preprocessor") or _assigned(text, "img_norm_cfg")
     if isinstance(processor, dict) and all(_is_color(processor.get(k)) for k in ("mean", "std")):
         rgb = processor.get("bgr_to_rgb", processor.get("to_rgb"))
-        found["INPUT.FORMAT"] = "RGB" if rgb else "BGR"
-        found["MODEL.PIXEL_MEAN"] = processor["mean"]
-        found["MODEL.PIXEL_STD"] = processor["std"]
+        values["INPUT.FORMAT"] = "RGB" if rgb else "BGR"
+        values["MODEL.PIXEL_MEAN"] = processor["mean"]
+        values["MODEL.PIXEL_STD"] = processor["std"]
     backbone, neck, head = (model.get(part) for part in ("backbone", "neck", "bbox_head"))
     if isinstance(neck, dict) and neck.get("type") == "FPN":
-        found["MODEL.FPN.RELU_BEFORE_P7"] = bool(neck.get("relu_before_extra_convs", False))
+        values["MODEL.FPN.RELU_BEFORE_P7"] = bool(neck.get("relu_before_extra_convs", False))
     if isinstance(backbone, dict) and backbone.get("style") in ("pytorch", "caffe"):
-        found["MODEL.RESNETS.STRIDE_IN_1X1"] = backbone["style"] == "caffe"
+        values["MODEL.RESNETS.STRIDE_IN_1X1"] = backbone["style"] == "caffe"
     if isinstance(head, dict) and head.get("type") == "FCOSHead":
-        found["MODEL.FCOS.NORM_REG_TARGETS"] = bool(head.get("norm_on_bbox", False))
-        found["MODEL.FCOS.CENTERNESS_ON_REG"] = bool(head.get("centerness_on_reg", False))
-    return found
+        values["MODEL.FCOS.NORM_REG_TARGETS"] = bool(head.get("norm_on_bbox", False))
+        values["MODEL.FCOS.CENTERNESS_ON_REG"] = bool(head.get("centerness_on_reg", False))
+    return values
 
 
 def _is_color(value: Any) -> bool:
@@ -54,7 +57,10 @@ def _is_color(value: Any) -> bool:
 
 
 def _assigned(text: str, name: str) -> dict[str, Any]:
-    """The dict of that name in a config written out: only dict(...), lists and constants count."""
+    """Return the dict that a config's text assigns to a name; {} if it assigns none.
+
+    Only dict(...), lists and constants are read; nothing is executed.
+    """
     try:
         statements = ast.parse(text).body
         for statement in statements:
@@ -69,7 +75,7 @@ def _assigned(text: str, name: str) -> dict[str, Any]:
 
 
 def _value(node: ast.expr) -> Any:
-    """A node as data; what is none becomes None."""
+    """Return the value of a node; None if the node is not plain data."""
     if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "dict":
         return {keyword.arg: _value(keyword.value) for keyword in node.keywords if keyword.arg}
     if isinstance(node, (ast.List, ast.Tuple)):

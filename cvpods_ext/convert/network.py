@@ -1,13 +1,13 @@
-"""Which network a file of weights is of: read off the names and shapes of its tensors."""
+"""Network that a file of weights fits, derived from the names and shapes of its tensors."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from cvpods.modeling.backbone import build_resnet_fpn_p3_p7
 from cvpods_ext.convert.layouts import own_method
@@ -15,11 +15,13 @@ from cvpods_ext.methods.atss import ATSS, ATSSConfig
 from cvpods_ext.methods.auto_assign import AutoAssign, AutoAssignConfig
 from cvpods_ext.methods.free_anchor import FreeAnchor, FreeAnchorConfig
 
-# Blocks of res2 ... res5 -> depth; of bottlenecks, and of ResNet-18's and -34's blocks.
+# {number of blocks of res2 ... res5: depth}, for bottlenecks and for basic blocks.
 _DEPTHS = {(3, 4, 6, 3): 50, (3, 4, 23, 3): 101, (3, 8, 36, 3): 152}
 _BASIC_DEPTHS = {(2, 2, 2, 2): 18, (3, 4, 6, 3): 34}
-# A network with the same tensors: (config class, detector, group of MODEL).
-_LIKE = {
+_ConfigClass: TypeAlias = type[FreeAnchorConfig] | type[ATSSConfig] | type[AutoAssignConfig]
+_DetectorClass: TypeAlias = type[FreeAnchor] | type[ATSS] | type[AutoAssign]
+# {method: (config class, detector, group of MODEL)} of a network with the method's tensors.
+_NETWORKS: dict[str, tuple[_ConfigClass, _DetectorClass, str]] = {
     "retinanet": (FreeAnchorConfig, FreeAnchor, "FREE_ANCHOR"),
     "fcos": (ATSSConfig, ATSS, "ATSS"),
     "auto_assign": (AutoAssignConfig, AutoAssign, "AUTO_ASSIGN"),
@@ -28,25 +30,31 @@ BACKBONE = "backbone.bottom_up."
 
 
 def expected_shapes(weights: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]] | None:
-    """{name: shape} of every tensor of the detector that `weights` (our names) belong to.
+    """Return {name: shape} for every tensor of the detector that the weights belong to.
 
-    None for what is not a ResNet pyramid with the head of RetinaNet, FCOS or AutoAssign.
+    Args:
+        weights: the tensors under this project's names.
+
+    Returns:
+        The shapes; None if the detector is not a ResNet pyramid with the head of RetinaNet, FCOS or
+        AutoAssign.
     """
     if any(value.dim() == 3 for name, value in weights.items() if name == "mu"):
-        return None  # FeatureAlign, which has many variants
+        return None  # FeatureAlign, whose variants the tensors do not reveal
     try:
         method = own_method(weights)
-        config_class, detector, group = _LIKE[method]
+        config_class, detector, group = _NETWORKS[method]
         config = config_class()
         config.override({**_backbone_keys(weights), **_head_keys(weights, group)})
         with torch.device("meta"):
-            model: nn.Module = detector.from_config(config, build_resnet_fpn_p3_p7(config))
+            model = detector.from_config(config, build_resnet_fpn_p3_p7(config))
     except (KeyError, IndexError, ValueError, ZeroDivisionError):
         return None
     return {name: tuple(value.shape) for name, value in model.state_dict().items()}
 
 
 def _backbone_keys(weights: Mapping[str, Tensor]) -> dict[str, Any]:
+    """Return the config keys of the backbone and the pyramid."""
     blocks = [_count(weights, rf"{BACKBONE}res{k}\.(\d+)\.conv1\.weight") for k in range(2, 6)]
     stages = [f"res{k}" for k, number in zip(range(2, 6), blocks, strict=True) if number]
     middle = weights[f"{BACKBONE}res2.0.conv2.weight"]
@@ -56,7 +64,7 @@ def _backbone_keys(weights: Mapping[str, Tensor]) -> dict[str, Any]:
     laterals = [f"res{k}" for k in levels]
     channels = weights[f"backbone.fpn_lateral{levels[-1]}.weight"].shape[0]
     from_pyramid = weights["backbone.top_block.p6.weight"].shape[1] == channels
-    learned = f"{BACKBONE}stem.conv1.norm.num_batches_tracked" in weights
+    has_counter = f"{BACKBONE}stem.conv1.norm.num_batches_tracked" in weights
     deform = [
         any(re.match(rf"{BACKBONE}res{k}\.\d+\.conv2_offset", name) for name in weights)
         for k in range(2, 6)
@@ -66,7 +74,7 @@ def _backbone_keys(weights: Mapping[str, Tensor]) -> dict[str, Any]:
         "RES2_OUT_CHANNELS": 256 if bottleneck else 64,
         "NUM_GROUPS": groups,
         "WIDTH_PER_GROUP": middle.shape[0] // groups,
-        "NORM": "EvalBN" if learned else "FrozenBN",
+        "NORM": "EvalBN" if has_counter else "FrozenBN",
         "OUT_FEATURES": [stage for stage in stages if stage in laterals],
         "DEFORM_ON_PER_STAGE": deform,
         "DEFORM_MODULATED": True,
@@ -81,6 +89,7 @@ def _backbone_keys(weights: Mapping[str, Tensor]) -> dict[str, Any]:
 
 
 def _head_keys(weights: Mapping[str, Tensor], group: str) -> dict[str, Any]:
+    """Return the config keys of the head, which are in this group of MODEL."""
     boxes = weights["head.bbox_pred.weight"]
     anchors = boxes.shape[0] // 4
     convs = [
@@ -105,12 +114,16 @@ def _head_keys(weights: Mapping[str, Tensor], group: str) -> dict[str, Any]:
 
 
 def _laterals(weights: Mapping[str, Tensor]) -> list[int]:
-    """The pyramid's levels that come from the backbone: 3, 4, 5."""
+    """Return the pyramid's levels that come from the backbone, for example [3, 4, 5]."""
     return [k for k in range(2, 6) if f"backbone.fpn_lateral{k}.weight" in weights]
 
 
 def _depth(blocks: list[int], bottleneck: bool) -> int:
-    """The depth whose stages, as far as there are any, have so many blocks."""
+    """Return the depth whose stages have these numbers of blocks; 0 means a missing stage.
+
+    Raises:
+        IndexError: no depth has them.
+    """
     known = _DEPTHS if bottleneck else _BASIC_DEPTHS
     present = [number for number in blocks if number]
     depths = [d for b, d in known.items() if list(b[: len(present)]) == present]
@@ -118,5 +131,6 @@ def _depth(blocks: list[int], bottleneck: bool) -> int:
 
 
 def _count(weights: Mapping[str, Tensor], pattern: str) -> int:
+    """Return the number of different values of a pattern's group among the names."""
     matches = (re.fullmatch(pattern, name) for name in weights)
     return len({match[1] for match in matches if match})

@@ -1,4 +1,4 @@
-"""Files of other frameworks are converted as they are read: MODEL.WEIGHTS mmdetection's.pth."""
+"""Conversion of other frameworks' files while they are read, as in MODEL.WEIGHTS their.pth."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from loguru import logger
 from torch import Tensor
 
 from cvpods.checkpoint.files import plain_dict
-from cvpods.checkpoint.matching import without_wrappers
+from cvpods.checkpoint.matching import strip_wrappers
 from cvpods_ext.configs.frameworks import ARITHMETIC
 from cvpods_ext.convert import mmdet_meta
 from cvpods_ext.convert.conversion import Conversion, convert
 from cvpods_ext.convert.layouts import recognise
 
-# Groups of MODEL that a file may be of, by the method that its names tell.
+# Groups of MODEL that weights may belong to, by the method that their names reveal.
 _GROUPS = {
     "retinanet": ("RETINANET", "FREE_ANCHOR"),
     "fcos": ("FCOS",),
@@ -25,23 +25,26 @@ _GROUPS = {
 
 
 def read_foreign(content: dict[str, Any]) -> dict[str, Any]:
-    """A file's content with the weights of another framework under our names.
+    """Return a file's content with the weights of another framework under our names.
 
-    Adds what they expect of the config ("expects") and the classes ("thing_classes"), where known.
+    The result also states what the weights expect of the config ("expects") and, if the file has
+    them, the names of the classes ("thing_classes"). Our own files are returned unchanged.
 
     Raises:
-        CheckpointError: a network of that framework which has no form here.
+        CheckpointError: this project does not have the network.
     """
-    weights = tensors(content["model"])
+    weights = plain_tensors(content["model"])
     layout = recognise(weights)
     if layout is None or layout.name == "cvpods":
         return content
     conversion = convert(weights, layout.name)
-    logger.info(f"A file of {layout.title}: {len(conversion.used)} tensors get our names.")
+    logger.info(f"Renamed {len(conversion.used)} tensors of a file of {layout.title}.")
     if conversion.unused:
-        logger.warning(f"Not used, of no part that is known: {', '.join(conversion.unused)}")
+        logger.warning(
+            f"These tensors have no place in the network: {', '.join(conversion.unused)}"
+        )
     names = mmdet_meta.class_names(content.get("meta")) if layout.name == "mmdet" else []
-    averaged = tensors(content.get("ema"))
+    averaged = plain_tensors(content.get("ema"))
     return {
         **content,
         "model": conversion.weights,
@@ -51,37 +54,41 @@ def read_foreign(content: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def tensors(named: Any) -> dict[str, Tensor]:
-    """The tensors of a dict, without the prefixes that wrappers of a model add to all names."""
-    found = plain_dict(named).items()
-    return without_wrappers({k: v for k, v in found if isinstance(v, Tensor)})
+def plain_tensors(named: Any) -> dict[str, Tensor]:
+    """Return the tensors in a dict, without the prefixes that wrappers of a model add."""
+    items = plain_dict(named).items()
+    return strip_wrappers({k: v for k, v in items if isinstance(v, Tensor)})
 
 
 def expectations(conversion: Conversion, content: Mapping[str, Any]) -> dict[str, Any]:
-    """{config key: value} that weights rely on: what their file says, or their framework.
+    """Return {config key: value} that weights rely on.
 
-    Of weights that this project wrote, what it wrote with them.
+    A file that this project wrote states them. The others follow from the framework's arithmetic
+    and from what the file itself contains.
     """
     provenance = content.get("provenance")
     if isinstance(provenance, Mapping) and isinstance(provenance.get("expects"), Mapping):
         return dict(provenance["expects"])
     methods = ARITHMETIC.get(conversion.layout, {})
-    # maskrcnn-benchmark's files of ATSS have FCOS' names.
+    # ATSS in maskrcnn-benchmark has the names of FCOS.
     method = "atss" if conversion.method == "fcos" and "FCOS" not in methods else conversion.method
     groups = [group for group in _GROUPS.get(method, ()) if group in methods]
-    found: dict[str, Any] = {"MODEL": groups} if groups else {}
+    values: dict[str, Any] = {"MODEL": groups} if groups else {}
     for group in groups:
-        found |= methods[group]
-    found.pop("MODEL.FPN.BLOCK_IN_FEATURES", None)  # the shape of P6 says it
+        values |= methods[group]
+    values.pop("MODEL.FPN.BLOCK_IN_FEATURES", None)  # The shape of P6 decides it.
     if conversion.layout == "mmdet":
-        found |= mmdet_meta.expects(content.get("meta"))
+        values |= mmdet_meta.expects(content.get("meta"))
     if conversion.layout == "detectron2":
-        found |= _pixels(content["model"])
-    return found | plain_dict(content.get("expects"))
+        values |= _pixel_statistics(content["model"])
+    return values | plain_dict(content.get("expects"))
 
 
-def _pixels(weights: Mapping[str, Any]) -> dict[str, Any]:
-    """detectron2 keeps mean and standard deviation beside the weights; blue comes first in BGR."""
+def _pixel_statistics(weights: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the mean and standard deviation that detectron2 stores with the weights.
+
+    The smaller mean is ImageNet's blue, which tells BGR from RGB.
+    """
     mean, std = weights.get("pixel_mean"), weights.get("pixel_std")
     if not isinstance(mean, Tensor) or not isinstance(std, Tensor) or mean.numel() != 3:
         return {}

@@ -7,9 +7,10 @@ from collections.abc import Sequence
 
 
 class Rename:
-    """One of our names and theirs for the same tensor.
+    """Pair of patterns for the same tensors: this project's names and another framework's.
 
-    "#" stands for a number, a final "*" for the rest of the name; both sides have the same.
+    "#" stands for a number, and "*" at the end for the rest of the name. Both patterns have the
+    same placeholders in the same order:
 
         Rename("res2.#.conv1.weight", "layer1.#.conv1.weight")
     """
@@ -19,11 +20,11 @@ class Rename:
         self._patterns = _compile(ours), _compile(theirs)
 
     def to_ours(self, name: str) -> str | None:
-        """Our name for their `name`, None where the pattern is another."""
+        """Return our name for their `name`; None if their pattern does not match it."""
         return _fill(self._patterns[1].fullmatch(name), self.ours)
 
     def to_theirs(self, name: str) -> str | None:
-        """Their name for our `name`, None where the pattern is another."""
+        """Return their name for our `name`; None if our pattern does not match it."""
         return _fill(self._patterns[0].fullmatch(name), self.theirs)
 
 
@@ -33,6 +34,7 @@ def _compile(pattern: str) -> re.Pattern[str]:
 
 
 def _fill(match: re.Match[str] | None, pattern: str) -> str | None:
+    """Replace the placeholders of a pattern by the groups of a match."""
     if match is None:
         return None
     values = iter(match.groups())
@@ -42,11 +44,12 @@ def _fill(match: re.Match[str] | None, pattern: str) -> str | None:
 def resnet(
     ours: str, theirs: str, stem: str = "", offset: str = "conv2.conv_offset"
 ) -> list[Rename]:
-    """A ResNet under our prefix, and under theirs with torchvision's names (layer1.0.bn1).
+    """Return the table of a ResNet that has torchvision's names (layer1.0.bn1) elsewhere.
 
     Args:
-        stem: their further prefix of conv1 and bn1.
-        offset: their name of the convolution that predicts a deformable one's offsets.
+        ours, theirs: prefixes of all names.
+        stem: further prefix of their conv1 and bn1.
+        offset: their name of the convolution that predicts the offsets of a deformable one.
     """
     pairs = [
         ("stem.conv1.weight", f"{stem}conv1.weight"),
@@ -63,7 +66,7 @@ def resnet(
     return [Rename(ours + first, theirs + second) for first, second in pairs]
 
 
-def numbered(ours: Sequence[str], theirs: Sequence[str]) -> list[Rename]:
-    """Modules by name, one to one, with everything below them."""
+def modules(ours: Sequence[str], theirs: Sequence[str]) -> list[Rename]:
+    """Return the table of modules, paired by position, with everything below them."""
     pairs = zip(ours, theirs, strict=True)
     return [Rename(f"{first}.*", f"{second}.*") for first, second in pairs]

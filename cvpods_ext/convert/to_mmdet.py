@@ -1,4 +1,4 @@
-"""This project's weights under mmdetection's names."""
+"""Conversion of this project's weights to mmdetection's names."""
 
 from __future__ import annotations
 
@@ -8,43 +8,38 @@ from collections.abc import Mapping
 from torch import Tensor
 
 from cvpods.utils.errors import CheckpointError
-from cvpods_ext.convert.conversion import NOT_LEARNED, Conversion, reorder_anchors
-from cvpods_ext.convert.layouts import MMDET, own_method
-
-# Methods of mmdetection, and the one whose head has tensors of the same names here.
-METHODS = {
-    "retinanet": "retinanet",
-    "free_anchor": "retinanet",
-    "fcos": "fcos",
-    "atss": "fcos",
-    "auto_assign": "auto_assign",
-}
+from cvpods_ext.convert.conversion import NOT_LEARNED, Conversion
+from cvpods_ext.convert.heads import reorder_anchors
+from cvpods_ext.convert.layouts import MMDET, MMDET_METHODS, own_method
 
 
 def to_mmdet(weights: Mapping[str, Tensor], method: str) -> Conversion:
-    """Weights of a detector under mmdetection's names, in its order of anchors.
+    """Convert the weights of a detector to mmdetection's names and its order of anchors.
 
-    Biases of 0 before a norm, which most of its heads do without, are left out; convert() fills
-    them in again, so that convert(to_mmdet(weights)) is the identity on all that is learned.
+    Most of mmdetection's heads have no biases before a norm; biases of 0 are left out. convert()
+    adds them again, so that convert(to_mmdet(weights)) is the identity on all learned tensors.
 
     Args:
-        method: one of METHODS.
+        method: one of MMDET_METHODS.
 
     Raises:
-        CheckpointError: mmdetection has no such method, or the weights are of another.
+        CheckpointError: mmdetection does not have the method, or the weights belong to another.
     """
-    if method not in METHODS:
-        raise CheckpointError(f"mmdetection has {', '.join(METHODS)}; not {method!r}.")
-    if own_method(weights) != METHODS[method]:
+    if method not in MMDET_METHODS:
         raise CheckpointError(
-            f"These are not weights of {method}, but of {own_method(weights)} or its like."
+            f"A method of mmdetection must be one of {', '.join(MMDET_METHODS)}; got {method!r}."
+        )
+    own = own_method(weights)
+    if own != MMDET_METHODS[method]:
+        raise CheckpointError(
+            f"These are not weights of {method}, but of {own} or a method with the same names."
         )
     norm = "head.cls_subnet.1.weight" in weights
     table = MMDET.rules(method, norm)
     result = Conversion({}, "cvpods", method, checked=True)
     weights = dict(weights)
     if reorder_anchors(weights, to_ratio_major=True):
-        result.notes.append("Anchors of a location: from by size, then ratio, to by ratio.")
+        result.notes.append("The order of anchors was changed to by ratio, then size.")
     for name, value in weights.items():
         if name.startswith(NOT_LEARNED):
             result.dropped.append(name)
@@ -55,10 +50,10 @@ def to_mmdet(weights: Mapping[str, Tensor], method: str) -> Conversion:
                 continue
             if method == "atss":
                 result.notes.append(
-                    f"{name} is not 0, and mmdetection's ATSSHead has no such bias: it will ignore "
-                    "it, and its outputs will differ."
+                    f"{name} is not 0, but mmdetection's ATSSHead has no such bias. It will ignore "
+                    "the bias, and its outputs will differ."
                 )
-        theirs = next((t for rule in table if (t := rule.to_theirs(_plain(name)))), None)
+        theirs = next((t for rule in table if (t := rule.to_theirs(_plain_name(name)))), None)
         if theirs is None:
             result.unused[name] = tuple(value.shape)
             continue
@@ -67,14 +62,14 @@ def to_mmdet(weights: Mapping[str, Tensor], method: str) -> Conversion:
     return result
 
 
-def _plain(name: str) -> str:
-    """A deformable convolution of a tower, X.conv and X.offset, is X and X.conv_offset there."""
+def _plain_name(name: str) -> str:
+    """Rename X.conv and X.offset of a tower's deformable convolution to X and X.conv_offset."""
     if not name.startswith("head."):
         return name
     return name.replace(".conv.", ".").replace(".offset.", ".conv_offset.")
 
 
 def _is_bias_before_norm(name: str) -> bool:
-    """Of a tower's convolution, whose indices are 0, 3, 6, 9 where norms follow."""
+    """Return True for the bias of a tower's convolution with index 0, 3, 6 or 9."""
     match = re.fullmatch(r"head\.(?:cls|bbox)_subnet\.(\d+)\.(?:conv\.)?bias", name)
     return match is not None and int(match[1]) % 3 == 0

@@ -1,1 +1,1 @@
-"""From a trained detector to a graph that other programs run, and back into this one."""
+"""Export of detectors to graphs that other programs run, and evaluation of such graphs."""

@@ -1,13 +1,11 @@
-"""Graphs to files: torch.export, then an ONNX model or a .pt2."""
+"""Writing of graphs: torch.export, then an ONNX model or a .pt2 file."""
 
 from __future__ import annotations
 
 import importlib
 import io
 import logging
-import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,45 +18,35 @@ from cvpods.utils.errors import ConfigError
 from cvpods_ext.deploy.graphs import DetectorGraph, NetworkGraph
 from cvpods_ext.deploy.info import ENTRY, GraphInfo
 from cvpods_ext.deploy.nms import onnx_translation
+from cvpods_ext.deploy.options import ExportOptions, InputShape
 
-FORMATS = ("onnx", "pt2")
-MIN_OPSET, MAX_OPSET = 18, 23
 # The first opset with DeformConv.
 DEFORM_CONV_OPSET = 19
-# Of the example that a graph of any size is traced with: no map of it has a side of one cell.
+# Size of the example that traces a graph of any size. Its maps have sides of at least two cells.
 _EXAMPLE = (256, 384)
 
 
-@dataclass(frozen=True)
-class InputShape:
-    """Shape of a graph's input; None is any.
+def write_graph(
+    graph: NetworkGraph | DetectorGraph, info: GraphInfo, options: ExportOptions
+) -> None:
+    """Trace a graph and write it to options.output.
 
-    size: (height, width), multiples of the backbone's size_divisibility.
+    Raises:
+        ConfigError: the options do not fit the network, or a package is missing.
+        CheckpointError: the file cannot be written.
     """
-
-    batch: int | None = None
-    size: tuple[int, int] | None = None
-
-    def check(self, divisor: int) -> None:
-        """
-        Raises:
-            ConfigError: below 1, or no multiple of `divisor`.
-        """
-        if self.batch is not None and self.batch < 1:
-            raise ConfigError(f"--batch is a number from 1 on, or 'dynamic'; got {self.batch}.")
-        if self.size is None:
-            return
-        if any(side % divisor for side in self.size):
-            wanted = "x".join(str(max(round(side / divisor), 1) * divisor) for side in self.size)
-            given = "x".join(map(str, self.size))
-            raise ConfigError(
-                f"This network takes heights and widths that are multiples of {divisor}, {wanted} "
-                f"for example; got {given}."
-            )
+    program = export_program(graph, options.shape)
+    if options.format == "pt2":
+        write_pt2(program, info, options.output)
+        return
+    model = to_onnx(program, graph, info, options.opset)
+    if options.simplify:
+        model = simplify(model, options.simplified_shape)
+    write_onnx(model, options.output)
 
 
 def example_inputs(graph: NetworkGraph | DetectorGraph, shape: InputShape) -> dict[str, Tensor]:
-    """Inputs of the shape, for tracing; where the shape is open, of several images and cells."""
+    """Return inputs of zeros for tracing; open axes get several images and cells."""
     batch = shape.batch or 2
     height, width = shape.size or _EXAMPLE
     inputs = {
@@ -69,12 +57,12 @@ def example_inputs(graph: NetworkGraph | DetectorGraph, shape: InputShape) -> di
 
 
 def export_program(graph: NetworkGraph | DetectorGraph, shape: InputShape) -> ExportedProgram:
-    """The graph by torch.export, in evaluation, for inputs of `shape`.
+    """Trace the graph in evaluation mode, for inputs of `shape`.
 
     Raises:
-        ConfigError: the shape is not one that the network takes.
+        ConfigError: the network does not take this shape.
     """
-    divisor = graph.detector.backbone.size_divisibility
+    divisor = graph.detector.network.size_divisibility
     shape.check(divisor)
     batch = Dim("batch") if shape.batch is None else None
     axes: dict[str, dict[int, Any]] = {"input": {}, "image_sizes": {}}
@@ -92,7 +80,7 @@ def export_program(graph: NetworkGraph | DetectorGraph, shape: InputShape) -> Ex
 def to_onnx(
     program: ExportedProgram, graph: NetworkGraph | DetectorGraph, info: GraphInfo, opset: int
 ) -> Any:
-    """The program as an onnx.ModelProto, with `info` in its metadata.
+    """Convert the program to an onnx.ModelProto that holds `info` in its metadata.
 
     Raises:
         ConfigError: the ONNX packages are missing, or the program needs a later opset.
@@ -102,10 +90,12 @@ def to_onnx(
     deforms = any("deform_conv2d" in str(node.target) for graph in graphs for node in graph.nodes)
     if deforms and opset < DEFORM_CONV_OPSET:
         raise ConfigError(
-            f"This model has deformable convolutions: ONNX' DeformConv needs --opset "
-            f"{DEFORM_CONV_OPSET} or later, got {opset}; or --deform-conv grid-sample."
+            "This model has deformable convolutions, so --opset must be at least "
+            f"{DEFORM_CONV_OPSET}, the first with DeformConv; got {opset}. Give a later opset, or "
+            "--deform-conv grid-sample."
         )
-    logging.getLogger("onnxscript").setLevel(logging.ERROR)  # it warns of constants it keeps
+    # onnxscript warns about constants that it does not fold.
+    logging.getLogger("onnxscript").setLevel(logging.ERROR)
     exported: Any = torch.onnx.export(
         program,
         opset_version=opset,
@@ -121,20 +111,12 @@ def to_onnx(
     return model
 
 
-def check_opset(opset: int) -> None:
-    """
-    Raises:
-        ConfigError: out of the range.
-    """
-    if not MIN_OPSET <= opset <= MAX_OPSET:
-        raise ConfigError(f"--opset is in {MIN_OPSET} ... {MAX_OPSET}; got {opset}.")
-
-
 def simplify(model: Any, shape: Sequence[int] | None = None) -> Any:
-    """The onnx.ModelProto with constants folded and nodes fused.
+    """Return the onnx.ModelProto with folded constants and fused nodes.
 
     Args:
-        shape: (N, 3, H, W) that `input` is fixed to; `image_sizes`, where there is one, follows.
+        shape: (N, 3, H, W) that `input` is fixed to. `image_sizes`, if the graph has it, becomes
+            (N, 2).
 
     Raises:
         ConfigError: onnxslim is missing, or the shape does not fit the input.
@@ -155,71 +137,43 @@ def simplify(model: Any, shape: Sequence[int] | None = None) -> Any:
 
 
 def _check_fits(model: Any, shape: Sequence[int], divisor: int) -> None:
-    """ConfigError where `input` cannot be fixed to a shape."""
+    """Raise ConfigError if `input` cannot be fixed to the shape."""
     (dims,) = [v.type.tensor_type.shape.dim for v in model.graph.input if v.name == "input"]
     fits = len(shape) == 4 and min(shape) > 0
     if not fits or any(d.dim_value not in (0, s) for d, s in zip(dims, shape, strict=True)):
         raise ConfigError(
             f"--overwrite-input-shape input:{','.join(map(str, shape))} does not fit the input's "
-            f"{[dim.dim_value or dim.dim_param for dim in dims]}."
+            f"shape {[dim.dim_value or dim.dim_param for dim in dims]}."
         )
     InputShape(shape[0], (shape[2], shape[3])).check(divisor)
 
 
 def write_onnx(model: Any, path: Path) -> None:
-    """Check the onnx.ModelProto and write it whole or not at all.
+    """Check the onnx.ModelProto and write it atomically.
 
     Raises:
-        CheckpointError: it cannot be written.
+        CheckpointError: the file cannot be written.
     """
     require("onnx").checker.check_model(model)
     write_file(path, model.SerializeToString())
 
 
 def write_pt2(program: ExportedProgram, info: GraphInfo, path: Path) -> None:
-    """Write the program as torch.export.load reads it, with `info` inside.
+    """Write the program, with `info` inside, in the format of torch.export.load.
 
     Raises:
-        CheckpointError: it cannot be written.
+        CheckpointError: the file cannot be written.
     """
     buffer = io.BytesIO()
     torch.export.save(program, buffer, extra_files={ENTRY: info.to_json()})
     write_file(path, buffer.getvalue())
 
 
-def parse_shape(text: str) -> tuple[int, ...]:
-    """(32, 3, 800, 1344) of "input:32,3,800,1344".
-
-    Raises:
-        ConfigError: it is not written so.
-    """
-    match = re.fullmatch(r"input:(\d+(?:,\d+)*)", text)
-    if match is None:
-        raise ConfigError(
-            "--overwrite-input-shape is written input:N,3,H,W, input:32,3,800,1344 for example; "
-            f"got {text!r}. (image_sizes follows.)"
-        )
-    return tuple(int(number) for number in match[1].split(","))
-
-
-def parse_size(text: str) -> tuple[int, int]:
-    """(800, 1344) of "800x1344".
-
-    Raises:
-        ConfigError: it is not written so, or a side is below 1.
-    """
-    match = re.fullmatch(r"(\d+)x(\d+)", text)
-    size = (int(match[1]), int(match[2])) if match else (0, 0)
-    if min(size) < 1:
-        raise ConfigError(f"--size is HEIGHTxWIDTH, 800x1344 for example; got {text!r}.")
-    return size
-
-
 def require(package: str) -> Any:
-    """A package that only deployment needs.
+    """Import a package that only deployment needs.
 
     Raises:
-        ConfigError: it is not installed.
+        ConfigError: the package is not installed.
     """
     try:
         return importlib.import_module(package)
@@ -231,8 +185,10 @@ def require(package: str) -> Any:
 
 
 def _name_axes(model: Any) -> None:
-    """Call the open axes of inputs and outputs batch, height and width; those of the maps
-    height_p3, width_p3, ...
+    """Name the open axes of inputs and outputs.
+
+    The input's are batch, height and width; those of a level's maps are batch, height_p3 and
+    width_p3.
     """
     for value in (*model.graph.input, *model.graph.output):
         dims = value.type.tensor_type.shape.dim

@@ -1,9 +1,9 @@
-"""A detector in FP16, but for the parts whose numbers do not fit into it.
+"""Conversion of a detector to FP16, except for the parts whose numbers exceed its range.
 
 In FP16: convolutions and linear layers of backbone, pyramid and head, weights and activations.
 In FP32: group, layer and batch norms (a sum of 10,000 squares exceeds 65,504), attention and its
 position code, the offsets of deformable convolutions and their sampling (positions need more than
-11 bits), and everything after the head: scores, boxes, NMS. Inputs and outputs stay FP32.
+11 bits), and everything after the head: scores, boxes, NMS. Inputs and outputs stay in FP32.
 """
 
 from __future__ import annotations
@@ -21,14 +21,15 @@ from cvpods_ext.methods.feature_align.attention import AttentionEncoder
 
 _BATCH_NORMS = (FrozenBatchNorm2d, nn.BatchNorm2d, nn.SyncBatchNorm)
 _NORMS = (*_BATCH_NORMS, nn.GroupNorm, nn.LayerNorm)
-# Compute in float32 whatever they are given; all of AttentionEncoder must be told to.
+# These compute in float32 whatever their input. AttentionEncoder needs casts around it to do so.
 _IN_FLOAT32 = (DeformConv, OffsetConv)
 
 
 def fold_batch_norms(model: nn.Module) -> None:
-    """Take fixed statistics into the convolutions before them, in place; `model` is in evaluation.
+    """Fold batch norms with fixed statistics into the convolutions before them, in place.
 
-    Those of a convolution's own `norm`, and those that follow one in a Sequential.
+    A batch norm is folded if it is a convolution's own `norm`, or follows a convolution in a
+    Sequential. `model` must be in evaluation mode.
     """
     for module in list(model.modules()):
         own = getattr(module, "norm", None)
@@ -44,18 +45,17 @@ def fold_batch_norms(model: nn.Module) -> None:
 
 
 def to_half(detector: DenseDetector) -> None:
-    """Make the network of `detector`, in evaluation, compute in FP16 as said above, in place.
+    """Make a detector's network compute in FP16 as the module's docstring states, in place.
 
-    Call fold_batch_norms first: what it leaves stays in FP32.
+    The detector must be in evaluation mode. Call fold_batch_norms first: batch norms that remain
+    stay in FP32.
     """
     for part in (detector.backbone, detector.head):
         _to_half(part)
 
 
 def _to_half(module: nn.Module) -> None:
-    if isinstance(module, AttentionEncoder):
-        _cast(module, torch.float32, torch.float16)
-    elif isinstance(module, _NORMS):
+    if isinstance(module, (AttentionEncoder, *_NORMS)):
         _cast(module, torch.float32, torch.float16)
     elif isinstance(module, (nn.Conv2d, nn.Linear)) and not isinstance(module, _IN_FLOAT32):
         for parameter in module.parameters(recurse=False):
@@ -69,7 +69,7 @@ def _to_half(module: nn.Module) -> None:
 
 
 def _cast(module: nn.Module, inside: torch.dtype, outside: torch.dtype | None) -> None:
-    """Give `module` its first input as `inside`, and its output as `outside` (None: as it is)."""
+    """Cast a module's first input to `inside`, and its output to `outside` unless that is None."""
 
     def before(_: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Any, ...]:
         return (inputs[0].to(inside), *inputs[1:])

@@ -1,11 +1,10 @@
-"""Runtimes: a graph's file, opened, is a function from named tensors to named tensors."""
+"""Runtimes that open a graph's file and run it on named tensors."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -13,33 +12,33 @@ from torch import Tensor
 from torch.export.passes import move_to_device_pass
 
 from cvpods.utils.env import processor
-from cvpods.utils.errors import CheckpointError, ConfigError, DataError
+from cvpods.utils.errors import CheckpointError, ConfigError, DataError, PodsError
 from cvpods_ext.deploy.export import require
 from cvpods_ext.deploy.info import ENTRY, GraphInfo
+from cvpods_ext.deploy.options import GRAPH_SUFFIXES, PROVIDERS
 
-# onnxruntime's execution providers by the names that --provider and TEST.GRAPH.PROVIDER take.
+# onnxruntime's execution providers, by name in PROVIDERS.
 _ORT = {
     "cpu": ["CPUExecutionProvider"],
     "cuda": ["CUDAExecutionProvider", "CPUExecutionProvider"],
     "tensorrt": ["TensorrtExecutionProvider", "CUDAExecutionProvider", "CPUExecutionProvider"],
 }
-PROVIDERS = ("auto", *_ORT, "openvino")
-FILES = (".onnx", ".pt2")
-# What any open axis of an image's height and width, or of the batch, is shown as.
+# Stands for an open axis in a shape.
 ANY = 0
 
 Feeds = Mapping[str, Tensor]
 
 
 class Session(ABC):
-    """A graph ready to run.
+    """A graph that is ready to run.
+
+    A call takes CPU tensors for a whole batch of the graph's size and returns CPU tensors.
 
     Attributes:
-        info: what the file says of itself.
-        shapes: {input name: shape}; ANY where an axis is open.
-        device: "onnxruntime 1.31.1, CPUExecutionProvider, ...", for people.
-
-    Call it with CPU tensors, a whole batch of the graph's size; outputs are CPU tensors.
+        info: the description that the file contains.
+        shapes: {input name: shape}, with ANY for an open axis.
+        device: description of runtime and device for logs, for example "onnxruntime 1.31.1,
+            CPUExecutionProvider, ...".
     """
 
     info: GraphInfo
@@ -48,28 +47,30 @@ class Session(ABC):
 
     @abstractmethod
     def __call__(self, feeds: Feeds) -> dict[str, Tensor]:
-        """Run once."""
+        """Run the graph once."""
 
     @abstractmethod
-    def bind(self, feeds: Feeds) -> Callable[[], Any]:
-        """A function that runs the graph once on `feeds`, which are on the device already, and
-        waits for the end; outputs stay there. For timing.
+    def bind(self, feeds: Feeds) -> Callable[[], object]:
+        """Copy `feeds` to the device and return a function that runs the graph on them.
+
+        The function waits until the run has ended. The outputs stay on the device. It serves
+        timing.
         """
 
     @property
     def batch(self) -> int | None:
-        """Images at once; None where any number goes."""
+        """Number of images in a batch; None if the graph takes any number."""
         return self.shapes["input"][0] or None
 
     @property
     def size(self) -> tuple[int, int] | None:
-        """(height, width) of the input; None where any goes."""
+        """(height, width) of the input; None if the graph takes any size."""
         height, width = self.shapes["input"][2:]
         return (height, width) if height and width else None
 
 
 class OnnxSession(Session):
-    """By onnxruntime."""
+    """An ONNX graph in onnxruntime."""
 
     def __init__(self, path: Path, provider: str, device: str) -> None:
         ort = require("onnxruntime")
@@ -78,9 +79,9 @@ class OnnxSession(Session):
         available = ort.get_available_providers()
         if providers[0] not in available:
             raise ConfigError(
-                f"The provider {provider!r} is {providers[0]}, which this onnxruntime does not "
-                f"have (it has {', '.join(available)}). On NVIDIA GPUs: pip uninstall "
-                "onnxruntime, then pip install onnxruntime-gpu."
+                f"The provider {provider!r} needs {providers[0]}, which this onnxruntime does not "
+                f"have; it has {', '.join(available)}. On a machine with an NVIDIA GPU: pip "
+                "uninstall onnxruntime, then pip install onnxruntime-gpu."
             )
         self.on = "cpu" if provider == "cpu" else "cuda"
         self.index = 0 if provider == "cpu" else _gpu_index(device)
@@ -92,16 +93,16 @@ class OnnxSession(Session):
         }
         chosen = [(p, settings[p]) for p in providers if p in available]
         options = ort.SessionOptions()
-        options.log_severity_level = 3  # errors; its warnings are about its own optimisations
+        options.log_severity_level = 3  # Errors only; its warnings concern its own optimisations.
         try:
             self.session = ort.InferenceSession(str(path), options, providers=chosen)
-        except Exception as error:  # onnxruntime's errors have no base class of their own
-            raise _refused(path, f"onnxruntime {ort.__version__}", error) from error
+        except Exception as error:  # onnxruntime's errors do not share a base class.
+            raise _opening_error(path, f"onnxruntime {ort.__version__}", error) from error
         used = self.session.get_providers()[0]
         if used != providers[0]:
             raise ConfigError(
-                f"onnxruntime could not start {providers[0]} and took {used}; its messages above "
-                "say why (most often CUDA's or TensorRT's libraries are missing)."
+                f"onnxruntime could not start {providers[0]} and took {used} instead. Its messages "
+                "above give the reason; most often, a library of CUDA or TensorRT is missing."
             )
         self.shapes = {
             value.name: tuple(side if isinstance(side, int) else ANY for side in value.shape)
@@ -111,11 +112,13 @@ class OnnxSession(Session):
         self.device = f"onnxruntime {ort.__version__}, {used}, {where}"
 
     def __call__(self, feeds: Feeds) -> dict[str, Tensor]:
+        """Run the graph once."""
         arrays = {name: np.ascontiguousarray(value.numpy()) for name, value in feeds.items()}
-        found = self.session.run(self.info.outputs, arrays)
-        return {n: torch.from_numpy(v) for n, v in zip(self.info.outputs, found, strict=True)}
+        outputs = self.session.run(self.info.outputs, arrays)
+        return {n: torch.from_numpy(v) for n, v in zip(self.info.outputs, outputs, strict=True)}
 
-    def bind(self, feeds: Feeds) -> Callable[[], Any]:
+    def bind(self, feeds: Feeds) -> Callable[[], object]:
+        """Return a function that runs the graph through onnxruntime's IO binding."""
         binding = self.session.io_binding()
         ort_value = require("onnxruntime").OrtValue
         for name, value in feeds.items():
@@ -132,7 +135,7 @@ class OnnxSession(Session):
 
 
 class OpenVinoSession(Session):
-    """By OpenVINO, on the CPU, in float32 also where the graph is in FP16."""
+    """An ONNX graph in OpenVINO on the CPU; a graph in FP16 also computes in float32."""
 
     def __init__(self, path: Path) -> None:
         openvino = require("openvino")
@@ -142,7 +145,7 @@ class OpenVinoSession(Session):
             hints = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32"}
             self.compiled = core.compile_model(model, "CPU", hints)
         except RuntimeError as error:
-            raise _refused(path, f"OpenVINO {openvino.__version__}", error) from error
+            raise _opening_error(path, f"OpenVINO {openvino.__version__}", error) from error
         self.info = _read_info(path)
         shapes = {name: self.compiled.input(name).partial_shape for name in self.info.inputs}
         self.shapes = {
@@ -153,26 +156,28 @@ class OpenVinoSession(Session):
         self.device = f"OpenVINO {release}, {processor()}"
 
     def __call__(self, feeds: Feeds) -> dict[str, Tensor]:
-        # CompiledModel's own call shares one request between all threads.
+        """Run the graph once."""
+        # CompiledModel's own call shares one request among all threads.
         request = self.compiled.create_infer_request()
-        found = request.infer({name: value.numpy() for name, value in feeds.items()})
-        return {name: torch.from_numpy(found[name].copy()) for name in self.info.outputs}
+        outputs = request.infer({name: value.numpy() for name, value in feeds.items()})
+        return {name: torch.from_numpy(outputs[name].copy()) for name in self.info.outputs}
 
-    def bind(self, feeds: Feeds) -> Callable[[], Any]:
+    def bind(self, feeds: Feeds) -> Callable[[], object]:
+        """Return a function that runs the graph on memory shared with OpenVINO."""
         request = self.compiled.create_infer_request()
         arrays = {name: value.numpy() for name, value in feeds.items()}
         return lambda: request.infer(arrays, share_inputs=True, share_outputs=True)
 
 
 class TorchSession(Session):
-    """A .pt2, by PyTorch: on the device that MODEL.DEVICE names."""
+    """A .pt2 in PyTorch, on the device of MODEL.DEVICE."""
 
     def __init__(self, path: Path, device: str) -> None:
         extra = {ENTRY: ""}
         try:
             program = torch.export.load(path, extra_files=extra)
-        except Exception as error:  # of zip, json, pickle, torch: there is no common base
-            raise _refused(path, f"torch {torch.__version__}", error) from error
+        except Exception as error:  # zip, json, pickle and torch raise errors without a common base
+            raise _opening_error(path, f"torch {torch.__version__}", error) from error
         self.info = GraphInfo.from_json(extra[ENTRY], path)
         if device != "cpu":
             program = move_to_device_pass(program, device)
@@ -187,20 +192,26 @@ class TorchSession(Session):
         self.device = f"torch {torch.__version__}, {processor(device)}"
 
     def __call__(self, feeds: Feeds) -> dict[str, Tensor]:
+        """Run the graph once.
+
+        Raises:
+            DataError: torch.export's graph does not take images of this size.
+        """
         given = {name: value.to(self.on) for name, value in feeds.items()}
         try:
             with torch.inference_mode():
-                found = self.module(**given)
+                outputs = self.module(**given)
         except (AssertionError, RuntimeError) as error:
             height, width = feeds["input"].shape[2:]
             raise DataError(
-                f"This .pt2 does not take {height} x {width} pixels. One that was exported for any "
-                "size wants two cells at least on each level, as torch.export has it; an .onnx "
-                f"takes all sizes. ({_short(str(error))})"
+                f"This .pt2 does not take {height} x {width} pixels. A .pt2 that was exported for "
+                "any size needs at least two cells on every level, which is a limit of "
+                f"torch.export; an .onnx takes all sizes. ({_shorten(str(error))})"
             ) from error
-        return {n: v.cpu() for n, v in zip(self.info.outputs, found, strict=True)}
+        return {n: v.cpu() for n, v in zip(self.info.outputs, outputs, strict=True)}
 
-    def bind(self, feeds: Feeds) -> Callable[[], Any]:
+    def bind(self, feeds: Feeds) -> Callable[[], object]:
+        """Return a function that runs the graph and waits for the GPU, if it runs on one."""
         given = {name: value.to(self.on) for name, value in feeds.items()}
 
         def once() -> None:
@@ -216,24 +227,26 @@ def open_session(path: str | Path, provider: str = "auto", device: str = "cpu") 
     """Open a .onnx or .pt2 file.
 
     Args:
-        provider: one of PROVIDERS; "auto" is "cuda" on a CUDA device where onnxruntime has it,
-            else "cpu". A .pt2 knows "auto" alone.
-        device: "cpu", "cuda", "cuda:1".
+        provider: one of PROVIDERS. "auto" is "cuda" if `device` is a GPU that onnxruntime supports,
+            otherwise "cpu". A .pt2 takes "auto" only.
+        device: "cpu", "cuda" or "cuda:1".
 
     Raises:
-        ConfigError: unknown or missing provider, or the runtime lacks an operator of the graph.
-        CheckpointError: the file is missing, damaged, or none that pods_export wrote.
+        ConfigError: the provider is unknown or missing, or the runtime lacks an operator.
+        CheckpointError: the file is missing or damaged, or pods_export did not write it.
     """
     path = Path(path).expanduser()
     if provider not in PROVIDERS:
-        raise ConfigError(f"The provider is one of {', '.join(PROVIDERS)}; got {provider!r}.")
-    if path.suffix.lower() not in FILES:
-        raise CheckpointError(f"A graph is a file {' or '.join(FILES)}, not {path}.")
+        raise ConfigError(f"The provider must be one of {', '.join(PROVIDERS)}; got {provider!r}.")
+    if path.suffix.lower() not in GRAPH_SUFFIXES:
+        raise CheckpointError(
+            f"A graph must be a file with the suffix {' or '.join(GRAPH_SUFFIXES)}; got {path}."
+        )
     if not path.is_file():
         raise CheckpointError(f"{path} does not exist. pods_export --output {path} writes it.")
     if path.suffix.lower() == ".pt2":
         if provider != "auto":
-            raise ConfigError(f"{path} is run by PyTorch; the provider {provider!r} takes .onnx.")
+            raise ConfigError(f"PyTorch runs {path}; the provider {provider!r} takes .onnx only.")
         return TorchSession(path, device)
     if provider == "openvino":
         return OpenVinoSession(path)
@@ -244,40 +257,43 @@ def open_session(path: str | Path, provider: str = "auto", device: str = "cpu") 
 
 
 def _read_info(path: Path) -> GraphInfo:
-    """What an ONNX file says of itself."""
+    """Read the description in an ONNX file's metadata."""
     onnx = require("onnx")
     try:
         model = onnx.load(str(path), load_external_data=False)
-    except Exception as error:  # protobuf's DecodeError, which onnx does not name
-        raise CheckpointError(f"{path} is damaged or no ONNX file: {error}") from error
+    except Exception as error:  # protobuf's DecodeError, which onnx does not export
+        raise CheckpointError(f"{path} is damaged or not an ONNX file: {error}") from error
     entries = {entry.key: entry.value for entry in model.metadata_props}
     return GraphInfo.from_json(entries.get(ENTRY), path)
 
 
 def _gpu_index(device: str) -> int:
-    """The GPU of "cuda:1", or of this process."""
+    """Return the index in "cuda:1"; without one, the index of this process's GPU."""
     index = torch.device(device).index
     if index is not None:
         return index
     return torch.cuda.current_device() if torch.cuda.is_available() else 0
 
 
-def _refused(path: Path, runtime: str, error: Exception) -> Exception:
-    """What a runtime's error on opening a file means."""
+def _opening_error(path: Path, runtime: str, error: Exception) -> PodsError:
+    """Translate a runtime's error on opening a file."""
     text = str(error)
-    lacking = ("NOT_IMPLEMENTED", "Could not find an implementation", "conversion", "not supported")
-    if any(sign in text for sign in lacking):
-        operators = [name for name in ("DeformConv", "GridSample") if name in text]
-        way = ""
-        if operators[:1] == ["DeformConv"]:
-            way = " Export with --deform-conv grid-sample, or choose another --provider."
-        what = f"the operator {operators[0]}" if operators else "an operator"
-        return ConfigError(f"{runtime} cannot run {path}: it lacks {what}.{way}\n{_short(text)}")
-    return CheckpointError(
-        f"{runtime} cannot read {path}: it is damaged or no graph.\n{_short(text)}"
+    signs = ("NOT_IMPLEMENTED", "Could not find an implementation", "conversion", "not supported")
+    if not any(sign in text for sign in signs):
+        return CheckpointError(
+            f"{runtime} cannot read {path}: the file is damaged or not a graph.\n{_shorten(text)}"
+        )
+    operator = next((name for name in ("DeformConv", "GridSample") if name in text), None)
+    missing = f"the operator {operator}" if operator else "an operator"
+    way_out = ""
+    if operator == "DeformConv":
+        way_out = " Export with --deform-conv grid-sample, or choose another --provider."
+    return ConfigError(
+        f"{runtime} cannot run {path}: it lacks {missing}.{way_out}\n{_shorten(text)}"
     )
 
 
-def _short(text: str) -> str:
+def _shorten(text: str) -> str:
+    """Return a message on one line, cut after 300 characters."""
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     return " ".join(lines)[:300]

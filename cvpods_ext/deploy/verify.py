@@ -1,4 +1,4 @@
-"""Is a file's graph what PyTorch computes?"""
+"""Comparison of a written graph with its detector in PyTorch."""
 
 from __future__ import annotations
 
@@ -10,21 +10,26 @@ from torch import Tensor
 
 from cvpods.modeling.meta_arch import DenseDetector
 from cvpods.utils.errors import CheckpointError
-from cvpods_ext.deploy.export import InputShape, example_inputs
+from cvpods_ext.deploy.export import example_inputs
 from cvpods_ext.deploy.graphs import DetectorGraph, NetworkGraph
+from cvpods_ext.deploy.options import InputShape
 from cvpods_ext.deploy.sessions import open_session
 
-# Bounds of |difference| / max(1, |value|), of FP32 (False) and FP16 (True).
+# Bounds of |difference| / max(1, |value|), for FP32 (False) and FP16 (True).
 TOLERANCES = {False: 1e-4, True: 5e-2}
 
 
 def verify(path: Path, detector: DenseDetector) -> float:
-    """Run a written graph and its detector in FP32 on one batch of noise; log and return the
-    largest difference: of the network's outputs, or of the detections; in FP16 of their scores, as
-    boxes of nearly equal ones change places.
+    """Compare a written graph with its detector in FP32, on one batch of noise.
+
+    The outputs of a network and the detections of a detector are compared. For a detector in FP16
+    only the scores are, because boxes of nearly equal scores change places.
+
+    Returns:
+        The largest difference, which is also logged.
 
     Raises:
-        CheckpointError: it exceeds the bound of FP32 or FP16, or a number is not finite.
+        CheckpointError: the difference exceeds TOLERANCES, or a number is not finite.
     """
     session = open_session(path)
     info = session.info
@@ -33,21 +38,23 @@ def verify(path: Path, detector: DenseDetector) -> float:
     noise = torch.randn(feeds["input"].shape, generator=torch.Generator().manual_seed(0))
     feeds["input"] = noise
     with torch.inference_mode():
-        wanted = dict(zip(info.outputs, graph(**feeds), strict=True))
-    found = session(feeds)
-    what = "outputs"
+        expected = dict(zip(info.outputs, graph(**feeds), strict=True))
+    actual = session(feeds)
+    compared = "outputs"
     if info.kind == "detector":
-        count = int((wanted["labels"] >= 0).sum())
-        what = f"{count} detections"
+        count = int((expected["labels"] >= 0).sum())
+        compared = f"{count} detections"
         if not count:
-            logger.warning("Nothing is found in noise, so that no box, score or label is compared.")
+            logger.warning("The detector finds nothing in noise: no box, score or label compares.")
     if info.kind == "detector" and not info.half:
-        worst = detections_difference(found, wanted)
+        worst = detections_difference(actual, expected)
     else:
         names = ["scores"] if info.kind == "detector" else info.outputs
-        worst = max(difference(found[name], wanted[name]) for name in names)
+        worst = max(difference(actual[name], expected[name]) for name in names)
     bound = TOLERANCES[info.half]
-    logger.info(f"Beside PyTorch in FP32, {what}: they differ by {worst:.1e} (bound {bound:.0e}).")
+    logger.info(
+        f"Comparison with PyTorch in FP32: {compared} differ by {worst:.1e} (bound {bound:.0e})."
+    )
     if not worst <= bound:
         raise CheckpointError(
             f"{path} differs from PyTorch by {worst:.1e}, more than {bound:.0e}. The file is kept; "
@@ -56,24 +63,29 @@ def verify(path: Path, detector: DenseDetector) -> float:
     return worst
 
 
-def difference(found: Tensor, wanted: Tensor) -> float:
-    """The largest |found - wanted| / max(1, |wanted|); infinite where shapes differ or a number is
-    not finite.
+def difference(actual: Tensor, expected: Tensor) -> float:
+    """Return the largest |actual - expected| / max(1, |expected|).
+
+    The result is infinite if the shapes differ or a number is not finite.
     """
-    if found.shape != wanted.shape or not (found.isfinite().all() and wanted.isfinite().all()):
+    if actual.shape != expected.shape:
         return float("inf")
-    gap = (found.double() - wanted.double()).abs() / wanted.double().abs().clamp(min=1)
+    if not (actual.isfinite().all() and expected.isfinite().all()):
+        return float("inf")
+    gap = (actual.double() - expected.double()).abs() / expected.double().abs().clamp(min=1)
     return float(gap.max()) if gap.numel() else 0.0
 
 
-def detections_difference(found: dict[str, Tensor], wanted: dict[str, Tensor]) -> float:
-    """The largest difference of boxes and scores of a DetectorGraph's outputs, each detection of
-    an image held against the nearest of its label: those of nearly equal scores may change places.
-    Infinite where one is left without a partner.
+def detections_difference(actual: dict[str, Tensor], expected: dict[str, Tensor]) -> float:
+    """Return the largest difference between the boxes and scores of two DetectorGraph outputs.
+
+    Each detection is compared with the nearest one of its label in the same image, because
+    detections of nearly equal scores may change places. The result is infinite if the detections
+    cannot be paired.
     """
     worst = 0.0
-    for image in range(len(wanted["labels"])):
-        rows = [_rows(outputs, image) for outputs in (found, wanted)]
+    for image in range(len(expected["labels"])):
+        rows = [_detection_rows(outputs, image) for outputs in (actual, expected)]
         if len(rows[0]) != len(rows[1]):
             return float("inf")
         if not len(rows[0]):
@@ -86,8 +98,11 @@ def detections_difference(found: dict[str, Tensor], wanted: dict[str, Tensor]) -
     return worst
 
 
-def _rows(outputs: dict[str, Tensor], image: int) -> Tensor:
-    """(J, 6) boxes, scores and labels of an image's detections; labels weigh most."""
+def _detection_rows(outputs: dict[str, Tensor], image: int) -> Tensor:
+    """Return the boxes, scores and scaled labels (J, 6) of an image's detections.
+
+    The factor of the labels keeps detections of different labels far apart.
+    """
     real = outputs["labels"][image] >= 0
     columns = outputs["scores"][image][real, None], 1e4 * outputs["labels"][image][real, None]
     return torch.cat([outputs["boxes"][image][real], *columns], dim=1).double()

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from cvpods.utils.slices import slices
+from cvpods.structures.slices import slices
 
 
 class Table(Protocol):
@@ -33,7 +33,6 @@ def negative_focal_loss(
     obj_logits: Tensor | None,
     tables: Tables,
     gamma: float,
-    *,
     width: int = 0,
     elements_at_once: int | None = None,
 ) -> Tensor:
@@ -56,7 +55,6 @@ def negative_focal_loss_and_logits(
     picked: Tensor,
     tables: Tables,
     gamma: float,
-    *,
     width: int = 0,
     elements_at_once: int | None = None,
 ) -> tuple[Tensor, Tensor]:
@@ -125,7 +123,7 @@ def loss_and_slopes(
     tiny, one = torch.finfo(logits.dtype).tiny, logits.new_ones(())
     slope = torch.empty_like(logits, memory_format=torch.contiguous_format) if with_slopes else None
     obj_slope = torch.empty_like(obj_logits) if with_slopes and obj_logits is not None else None
-    for n, table in enumerate(tables):
+    for n, table in zip(range(len(logits)), tables, strict=True):
         for part in slices(logits.shape[1], width, logits.device, elements=elements_at_once):
             # 1 - p, kept from underflow; 1 - x = 1 - p + p A, never computed from x; then x.
             miss = logits[n, part].neg().sigmoid_().clamp_(min=tiny)

@@ -16,7 +16,8 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from cvpods.utils.slices import slices
+from cvpods.structures.geometry import as_columns, as_rows, iou_table
+from cvpods.structures.slices import slices
 from cvpods_ext.kernels.segments import segment_logsumexp, segment_min_max, segment_sum
 
 # Pairs of one chunk; a box with more of them is a chunk of its own.
@@ -55,6 +56,15 @@ class Pairs:
         """Return the output (P,) for the class of each pair's box, given outputs (N, R, K)."""
         entry = self._entry(outputs) * outputs.shape[2] + self.per_box(self.classes)
         return outputs.flatten().index_select(0, entry)
+
+    def per_level_and_class(self, values: Tensor, levels: Tensor) -> Tensor:
+        """Return the value (P, C) for the level and the class of each pair.
+
+        Args:
+            values: (L, K, C); levels: (R,) int64 level of each location, in [0, L).
+        """
+        row = self.per_location(levels) * values.shape[1] + self.per_box(self.classes)
+        return values.flatten(0, 1).index_select(0, row)
 
     def _entry(self, outputs: Tensor) -> Tensor:
         """Return the index (P,) of each pair's location among all locations (N * R) of a batch."""
@@ -143,18 +153,68 @@ def chunks(pairs: Pairs, at_once: int = PAIRS_AT_ONCE) -> Iterator[Pairs]:
 
 def in_chunks(
     function: Callable[..., tuple[Tensor, ...]],
-    pairs: Pairs,
+    images: Sequence[Pairs],
     *arguments: Any,
     at_once: int = PAIRS_AT_ONCE,
 ) -> tuple[Tensor, ...]:
-    """Return the sums over chunks of the tensors that `function(chunk, *arguments)` returns.
+    """Return sums of the tensors that `function(pairs, *arguments)` returns for chunks of a batch.
 
-    Memory is bounded by one chunk: each keeps its inputs alone, and is computed a second time for
-    the gradient. A single chunk is computed once.
+    The pairs of all images are joined and cut into chunks of at most `at_once` pairs. Memory is
+    bounded by one chunk: each keeps its inputs alone, and is computed a second time for the
+    gradient. A single chunk is computed once.
     """
-    parts = list(chunks(pairs, at_once))
+    parts = list(chunks(join(images), at_once))
     if len(parts) == 1:
         return function(parts[0], *arguments)
-    options = {"use_reentrant": False, "preserve_rng_state": False}
-    results = [checkpoint(function, part, *arguments, **options) for part in parts]
+    results = [
+        checkpoint(function, part, *arguments, use_reentrant=False, preserve_rng_state=False)
+        for part in parts
+    ]
     return tuple(torch.stack(terms).sum(dim=0) for terms in zip(*results, strict=True))
+
+
+@torch.no_grad()
+def best_iou(
+    predicted: Tensor, gt_boxes: Tensor, location: Tensor, elements_at_once: int | None = None
+) -> Tensor:
+    """Return the largest IoU (R,) of each predicted box (R, 4) with any of the boxes (M, 4).
+
+    Args:
+        location: (P,) int64, the locations that it is computed for; others get 0. May repeat.
+        elements_at_once: size of the slices.
+    """
+    is_needed = torch.zeros(len(predicted), dtype=torch.bool, device=predicted.device)
+    is_needed[location] = True
+    chosen = is_needed.nonzero().flatten()
+    columns, rows = as_columns(predicted[chosen]), as_rows(gt_boxes)
+    best = predicted.new_zeros(len(predicted))
+    for part in slices(len(chosen), len(gt_boxes), predicted.device, elements=elements_at_once):
+        best[chosen[part]] = iou_table(rows, columns[:, :, part]).amax(dim=0)
+    return best
+
+
+@torch.no_grad()
+def min_max_table(
+    pairs: Pairs, values: Tensor, num_classes: int, at_once: int = PAIRS_AT_ONCE
+) -> Tensor:
+    """Return a table (R, K) of one image: values scaled to [0, 1] over the locations of each box.
+
+    A pair fills the row of its location and the column of its box's class. Where boxes of one class
+    share a location, the last box counts; entries without a pair are 0.
+
+    Args:
+        values: (R,) of the locations.
+        at_once: pairs of a chunk.
+    """
+    size = len(values) * num_classes
+    last = torch.zeros(size, dtype=torch.int64, device=values.device)
+    table = values.new_zeros(size)
+    first = 1  # order of the first box of a chunk; 0 is before all boxes
+    for part in chunks(pairs, at_once):
+        scaled = part.min_max(part.per_location(values))
+        entry = part.location * num_classes + part.per_box(part.classes)
+        order = part.box + first
+        is_last = last.scatter_reduce_(0, entry, order, "amax")[entry] == order
+        table[entry[is_last]] = scaled[is_last]
+        first += len(part.boxes)
+    return table.view(-1, num_classes)

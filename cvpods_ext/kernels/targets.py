@@ -1,4 +1,4 @@
-"""Checks of the arguments of the losses, and their common precision."""
+"""Checks of the arguments of the losses."""
 
 from __future__ import annotations
 
@@ -46,6 +46,40 @@ def check_targets(n: int, gt_boxes: Sequence[Tensor], gt_classes: Sequence[Tenso
             )
 
 
-def common_dtype(*tensors: Tensor) -> torch.dtype:
-    """Return the precision that all tensors fit in, float32 at least."""
-    return reduce(torch.promote_types, (tensor.dtype for tensor in tensors), torch.float32)
+def check_location_inputs(
+    cls_logits: Tensor,
+    obj_logits: Tensor,
+    ltrb: Tensor,
+    points: Tensor,
+    strides: Tensor,
+    prior_shape: tuple[int, ...],
+    mu: Tensor,
+    sigma: Tensor,
+    gt_boxes: Sequence[Tensor],
+    gt_classes: Sequence[Tensor],
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Check the arguments that the losses of AutoAssign and FeatureAlign share.
+
+    Args:
+        prior_shape: dimensions of mu and sigma before (K, 2): (), or (L,) for a prior per level.
+
+    Returns:
+        cls_logits, obj_logits and ltrb in the precision that all fit in, float32 at least.
+
+    Raises:
+        ValueError: shapes that do not go together, no image, or classes that are not int64.
+    """
+    n, r, k = cls_logits.shape if cls_logits.dim() == 3 else (0, 0, 0)
+    check_outputs(
+        cls_logits,
+        obj_logits=(obj_logits, (n, r, 1)),
+        ltrb=(ltrb, (n, r, 4)),
+        points=(points, (r, 2)),
+        strides=(strides, (r,)),
+        mu=(mu, (*prior_shape, k, 2)),
+        sigma=(sigma, (*prior_shape, k, 2)),
+    )
+    check_targets(n, gt_boxes, gt_classes)
+    outputs = cls_logits, obj_logits, ltrb
+    dtype = reduce(torch.promote_types, (tensor.dtype for tensor in outputs), torch.float32)
+    return cls_logits.to(dtype), obj_logits.to(dtype), ltrb.to(dtype)

@@ -1,7 +1,7 @@
 """ATSS, ResNet-18-FPN, DCNv2, the embedded shapes data set, from scratch.
 
-Paper     none; do deformable convolutions learn, and what do they cost?
-Expected  not below atss.res18.shapes, which has the same budget
+Paper     none; a check of what deformable convolutions gain and cost
+Expected  AP not below that of atss.res18.shapes, which has the same budget
 Measured  53.8 (shapes, 150 held-out images; atss.res18.shapes in the same setting: 52.7)
 Recorded  2026-11-21, a2cf486
 Run       python ../../datasets/make_shapes.py && pods_train

@@ -1,4 +1,4 @@
-"""ATSS, ResNet-18-FPN, DCNv2, a handful of real images, from scratch: learned by heart?
+"""ATSS, ResNet-18-FPN, DCNv2, overfit on a handful of real images, from scratch
 
 Paper     none; a check that deformable convolutions train and resume on real images
 Expected  AP50 > 90 on the images that it was trained on

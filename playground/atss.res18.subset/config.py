@@ -1,4 +1,4 @@
-"""ATSS, ResNet-18-FPN, a handful of real images, from scratch: can it learn them by heart?
+"""ATSS, ResNet-18-FPN, overfit on a handful of real images, from scratch
 
 Paper     none; a check that data, assignment, losses and decoding fit together
 Expected  AP50 > 90 on the images that it was trained on

@@ -3,7 +3,7 @@
 Paper     arXiv:1912.02424; mmdetection's R-50: 39.4 AP (minival); test-dev not published
 Expected  39.4 +- 0.3 AP on COCO val2017, 16 images an iteration (not measured here)
 Run       pods_train --num-gpus 8
-          pods_test MODEL.WEIGHTS its_file.pth          # of mmdetection, converted as it is read
+          pods_test MODEL.WEIGHTS its_file.pth          # mmdetection's, converted on loading
 Differs   from atss.res50.1x: weights, colours, batch norms, anchors, P7, score, warm-up;
           12 epochs there (drops after 8 and 11), 90k iterations here
 """

@@ -4,7 +4,7 @@ Paper     arXiv:1912.02424, Sec. 3: 37.8 AP (minival): FCOS with all its improve
 Expected  37.8 +- 0.3 AP on COCO val2017, 16 images an iteration (not measured here)
 Run       pods_train --num-gpus 8
           pods_train --num-gpus 8 MODEL.ATSS.REGRESSION_TYPE POINT   # from points, as FCOS does
-Differs   locations inside a box are positive on the level that answers for its size, as in FCOS
+Differs   locations inside a box are positive on the level to which its size is assigned, as in FCOS
 """
 
 from cvpods_ext.configs import compose

@@ -3,7 +3,7 @@
 Paper     none; an option of the authors' code, POSITIVE_TYPE TOPK
 Expected  not published; 16 images an iteration (not measured here)
 Run       pods_train --num-gpus 8
-Differs   of all levels together, the 9 anchors of a box with the highest IoU are positive
+Differs   the 9 anchors with the highest IoU with a box, over all levels, are positive
 """
 
 from cvpods_ext.configs import compose

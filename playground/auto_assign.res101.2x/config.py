@@ -3,7 +3,7 @@
 Paper     arXiv:2007.03496, R-101 2x: 44.5 AP (test-dev); the same in FeatureAlign's table
 Expected  44.5 +- 0.3 AP on COCO test-dev, 16 images an iteration (not measured here)
 Run       pods_train --num-gpus 8
-Differs   backbone, schedule, scales (as FeatureAlign's configurations have them)
+Differs   backbone, schedule, scales (those of FeatureAlign's configurations)
 """
 
 from cvpods_ext.configs import compose

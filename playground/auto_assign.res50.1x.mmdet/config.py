@@ -3,7 +3,7 @@
 Paper     arXiv:2007.03496; mmdetection's R-50: 40.4 AP (minival); test-dev not published
 Expected  40.4 +- 0.3 AP on COCO val2017, 16 images an iteration (not measured here)
 Run       pods_train --num-gpus 8
-          pods_test MODEL.WEIGHTS its_file.pth          # of mmdetection, converted as it is read
+          pods_test MODEL.WEIGHTS its_file.pth          # mmdetection's, converted on loading
 Differs   from auto_assign.res50.1x: P6 from C5, prior, score, clip and cap before NMS;
           12 epochs there (drops after 8 and 11), 90k iterations here
 """

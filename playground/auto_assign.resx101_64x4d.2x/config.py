@@ -3,7 +3,7 @@
 Paper     arXiv:2007.03496, X-101-64x4d 2x: 46.5 AP (test-dev), as in FeatureAlign's table
 Expected  46.5 +- 0.3 AP on COCO test-dev, 16 images an iteration (not measured here)
 Run       pods_train --num-gpus 8
-Differs   backbone, schedule, scales (as FeatureAlign's configurations have them)
+Differs   backbone, schedule, scales (those of FeatureAlign's configurations)
 """
 
 from cvpods_ext.configs import compose

@@ -3,8 +3,8 @@
 Paper     arXiv:1904.01355; mmdetection's R-50: 36.6 AP (minival); test-dev not published
 Expected  36.6 +- 0.3 AP on COCO val2017, 16 images an iteration (not measured here)
 Run       pods_train --num-gpus 8
-          pods_test MODEL.WEIGHTS its_file.pth          # of mmdetection, converted as it is read
-Differs   (no other FCOS on COCO here);
+          pods_test MODEL.WEIGHTS its_file.pth          # mmdetection's, converted on loading
+Differs   (the only FCOS experiment on COCO);
           12 epochs there (drops after 8 and 11), 90k iterations here
 """
 

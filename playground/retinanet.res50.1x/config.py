@@ -1,7 +1,8 @@
 """RetinaNet, ResNet-50-FPN, single scale 800, 1x: the baseline of FreeAnchor's paper.
 
-Paper     arXiv:1909.02466, NMS recall: RetinaNet 81.8, FreeAnchor 83.8 (recalled, unverified)
-Expected  about 36 AP on COCO val2017, as other frameworks' 1x (not measured here)
+Paper     arXiv:1909.02466, NMS recall: RetinaNet 81.8, FreeAnchor 83.8 (quoted from memory,
+          not verified)
+Expected  about 36 AP on COCO val2017, as in other frameworks at 1x (not measured here)
 Run       pods_train --num-gpus 8
           pods_test --nms-recall          # here and in free_anchor.res50.1x: the comparison
 Differs   from free_anchor.res50.1x: assignment and loss, with cvpods' box coder (weights 1), prior

@@ -1,4 +1,4 @@
-"""A training without the names that only Linux, or only POSIX, has: macOS and Windows."""
+"""Training without the names that only Linux or POSIX has, as on macOS and Windows."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import pytest
 
 from tests.conftest import command_environment
 
-# What the project itself may not need. torch and the standard library are imported before: their
-# ports to other systems are theirs. As on Windows, workers are spawned.
+# Names that the project must not need. torch and the standard library are imported first, because
+# they have their own ports to other systems. Workers are spawned, as on Windows.
 _RUN = """
 import importlib, sys
 import multiprocessing.queues, multiprocessing.resource_tracker, subprocess, tempfile

@@ -1,4 +1,4 @@
-"""Tests of datasets/make_shapes.py: a stable, valid COCO data set with the stated properties."""
+"""datasets/make_shapes.py: a stable, valid COCO data set with the stated properties."""
 
 import hashlib
 import json
@@ -27,7 +27,7 @@ def load(output, split="train"):
 
 
 def digests(output):
-    """Digest of every file below a folder."""
+    """Return the digest of every file below a folder."""
     files = sorted(path for path in output.rglob("*") if path.is_file())
     return {
         path.relative_to(output).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
@@ -58,7 +58,7 @@ def scenes():
 
 
 def square_shape(center, size=40):
-    """A square in a 100 x 80 image."""
+    """Return a square in a 100 x 80 image."""
     polygons = make_shapes.shape_polygons("square", size, center)
     alpha = make_shapes.render_alpha(polygons, 100, 80)
     return make_shapes.Shape("square", center, size, alpha, alpha > 0.5, float(size**2))
@@ -236,8 +236,8 @@ def test_every_shape_has_the_asked_size_and_soft_edges(name, angle):
 def test_fits_refuses_hidden_and_cut_off_shapes():
     below = square_shape((50.0, 40.0))
     assert make_shapes.fits(below, [])
-    assert make_shapes.fits(square_shape((70.0, 40.0)), [below])  # half of it is left
-    assert not make_shapes.fits(square_shape((60.0, 40.0)), [below])  # a quarter is left
+    assert make_shapes.fits(square_shape((70.0, 40.0)), [below])  # half of it is visible
+    assert not make_shapes.fits(square_shape((60.0, 40.0)), [below])  # a quarter is visible
     assert make_shapes.fits(square_shape((2.0, 40.0)), [])  # 55 % are inside
     assert not make_shapes.fits(square_shape((0.0, 0.0)), [])  # 25 % are inside
     assert not make_shapes.fits(square_shape((50.0, 40.0), size=6), [])

@@ -78,7 +78,7 @@ def test_auto_assign(copy_of, run_command, shapes_root):
     output = folder / "output"
     interrupted(output, folder / "again")
     result = run_command([train[0], "--resume", *train[1:], "OUTPUT_DIR", "again"], folder)
-    assert "Going on at iteration 2 of 4" in result.stderr
+    assert "Continuing at iteration 2 of 4" in result.stderr
     check_same_run(folder / "again", output)
     assert set(losses(output)[0]) == {"total_loss", "loss_pos", "loss_neg", "loss_norm"}
     trained = weights(output / "model_final.pth")

@@ -1,19 +1,9 @@
-"""AutoAssign twice, written from the paper (arXiv:2007.03496) without a look at the product.
-
-auto_assign_loss_loop: plain Python numbers, one box and one location at a time.
-auto_assign_loss_per_image: tensors, one image at a time, with the dense tables of the published
-implementations; the other side of the benchmark.
-"""
+"""AutoAssign in plain Python numbers, one box and one location at a time (arXiv:2007.03496)."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-
-import torch
-from torch import Tensor
-from torch.nn import functional as F
-from torchvision.ops import box_iou
 
 from tests.reference.boxes import Box, giou, iou, is_inside
 
@@ -117,67 +107,4 @@ def auto_assign_loss_loop(
         "loss_pos": alpha * positive / max(1, count),
         "loss_neg": (1 - alpha) * negative / max(1, total_prior),
         "loss_norm": (1 - alpha) * norm / len(gt_boxes),
-    }
-
-
-def giou_table(distances: Tensor, wanted: Tensor) -> Tensor:
-    """GIoU (M, R) of predicted distances (R, 4) and the true ones (M, R, 4)."""
-    near, far = torch.min(distances, wanted), torch.max(distances, wanted)
-    intersection = (near[..., :2] + near[..., 2:]).clamp(min=0).prod(dim=-1)
-    outer = (far[..., :2] + far[..., 2:]).prod(dim=-1)
-    areas = [(d[..., :2] + d[..., 2:]).prod(dim=-1) for d in (distances, wanted)]
-    union = areas[0] + areas[1] - intersection
-    return intersection / union.clamp(min=1e-7) - (outer - union) / outer.clamp(min=1e-7)
-
-
-def auto_assign_loss_per_image(
-    cls_logits: Tensor,
-    obj_logits: Tensor,
-    ltrb: Tensor,
-    points: Tensor,
-    strides: Tensor,
-    mu: Tensor,
-    sigma: Tensor,
-    gt_boxes: Sequence[Tensor],
-    gt_classes: Sequence[Tensor],
-) -> dict[str, Tensor]:
-    """The same in tensors, default settings, image by image with (M, R) and (R, K) tables."""
-    positive, tables, priors, norms = [], [], [], []
-    probability = cls_logits.sigmoid() * obj_logits.sigmoid()
-    for p, distances, boxes, classes in zip(probability, ltrb, gt_boxes, gt_classes, strict=True):
-        wanted = torch.cat([points - boxes[:, None, :2], boxes[:, None, 2:] - points], dim=2)
-        is_inside = wanted.min(dim=2).values > 0
-        offset = (wanted[..., :2] - wanted[..., 2:]) / 2 / strides[:, None]
-        exponent = (offset - mu[classes][:, None]) ** 2 / (2 * sigma[classes][:, None] ** 2)
-        prior = (-exponent).exp().prod(dim=2) * is_inside
-
-        box_score = (-5 * (1 - giou_table(distances, wanted))).exp()
-        joint = p[:, classes].t() * box_score
-        weight = (3 * joint).exp() * prior
-        weight = weight / weight.sum(dim=1, keepdim=True).clamp(min=1e-12)
-        bag = (weight * joint).sum(dim=1).clamp(max=1)
-        positive.append(F.binary_cross_entropy(bag, torch.ones_like(bag), reduction="none"))
-        priors.append(prior.sum())
-        total = prior.sum()
-        norms.append(torch.where(total > 0, len(boxes) / total.clamp(min=1e-12), 0.0))
-
-        with torch.no_grad():
-            table = torch.zeros_like(p)
-            predicted = torch.cat([points - distances[:, :2], points + distances[:, 2:]], dim=1)
-            if len(boxes):
-                odds = 1 / (1 - box_iou(boxes, predicted).max(dim=0).values).clamp(min=1e-12)
-            for i in range(len(boxes)):
-                values = odds[is_inside[i]]
-                if len(values):
-                    low, high = values.min(), values.max()
-                    found = (values - low + 1e-12) / (high - low + 1e-12)
-                    table[is_inside[i], classes[i]] = found
-            tables.append(table)
-    x = probability * (1 - torch.stack(tables))
-    negative = x**2 * F.binary_cross_entropy(x, torch.zeros_like(x), reduction="none")
-    positive = torch.cat(positive)
-    return {
-        "loss_pos": 0.25 * positive.sum() / max(1, len(positive)),
-        "loss_neg": 0.75 * negative.sum() / torch.stack(priors).sum().detach().clamp(min=1),
-        "loss_norm": 0.75 * torch.stack(norms).mean(),
     }

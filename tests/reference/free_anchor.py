@@ -1,19 +1,9 @@
-"""FreeAnchor twice, written from the paper (arXiv:1909.02466) without a look at the product.
-
-free_anchor_loss_loop: plain Python numbers, one box and one anchor at a time.
-free_anchor_loss_per_image: tensors, one image at a time, with the dense tables of the published
-implementations; the other side of the benchmark.
-"""
+"""FreeAnchor in plain Python numbers, one box and one anchor at a time (arXiv:1909.02466)."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-
-import torch
-from torch import Tensor
-from torch.nn import functional as F
-from torchvision.ops import box_iou
 
 from tests.reference.boxes import Box, iou
 
@@ -99,58 +89,4 @@ def free_anchor_loss_loop(
     return {
         "loss_pos": alpha * positive / max(1, count),
         "loss_neg": (1 - alpha) * negative / max(1, bag_size * count),
-    }
-
-
-def free_anchor_loss_per_image(
-    cls_logits: Tensor,
-    box_deltas: Tensor,
-    anchors: Tensor,
-    gt_boxes: Sequence[Tensor],
-    gt_classes: Sequence[Tensor],
-) -> dict[str, Tensor]:
-    """The same in tensors, default settings, image by image with (M, R) and (R, K) tables."""
-    weights = anchors.new_tensor(WEIGHTS)
-    probability = cls_logits.sigmoid()
-    size = anchors[:, 2:] - anchors[:, :2]
-    center = (anchors[:, 2:] + anchors[:, :2]) / 2
-    positive, tables, count = [], [], 0
-    for p, deltas, boxes, classes in zip(
-        probability, box_deltas, gt_boxes, gt_classes, strict=True
-    ):
-        with torch.no_grad():
-            shift, log_size = (deltas / weights).split(2, dim=1)
-            half = log_size.clamp(max=math.log(1000 / 16)).exp() * size / 2
-            middle = center + shift * size
-            ious = box_iou(boxes, torch.cat([middle - half, middle + half], dim=1))
-            top = ious.max(dim=1, keepdim=True).values.clamp(min=0.6 + 1e-6)
-            found = ((ious - 0.6) / (top - 0.6)).clamp(0, 1)
-            box_of, anchor_of = found.nonzero(as_tuple=True)
-            table = torch.zeros_like(p)
-            for i in range(len(boxes)):
-                hit = anchor_of[box_of == i]
-                column = table[:, classes[i]]
-                column[hit] = torch.maximum(column[hit], found[i, hit])
-            tables.append(table)
-            bags = box_iou(boxes, anchors).topk(50, dim=1, sorted=False).indices
-        bag_anchors_center, bag_size_ = center[bags], size[bags]
-        gt_center = ((boxes[:, 2:] + boxes[:, :2]) / 2)[:, None]
-        gt_size = (boxes[:, 2:] - boxes[:, :2])[:, None]
-        wanted = torch.cat(
-            [(gt_center - bag_anchors_center) / bag_size_, (gt_size / bag_size_).log()], dim=2
-        )
-        error = F.smooth_l1_loss(deltas[bags], wanted * weights, reduction="none", beta=0.11)
-        location = torch.exp(-0.75 * error.sum(dim=2))
-        label = p[bags].gather(2, classes.view(-1, 1, 1).expand(-1, 50, 1)).squeeze(2)
-        x = label * location
-        weight = 1 / (1 - x).clamp(min=1e-12)
-        weight = weight / weight.sum(dim=1, keepdim=True)
-        bag = (weight * x).sum(dim=1)
-        positive.append(F.binary_cross_entropy(bag, torch.ones_like(bag), reduction="none"))
-        count += len(boxes)
-    x = probability * (1 - torch.stack(tables))
-    negative = x**2 * F.binary_cross_entropy(x, torch.zeros_like(x), reduction="none")
-    return {
-        "loss_pos": 0.5 * torch.cat(positive).sum() / max(1, count),
-        "loss_neg": 0.5 * negative.sum() / max(1, 50 * count),
     }

@@ -16,16 +16,16 @@ from pathlib import Path
 
 from cvpods.tools.check import main as pods_check
 from cvpods.tools.draw import main as pods_draw
-from cvpods_ext.deploy.export_tool import main as pods_export
+from cvpods_ext.tools.export import main as pods_export
 from tests.forked_commands import Commands
 from tests.reliability.variants import REFUSED, VARIANTS, make_data
 
-# Of these, all commands run: one for each kind of id, and a folder with a blank in its name.
+# All commands run on these: one for each kind of id, and a folder with a blank in its name.
 THOROUGH = ("ids above 2^63", "ids as UUIDs", "ids as floats", "nested folders")
 
 
 def kinds_of(said: str, gravity: str) -> list[str]:
-    """The kinds of findings of a gravity in pods_check's table."""
+    """Return the kinds of findings of a gravity in pods_check's table."""
     rows = (re.split(r"\s{2,}", line) for line in said.splitlines())
     return [row[1] for row in rows if row[0] == gravity]
 

@@ -26,7 +26,7 @@ MIDDLE, END = 3, 5
 
 
 class Numbers(nn.Module):
-    """A batch norm, dropout and a weight: what a resumed run easily gets wrong."""
+    """A batch norm, dropout and a weight, which a resumed run easily gets wrong."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -41,7 +41,7 @@ class Numbers(nn.Module):
 
 
 class Loader:
-    """Batches that are a function of their position, and what the runner asks of a DataLoader."""
+    """Batches that are a function of their position, with the attributes of a training loader."""
 
     def __init__(self, plan: BatchPlan) -> None:
         self.batch_sampler = TrainingBatchSampler(
@@ -56,7 +56,7 @@ class Loader:
 
 
 class Mean(DatasetEvaluator):
-    """Mean of what the model returns over all processes."""
+    """Mean of the model's outputs over all processes."""
 
     def reset(self) -> None:
         self.found: list[float] = []
@@ -94,7 +94,7 @@ class NumbersRunner(DefaultRunner):
 def run(
     output: Path, resume: bool = False, kind: type[NumbersRunner] = NumbersRunner, **changes: Any
 ) -> NumbersRunner:
-    """Train, with all that TRAINER and SOLVER can bring into it."""
+    """Train with the average, the schedule, evaluations and checkpoints."""
     cfg = make_config(output, CHECKPOINT_PERIOD=2)
     output.mkdir(exist_ok=True)
     cfg.override(
@@ -118,7 +118,7 @@ def run(
 
 
 def metrics(output: Path) -> dict[int, dict[str, float]]:
-    """What metrics.json has of each iteration, without times."""
+    """Return the records of metrics.json by iteration, without times."""
     found: dict[int, dict[str, float]] = {}
     for line in (output / "metrics.json").read_text().splitlines():
         record = json.loads(line)
@@ -163,7 +163,7 @@ def failing(
 
 @contextmanager
 def full_disk(iteration: int) -> Any:
-    """No checkpoint can be written at an iteration."""
+    """Make the checkpoint of an iteration fail to be written."""
     original = torch.save
 
     def save(content: Any, file: Any) -> None:
@@ -177,7 +177,7 @@ def full_disk(iteration: int) -> Any:
 
 
 def at(iteration: int, rank: int | None = None) -> Callable[[Any], bool]:
-    """For failing(): the iteration of a hook or a runner, or that of the storage for a writer."""
+    """Return a condition for failing(): the iteration of a hook or of a runner."""
 
     def when(self: Any) -> bool:
         if rank is not None and comm.get_rank() != rank:

@@ -50,10 +50,10 @@ def start(
     hangup: Any = signal.SIG_DFL,
     method: str = "fork",
 ) -> int:
-    """Fork `pods_train` into the background; returns its process id.
+    """Fork `pods_train` into the background; return its process id.
 
     Args:
-        hangup: what SIGHUP does at its start; nohup has it ignored.
+        hangup: the handler of SIGHUP at its start; nohup ignores it.
         method: how it starts loaders' workers.
     """
     output.mkdir(parents=True, exist_ok=True)
@@ -90,7 +90,7 @@ def truncate_newest(output: Path, rng: random.Random) -> str:
 
 
 def interrupt(kind: str, pid: int, output: Path, seconds: float, rng: random.Random) -> str:
-    """Do to a running process what `kind` says, after so many seconds; returns a remark."""
+    """Interrupt a running process after some seconds, in the way of `kind`; return a remark."""
     if kind == "inside a write":
         wait_for_write(pid, output, rng.randint(1, 4))
         os.kill(pid, signal.SIGKILL)
@@ -107,13 +107,17 @@ def interrupt(kind: str, pid: int, output: Path, seconds: float, rng: random.Ran
 
 
 def losses(output: Path) -> dict[int, dict[str, float]]:
-    """What metrics.json has of each iteration that must not depend on kills."""
+    """Return the values of metrics.json that must not depend on kills, by iteration."""
     records = [json.loads(line) for line in (output / "metrics.json").read_text().splitlines()]
     return {r["iteration"]: {k: v for k, v in r.items() if "time" not in k} for r in records}
 
 
 def same_losses(output: Path, reference: Path, whole: bool) -> bool:
-    """Every iteration's, or, where a cut may have taken some away, all that there are."""
+    """Compare the losses of every iteration, or of those that remain if the file was cut.
+
+    Args:
+        whole: whether the file was not cut.
+    """
     found, wanted = losses(output), losses(reference)
     last = max(wanted)
     if whole:

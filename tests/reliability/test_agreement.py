@@ -32,7 +32,7 @@ config.override({
 
 @pytest.fixture(scope="module")
 def records(tmp_path_factory, shapes_root):
-    """What the commands did on every variant, by name."""
+    """Return the records of the commands on every variant, by name."""
     folder = tmp_path_factory.mktemp("agreement")
     (experiment := folder / "atss.tiny").mkdir()
     source = ROOT / "playground/atss.res18.shapes"

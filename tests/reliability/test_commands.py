@@ -22,7 +22,7 @@ NO_TEST = ["TEST.EVAL_PERIOD", "-1"]
 
 @pytest.fixture
 def damaged_root(tmp_path, shapes_root) -> Path:
-    """The shapes with a missing image, a cut one, a box of no size and an unknown category."""
+    """Copy the shapes; remove an image, cut another short, and set the width of a box to 0."""
     root = tmp_path / "damaged"
     shutil.copytree(shapes_root, root)
     (annotations,) = (root / "shapes").rglob("*train*.json")

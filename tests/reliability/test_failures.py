@@ -140,7 +140,7 @@ def test_files_that_cannot_be_written(kind, tmp_path, reference, monkeypatch):
 def test_an_append_that_fails_leaves_the_file(tmp_path, monkeypatch):
     """Half of the second line is written when the disk is full: the first one is what remains."""
     path = tmp_path / "metrics.json"
-    writers.append_whole(path, b"first\n")
+    writers.append_atomically(path, b"first\n")
     real = Path.open
 
     class Full:
@@ -161,7 +161,7 @@ def test_an_append_that_fails_leaves_the_file(tmp_path, monkeypatch):
         patch.setattr(Path, "open", lambda self, mode: Full(real(self, mode)))
         for target in (path, tmp_path / "new"):
             with pytest.raises(OSError, match="No space"):
-                writers.append_whole(target, b"second\n")
+                writers.append_atomically(target, b"second\n")
     assert path.read_bytes() == b"first\n" and not (tmp_path / "new").exists()
 
 
@@ -257,9 +257,9 @@ def test_resume_does_not_replace_weights_alone(tmp_path):
     assert torch.allclose(runner.bare_model.weight, torch.tensor(3.0), atol=1e-3)
 
 
-def test_reasons():
-    assert failures.reason(RuntimeError()) == "RuntimeError"
-    assert failures.reason(RuntimeError("Expected 3. Got 4.\nmore")) == (
+def test_descriptions_of_errors():
+    assert failures.describe_error(RuntimeError()) == "RuntimeError"
+    assert failures.describe_error(RuntimeError("Expected 3. Got 4.\nmore")) == (
         "RuntimeError: Expected 3. Got 4."
     )
 
@@ -289,7 +289,7 @@ OWNERS = {
 
 
 def two_processes(rank: int, folder: str) -> None:
-    """Each case fails, ends on both ranks, and is resumed."""
+    """Let each case fail, end on both ranks, and be resumed."""
     torch.set_num_threads(1)
     store = f"file://{folder}/store"
     dist.init_process_group("gloo", init_method=store, rank=rank, world_size=2)

@@ -12,8 +12,8 @@ from collections import Counter
 
 import pytest
 
-from cvpods.configs.check import check_training
 from cvpods.configs.config_dict import flatten
+from cvpods.configs.validation import check_training
 from cvpods.engine import DefaultRunner
 from cvpods.tools.experiment import load_experiment
 from cvpods.utils.errors import PodsError

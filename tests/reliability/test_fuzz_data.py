@@ -21,7 +21,7 @@ from PIL import Image
 
 from cvpods.configs import BaseConfig
 from cvpods.data import register_coco_instances
-from cvpods.data.check import check_coco
+from cvpods.data.dataset_check import check_coco
 from cvpods.data.datasets import COCODataset
 from cvpods.data.detection_utils import annotations_to_instances, read_image
 from cvpods.evaluation import evaluate_boxes
@@ -67,7 +67,7 @@ PLACES = list(places(CONTENT))
 
 
 def mutated(rng: random.Random) -> str:
-    """The document with up to three values replaced, removed or doubled, or bytes of it changed."""
+    """Return the document with up to three values replaced, removed or doubled, or damaged text."""
     content = copy.deepcopy(CONTENT)
     for _ in range(rng.choice((1, 1, 1, 2, 3))):
         *parents, last = rng.choice(PLACES)
@@ -122,15 +122,15 @@ def look_at(content: str, path, name: str, cfg) -> str:
     if outcome == "used" and (truth := dataset.coco_ground_truth()) is not None:
         evaluate_perfect_detections(truth)
     try:
-        report, mended = check_coco("x", json.loads(content), ".", files=0)
+        report, repaired = check_coco("x", json.loads(content), ".", files=0)
     except (ValueError, RecursionError):  # not json, or a number that Python takes for too long
         assert outcome == "refused"
         return outcome
     str(report)
     assert (outcome == "refused") == (report.count("error") > 0), report
-    if not all(mended.get(section) for section in ("images", "categories", "annotations")):
+    if not all(repaired.get(section) for section in ("images", "categories", "annotations")):
         return outcome  # --fix refuses to write such a file
-    again, _ = check_coco("x", mended, ".", files=0)
+    again, _ = check_coco("x", repaired, ".", files=0)
     assert {kind for kind in again.found if again.found[kind]} <= LEFT, again
     return outcome
 

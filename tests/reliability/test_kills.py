@@ -42,7 +42,7 @@ def build_model(cfg):
 
 @pytest.fixture
 def run_of_eight(experiment: Path) -> Path:
-    """An experiment of 8 iterations that saves every 2 and evaluates every 3."""
+    """Write an experiment of 8 iterations that saves every 2 and evaluates every 3."""
     config = experiment / "config.py"
     config.write_text(config.read_text() + _DIFFERENCE)
     wrap_net(experiment, _NET)

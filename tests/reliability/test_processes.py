@@ -39,7 +39,7 @@ SHORT = [
 
 @pytest.fixture
 def start(experiment: Path, shapes_root: Path, programs: Path) -> Callable[..., Started]:
-    """Start a command in the experiment's folder, see tests.command_server.start."""
+    """Return command_server.start for the experiment's folder."""
     environment = command_environment(shapes_root)
     return lambda words, **options: command_server.start(
         programs, words, experiment, environment, **options
@@ -47,7 +47,7 @@ def start(experiment: Path, shapes_root: Path, programs: Path) -> Callable[..., 
 
 
 def start_really(words: list[str], folder: Path, shapes_root: Path) -> subprocess.Popen:
-    """Start an installed command, with a process group of its own; its log is on stderr."""
+    """Start an installed command in a process group of its own; its log is on stderr."""
     return subprocess.Popen(
         [str(BIN / words[0]), *words[1:]],
         cwd=folder,
@@ -60,7 +60,7 @@ def start_really(words: list[str], folder: Path, shapes_root: Path) -> subproces
 
 
 def read_until(process: subprocess.Popen | Started, sign: str) -> str:
-    """What the process writes, up to a line with the sign."""
+    """Return the output of the process up to a line with the sign."""
     text = ""
     for line in process.stderr:
         text += line
@@ -70,7 +70,7 @@ def read_until(process: subprocess.Popen | Started, sign: str) -> str:
 
 
 def ranks(process: subprocess.Popen) -> list[int]:
-    """Process ids of the ranks that a launcher has started."""
+    """Return the process ids of the ranks that a launcher has started."""
     pids = []
     for folder in Path("/proc").iterdir():
         try:
@@ -91,15 +91,15 @@ def free_port() -> int:
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc").is_dir(), reason="no /proc")
 def test_lost_processes(experiment, shapes_root):
-    """One of two is killed after iteration 6: both go on from iteration 4. One is killed once more:
-    no restart is left, the other ends within seconds, and the launcher says which one it was.
+    """One of two is killed after iteration 6: both resume from iteration 4. One is killed again:
+    no restart is left, the other ends within seconds, and the launcher names the killed one.
     """
     words = ["pods_train", "--num-processes", "2", "--max-restarts", "1", *SHORT]
     process = start_really(words, experiment, shapes_root)
     read_until(process, "iter: 6/12")
     os.kill(ranks(process)[-1], signal.SIGKILL)
     anew = read_until(process, "iter: 8/12")
-    assert "Started anew by the launcher (1)" in anew and "Going on at iteration" in anew
+    assert "Started anew by the launcher (1)" in anew and "Continuing at iteration" in anew
     begun = time.perf_counter()
     os.kill(ranks(process)[-1], signal.SIGKILL)
     rest = process.stderr.read()
@@ -149,8 +149,8 @@ def test_the_message_of_the_failing_rank_comes_first(experiment, start):
 
 @pytest.mark.slow
 def test_a_signal_to_all_processes_and_another_number_of_them(experiment, start, run_command):
-    """As Ctrl-C in a terminal: launcher, 2 ranks and loaders' workers get it; they save and stop.
-    One process goes on with the same images in the same order; the log says what changes.
+    """Launcher, 2 ranks and loaders' workers get SIGINT, as from Ctrl-C; they save and stop.
+    One process resumes with the same images in the same order; the log says what changes.
     """
     words = ["pods_train", "--num-processes", "2", *SHORT, "DATALOADER.NUM_WORKERS", "1"]
     process = start(words)
@@ -163,11 +163,11 @@ def test_a_signal_to_all_processes_and_another_number_of_them(experiment, start,
     assert "Stopped by SIGINT" in rest and "Traceback" not in rest
     said = run_command(["pods_train", "--resume", *SHORT], experiment).stderr
     assert "had 4 images per optimiser step: 2 process(es)" in said
-    assert "Order and augmentation of the images go on as they would have" in said
+    assert "the augmentation of the images continue unchanged" in said
     assert sorted(losses(experiment / "output")) == list(range(12))
 
 
-# As in a shell's foreground, however the tests were started.
+# Signals are handled like in a shell's foreground, however the tests were started.
 DEFAULT_SIGNALS = {"SIGHUP": "default", "SIGUSR1": "default"}
 
 

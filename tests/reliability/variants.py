@@ -1,4 +1,4 @@
-"""One small data set as 60 tools and accidents would write it, and what becomes of each.
+"""One small data set as 60 tools and accidents would write it, and the outcome of each.
 
 VARIANTS maps a name to (change, outcome). `change` gets the content of the COCO file and the folder
 of its images, may change both, and may return other text for the file. The outcome is
@@ -197,7 +197,7 @@ def percent(record: dict[str, Any]) -> None:
 
 
 def roboflow(content: dict[str, Any], folder: Path) -> None:
-    """A root class with id 0 without boxes: the model has a class more."""
+    """Add a root class with id 0 without boxes, so that the model lacks a class."""
     for category in content["categories"]:
         category["supercategory"] = "pets"
     content["categories"].insert(0, {"id": 0, "name": "pets", "supercategory": "none"})

@@ -1,12 +1,12 @@
-"""BaseDataset: images and annotations by index, transformed for training or testing."""
+"""Base class of data sets, and their concatenation."""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
@@ -22,29 +22,40 @@ from cvpods.data.detection_utils import (
 )
 from cvpods.data.registry import DATASETS
 from cvpods.data.white_level import level_of_files
+from cvpods.structures.samples import Sample
 from cvpods.utils.errors import DataError
+
+if TYPE_CHECKING:
+    from cvpods.data.transforms.transform import Annotations, TransformCall, Transformed
 
 
 class BaseDataset(Dataset):
-    """A data set of the registry.
+    """Base class of data sets: images and annotations by index, transformed.
 
-    Attributes: name, meta (dict with thing_classes, ...), dataset_dicts (one dict per image:
-    file_name, height, width, image_id, annotations), transforms, is_train, data_format,
-    aspect_ratios (1 where width > height), white_level (the value that becomes 255 in images of
-    more than 8 bits; None if there are none).
+    Attributes:
+        meta: thing_classes and other facts about the data set.
+        dataset_dicts: a dict per image: file_name, height, width, image_id, annotations.
+        data_format: channel order, "BGR" or "RGB".
+        aspect_ratios: (number of images,) 1 if the image is wider than high, otherwise 0.
+        white_level: the value that becomes 255 in images of more than 8 bits; None without such
+            images.
 
     Args:
-        cfg: reads INPUT.FORMAT, INPUT.WHITE_LEVEL, INPUT.MAX_PIXELS and
-            DATALOADER.FILTER_EMPTY_ANNOTATIONS.
-        transforms: what build_transform_gens returns.
-        is_train: leave crowd boxes out, and images without boxes where the config says so.
+        cfg: INPUT.FORMAT, INPUT.WHITE_LEVEL, INPUT.MAX_PIXELS and
+            DATALOADER.FILTER_EMPTY_ANNOTATIONS are read from it.
+        transforms: the return value of build_transform_gens().
+        is_train: leave out crowd boxes and, if FILTER_EMPTY_ANNOTATIONS is set, images without
+            boxes.
+
+    Raises:
+        DataError: the data set has no images or, for training, no boxes.
     """
 
     def __init__(
         self,
         cfg: Any,
         dataset_name: str,
-        transforms: Sequence[Callable] = (),
+        transforms: Sequence[TransformCall] = (),
         is_train: bool = True,
     ) -> None:
         super().__init__()
@@ -66,13 +77,19 @@ class BaseDataset(Dataset):
         )
 
     def _get_metadata(self) -> dict[str, Any]:
+        """Return the attribute `meta`."""
         raise NotImplementedError
 
     def _load_annotations(self) -> list[dict[str, Any]]:
+        """Return the attribute `dataset_dicts`."""
         raise NotImplementedError
 
     def number_classes(self, names: Sequence[str]) -> None:
-        """Give each class the number that its name has in `names`, the same names in any order."""
+        """Number the classes by the position of their names in `names`.
+
+        Args:
+            names: the names of this data set's classes, in any order.
+        """
         before = self.meta["thing_classes"]
         number = [list(names).index(name) for name in before]
         ids = self.meta["thing_dataset_id_to_contiguous_id"]
@@ -83,11 +100,11 @@ class BaseDataset(Dataset):
                 annotation["category_id"] = number[annotation["category_id"]]
 
     def coco_ground_truth(self) -> dict[str, Any] | None:
-        """The ground truth in COCO's json format; None where there is none (test-dev)."""
+        """Return the ground truth in COCO's json format, or None if the data set has none."""
         raise NotImplementedError
 
     def _check_not_empty(self) -> None:
-        """Refuse a data set without images and, for training, one without a box to learn from."""
+        """Raise DataError for a data set without images or, for training, without usable boxes."""
         source = self.meta.get("json_file", self.meta.get("image_root"))
         if not self.dataset_dicts:
             raise DataError(f"Data set {self.name!r} has no images. It was read from {source}.")
@@ -97,17 +114,18 @@ class BaseDataset(Dataset):
         crowds = (
             f"all of its {len(boxes):,} boxes are crowds (iscrowd 1), which training leaves out"
             if boxes
-            else "it has no box at all"
+            else "it has no boxes"
         )
         raise DataError(
             f"Data set {self.name!r} has no images with boxes to learn from: {crowds}. It was read "
             f"from {source}."
         )
 
-    def _filter_annotations(self, dataset_dicts: list[dict]) -> list[dict]:
+    def _filter_annotations(self, dataset_dicts: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """Return the images that have boxes to learn from."""
         return [d for d in dataset_dicts if any(not a.get("iscrowd", 0) for a in d["annotations"])]
 
-    def _apply_transforms(self, image: np.ndarray, annotations: list[dict]) -> tuple:
+    def _apply_transforms(self, image: np.ndarray, annotations: Annotations | None) -> Transformed:
         for transform in self.transforms:
             image, annotations = transform(image, annotations)
         return image, annotations
@@ -116,11 +134,11 @@ class BaseDataset(Dataset):
         return len(self.dataset_dicts)
 
     def file_name(self, index: int) -> str:
-        """The file of an image."""
+        """Return the file of an image."""
         return str(self.dataset_dicts[index]["file_name"])
 
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        """The image as (C, H, W) uint8 "image", its "instances", and height, width, image_id."""
+    def __getitem__(self, index: int) -> Sample:
+        """Return a sample: "image" (C, H, W) uint8, "instances", height, width, image_id."""
         sample = copy.deepcopy(self.dataset_dicts[index])
         image = read_image(
             sample["file_name"],
@@ -130,17 +148,21 @@ class BaseDataset(Dataset):
         )
         check_image_size(sample, image)
         annotations = [a for a in sample.pop("annotations", []) if not a.get("iscrowd", 0)]
-        image, annotations = self._apply_transforms(image, annotations)
-        instances = annotations_to_instances(annotations, image.shape[:2])
+        image, transformed = self._apply_transforms(image, annotations)
+        instances = annotations_to_instances(transformed or [], image.shape[:2])
         sample["instances"] = filter_empty_instances(instances)
         # A view, not a copy: (C, H, W) over memory that is (H, W, C).
         sample["image"] = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)
-        return sample
+        return cast(Sample, sample)
 
 
 @DATASETS.register()
 class ConcatDataset(Dataset):
-    """Several data sets one after the other; they must have the same classes."""
+    """Concatenation of data sets with the same classes.
+
+    Raises:
+        DataError: the classes differ.
+    """
 
     def __init__(self, datasets: Sequence[BaseDataset]) -> None:
         self.datasets = list(datasets)
@@ -154,7 +176,7 @@ class ConcatDataset(Dataset):
                     f"{first.meta['thing_classes']} and {dataset.meta['thing_classes']}."
                 )
         self.meta = self._merged_meta()
-        # One level for all, so that equal values stay equal.
+        # One level for all data sets, so that equal values stay equal.
         levels = [dataset.white_level for dataset in self.datasets]
         self.white_level = max((level for level in levels if level is not None), default=None)
         for dataset in self.datasets:
@@ -167,7 +189,7 @@ class ConcatDataset(Dataset):
         return SimpleNamespace(**merged)
 
     def number_classes(self, names: Sequence[str]) -> None:
-        """Give each class the number that its name has in `names`, see BaseDataset."""
+        """Number the classes by the position of their names in `names`, see BaseDataset."""
         for dataset in self.datasets:
             dataset.number_classes(names)
         self.meta = self._merged_meta()
@@ -176,21 +198,26 @@ class ConcatDataset(Dataset):
         return int(self.ends[-1])
 
     def file_name(self, index: int) -> str:
-        """The file of an image."""
+        """Return the file of an image."""
         dataset, inside = self._locate(index)
         return dataset.file_name(inside)
 
-    def __getitem__(self, index: int) -> dict[str, Any]:
+    def __getitem__(self, index: int) -> Sample:
         dataset, inside = self._locate(index)
         return dataset[inside]
 
     def _locate(self, index: int) -> tuple[BaseDataset, int]:
+        """Return the data set of an index, and the index inside it."""
         index += len(self) if index < 0 else 0
-        which = int(np.searchsorted(self.ends, index, side="right"))
-        return self.datasets[which], index - (int(self.ends[which - 1]) if which else 0)
+        number = int(np.searchsorted(self.ends, index, side="right"))
+        return self.datasets[number], index - (int(self.ends[number - 1]) if number else 0)
 
 
 def resolve_images(name: str) -> tuple[Path, str]:
-    """The image folder of a data set, found, and its annotation file or split, not yet."""
+    """Return the existing image folder of a data set, and its unresolved annotation file or split.
+
+    Raises:
+        DataError: the data set is unknown, or its image folder does not exist.
+    """
     image_root, annotations, _ = paths.entry(name)
     return paths.resolve(image_root, f"The image folder of {name!r}"), annotations

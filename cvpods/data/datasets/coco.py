@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from loguru import logger
 
-from cvpods.data.coco_records import CocoRecords, read_records
+from cvpods.data.coco_records import CocoRecords, Record, read_records
 from cvpods.data.datasets import paths
 from cvpods.data.datasets.base_dataset import BaseDataset, resolve_images
 from cvpods.data.findings import Report
@@ -21,27 +22,26 @@ from cvpods.utils.files import describe_encoding, existing_name, read_text
 
 
 def read_json(path: Path) -> Any:
-    """Return a json file's content; a byte order mark at its start is skipped.
+    """Return the content of a json file, without a byte order mark at its start.
 
     Raises:
-        DataError: it cannot be read.
+        DataError: the file cannot be read.
     """
     try:
         return json.loads(read_text(path))
     except (OSError, ValueError, RecursionError) as error:  # ValueError: not UTF-8, or not json
-        what = describe_encoding(path) or error
-        raise DataError(f"Annotation file {path} cannot be read as json: {what}") from error
+        reason = describe_encoding(path) or error
+        raise DataError(f"Annotation file {path} cannot be read as json: {reason}") from error
 
 
 def load_coco(path: Path) -> tuple[dict[str, Any], CocoRecords, Report]:
     """Read a COCO file for training or evaluation.
 
     Returns:
-        The content of the file, its records in plain types, and what was noticed.
+        The content of the file, its records in plain types, and the report of its findings.
 
     Raises:
-        DataError: it is not json, or pods_check would call something in it an error; in the same
-            words.
+        DataError: the file is not json, or it has errors; they are described as by pods_check.
     """
     content = read_json(path)
     report = Report(str(path))
@@ -57,8 +57,9 @@ def load_coco(path: Path) -> tuple[dict[str, Any], CocoRecords, Report]:
 class COCODataset(BaseDataset):
     """A data set of PATH_ROUTES in COCO's format.
 
-    meta: thing_classes (names by ascending category id), thing_dataset_id_to_contiguous_id,
-    image_root, json_file, evaluator_type.
+    Attributes:
+        meta: thing_classes (names by ascending category id), thing_dataset_id_to_contiguous_id,
+            image_root, json_file, evaluator_type.
     """
 
     def _get_metadata(self) -> dict[str, Any]:
@@ -80,10 +81,10 @@ class COCODataset(BaseDataset):
     def _load_annotations(self) -> list[dict[str, Any]]:
         records: CocoRecords = self.__dict__.pop("_records")
         to_contiguous = self.meta["thing_dataset_id_to_contiguous_id"]
-        by_image: dict[Any, list[dict]] = defaultdict(list)
+        by_image: dict[int | str, list[dict[str, Any]]] = defaultdict(list)
         for annotation in records.annotations:
             if self.is_train and _lies_outside(annotation, records):
-                continue  # nothing of it would be left; its image counts as one without it
+                continue  # clipping would leave no area
             by_image[annotation["image_id"]].append(
                 {
                     "iscrowd": annotation.get("iscrowd", 0),
@@ -101,12 +102,13 @@ class COCODataset(BaseDataset):
                 "image_id": id_,
                 "annotations": by_image.get(id_, []),
             }
-            for id_, image in _by_id(records.images)
+            for id_, image in _sorted_by_id(records.images)
         ]
 
     def coco_ground_truth(self) -> dict[str, Any] | None:
-        """Return the content of the file with its records in plain types, see CocoRecords; None
-        for a file without annotations.
+        """Return the content of the file with its records in plain types, see CocoRecords.
+
+        Return None for a file without annotations.
         """
         content, records, _ = load_coco(Path(self.meta["json_file"]))
         if not records.has_annotations:
@@ -119,11 +121,11 @@ class COCODataset(BaseDataset):
         }
 
 
-def _lies_outside(annotation: dict[str, Any], records: CocoRecords) -> bool:
+def _lies_outside(annotation: Record, records: CocoRecords) -> bool:
     image = records.images[annotation["image_id"]]
     return clip_box(annotation["bbox"], image["width"], image["height"]) is None
 
 
-def _by_id(images: dict[Any, dict[str, Any]]) -> list[tuple[Any, dict[str, Any]]]:
+def _sorted_by_id(images: Mapping[int | str, Record]) -> list[tuple[int | str, Record]]:
     """Return (id, image) by ascending id: numbers first, then texts."""
     return sorted(images.items(), key=lambda item: (isinstance(item[0], str), item[0]))

@@ -1,4 +1,4 @@
-"""Data set names, and where their files are looked for."""
+"""Names of data sets, and the search for their files."""
 
 from __future__ import annotations
 
@@ -56,10 +56,10 @@ PATH_ROUTES.register(_VOC, "VOC")
 
 
 def register_coco_instances(name: str, json_file: str | Path, image_root: str | Path) -> None:
-    """Make a COCO-format data set known: `register_coco_instances("cells", json, images)`.
+    """Register a COCO-format data set: `register_coco_instances("cells", json, images)`.
 
-    Relative paths are looked for in the current folder, then under the data roots, see `resolve`.
-    Registering a name again replaces its paths.
+    Relative paths are searched in the current folder, then under the data roots, see resolve().
+    Registering a name a second time replaces its paths.
     """
     if _OWN not in PATH_ROUTES:
         route = {"dataset_type": "COCODataset", "evaluator_type": {"coco": "coco"}, "coco": {}}
@@ -68,10 +68,13 @@ def register_coco_instances(name: str, json_file: str | Path, image_root: str | 
 
 
 def find_route(name: str) -> dict[str, Any]:
-    """The route of a data set name: the one of exactly that name, else that of its first word.
+    """Return the route of a data set name.
+
+    Names from register_coco_instances() take precedence; otherwise the name up to its first
+    underscore is the key of the route in PATH_ROUTES.
 
     Raises:
-        DataError: no route knows the name.
+        DataError: the name is unknown.
     """
     own = _OWN in PATH_ROUTES and name in _names(PATH_ROUTES.get(_OWN))
     key = _OWN if own else name.split("_")[0].upper()
@@ -79,7 +82,8 @@ def find_route(name: str) -> dict[str, Any]:
     if key not in PATH_ROUTES or name not in _names(PATH_ROUTES.get(key)):
         raise DataError(
             f"Unknown data set {name!r}.{did_you_mean(name, known)} Known: {', '.join(known)}. "
-            f"To add your own: cvpods.data.register_coco_instances({name!r}, json, image_root)."
+            "To add your own, call "
+            f"cvpods.data.register_coco_instances({name!r}, json, image_root)."
         )
     return PATH_ROUTES.get(key)
 
@@ -89,22 +93,25 @@ def _names(route: dict[str, Any]) -> list[str]:
 
 
 def dataset_class(name: str) -> type:
-    """The class that reads a data set."""
+    """Return the class that reads a data set."""
     return DATASETS.get(find_route(name)["dataset_type"])
 
 
 def entry(name: str) -> tuple[str, str, str]:
-    """(image folder, annotation file or split, evaluator type) of a data set name."""
+    """Return (image folder, annotation file or split, evaluator type) of a data set name."""
     route = find_route(name)
     for task, evaluator in route["evaluator_type"].items():
         if name in route.get(task, {}):
             return (*route[task][name], evaluator)
-    raise DataError(f"Route of {name!r} has no entry for it.")
+    raise DataError(f"The route of data set {name!r} has no entry for it.")
 
 
 def data_roots() -> list[Path]:
-    """Where data is looked for, in order: $CVPODS_DATASETS; datasets/ here or in the nearest folder
-    above that has one (the repository's, from inside an experiment); datasets/ beside the package.
+    """Return the folders that are searched for data, in order.
+
+    They are $CVPODS_DATASETS, if it is set; datasets/ in the current folder or in the nearest
+    folder above that has one (the repository's, from inside an experiment); and datasets/ beside
+    the package.
     """
     here = Path.cwd()
     above = [folder / "datasets" for folder in (here, *here.parents)]
@@ -115,13 +122,16 @@ def data_roots() -> list[Path]:
     return [Path(named).expanduser(), *roots] if named else roots
 
 
-def resolve(path: str | Path, what: str) -> Path:
-    """Find a file or folder: an absolute path as it is, a relative one here and under each root.
+def resolve(path: str | Path, description: str) -> Path:
+    """Find a file or folder; search a relative path in the current folder and under each data root.
 
-    `coco/val2017` is also looked for as `coco/images/val2017`.
+    `coco/val2017` is also searched as `coco/images/val2017`.
+
+    Args:
+        description: a noun phrase for the file, for the error message.
 
     Raises:
-        DataError: it is nowhere; the message lists the places.
+        DataError: the file does not exist; the message lists the paths tried.
     """
     path = Path(path).expanduser()
     relative = [path, path.parent / "images" / path.name]
@@ -131,7 +141,7 @@ def resolve(path: str | Path, what: str) -> Path:
         if candidate.exists():
             return candidate
     raise DataError(
-        f"{what} is not found: tried {', '.join(str(candidate) for candidate in tried)}. "
-        "Link the data there, or point $CVPODS_DATASETS to the folder that holds it "
-        "(datasets/README.md)."
+        f"{description} was not found; tried {', '.join(str(candidate) for candidate in tried)}. "
+        "Link the data to one of these paths, or set $CVPODS_DATASETS to the folder that contains "
+        "it (datasets/README.md)."
     )

@@ -1,4 +1,4 @@
-"""PASCAL VOC."""
+"""PASCAL VOC data sets."""
 
 from __future__ import annotations
 
@@ -22,10 +22,11 @@ VOC_CLASSES = (
 
 @DATASETS.register()
 class VOCDataset(BaseDataset):
-    """voc_{2007,2012}_{train,val,trainval,test}: Annotations, ImageSets/Main, JPEGImages.
+    """A PASCAL VOC data set: the folders Annotations, ImageSets/Main and JPEGImages.
 
-    Boxes become continuous: VOC's first and last pixel, counted from 1, are [x1 - 1, x2].
-    "difficult" objects are trained on, and ignored by evaluation.
+    Its names are voc_{2007,2012}_{train,val,trainval,test}. VOC counts pixels from 1 and stores the
+    first and last pixel of a box, x1 and x2; in continuous coordinates, its sides are x1 - 1 and
+    x2. Training uses "difficult" objects; evaluation ignores them.
     """
 
     def _get_metadata(self) -> dict[str, Any]:
@@ -43,13 +44,14 @@ class VOCDataset(BaseDataset):
         root = Path(self.meta["image_root"])
         split_file = root / "ImageSets" / "Main" / f"{self.meta['split']}.txt"
         if not split_file.exists():
-            raise DataError(f"Split file {split_file} of {self.name!r} is not found.")
-        # A line may go on with a label, as in the lists of single classes.
+            raise DataError(f"Split file {split_file} of {self.name!r} does not exist.")
+        # A label may follow the name, as in the lists of single classes.
         names = [line.split()[0] for line in read_text(split_file).splitlines() if line.strip()]
         return [_load_xml(root, name, index) for index, name in enumerate(names)]
 
     def coco_ground_truth(self) -> dict[str, Any] | None:
-        images, annotations = [], []
+        images: list[dict[str, Any]] = []
+        annotations: list[dict[str, Any]] = []
         for sample in self.dataset_dicts:
             keys = ("height", "width", "file_name")
             images.append({"id": sample["image_id"], **{k: sample[k] for k in keys}})
@@ -75,17 +77,17 @@ class VOCDataset(BaseDataset):
         }
 
 
-def _load_xml(root: Path, name: str, index: int) -> dict[str, Any]:
-    xml_file = root / "Annotations" / f"{name}.xml"
+def _load_xml(folder: Path, name: str, index: int) -> dict[str, Any]:
+    xml_file = folder / "Annotations" / f"{name}.xml"
     try:
         check_regular(xml_file)
-        tree = ElementTree.parse(xml_file)
+        root = ElementTree.parse(xml_file).getroot()
         return {
-            "file_name": str(root / "JPEGImages" / f"{name}.jpg"),
+            "file_name": str(folder / "JPEGImages" / f"{name}.jpg"),
             "image_id": index,
-            "height": read_side(_text(tree, "size/height")),
-            "width": read_side(_text(tree, "size/width")),
-            "annotations": [_load_object(obj) for obj in tree.findall("object")],
+            "height": read_side(_text(root, "size/height")),
+            "width": read_side(_text(root, "size/width")),
+            "annotations": [_load_object(obj) for obj in root.findall("object")],
         }
     except (OSError, ElementTree.ParseError, ValueError) as error:
         raise DataError(f"VOC annotation {xml_file} cannot be used: {error}") from error
@@ -95,12 +97,12 @@ def _load_object(obj: ElementTree.Element) -> dict[str, Any]:
     sides = ("xmin", "ymin", "xmax", "ymax")
     x1, y1, x2, y2 = (read_number(_text(obj, f"bndbox/{side}")) for side in sides)
     if not has_area([x1 - 1, y1 - 1, x2 - x1 + 1, y2 - y1 + 1]):
-        raise ValueError(f"the box {x1:g}, {y1:g}, {x2:g}, {y2:g} has no size")
+        raise ValueError(f"the box {x1:g}, {y1:g}, {x2:g}, {y2:g} has no area")
     name = _text(obj, "name")
     if name not in VOC_CLASSES:
         raise ValueError(
             f"{name!r} is not one of the {len(VOC_CLASSES)} classes of VOC. Other classes need "
-            "annotations in COCO's format: register_coco_instances(), see docs/data.md"
+            "annotations in COCO's format and register_coco_instances(), see docs/data.md"
         )
     return {
         "category_id": VOC_CLASSES.index(name),
@@ -110,8 +112,12 @@ def _load_object(obj: ElementTree.Element) -> dict[str, Any]:
     }
 
 
-def _text(node: Any, path: str) -> str:
-    """Return the text of an element; raises ValueError if it is not there."""
+def _text(node: ElementTree.Element, path: str) -> str:
+    """Return the text of an element.
+
+    Raises:
+        ValueError: the element is missing.
+    """
     text = node.findtext(path)
     if text is None:
         raise ValueError(f"<{path}> is missing")

@@ -1,23 +1,28 @@
-"""Which image comes when: an endless, resumable order for training, shards for tests.
+"""Orders of images: an endless, resumable order for training, and shards for evaluation.
 
-The training order is a function of (seed, position in the stream) alone: it does not depend on the
-number of processes or workers, and going on from iteration i needs no other state than i.
+The training order is a function of (seed, position in the stream) alone. It does not depend on the
+number of processes or workers, and resuming at iteration i needs no other state than i.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
+from numpy.typing import NDArray
 from torch.utils.data import Sampler
 
 from cvpods.data.registry import SAMPLERS
 from cvpods.data.samplers.batch_plan import BatchPlan
 
+Groups: TypeAlias = Sequence[int] | NDArray[np.integer]
 
-class SampleKey(NamedTuple):
-    """An image of the data set, and the seed of its augmentation."""
+
+@dataclass(frozen=True)
+class SampleKey:
+    """Index of an image in the data set, and the seed of its augmentation."""
 
     index: int
     seed: int
@@ -27,14 +32,14 @@ class TrainingStream:
     """The endless order of images over all processes.
 
     Each epoch is a permutation cut into blocks of `block` images of one group; a group whose size
-    is no multiple of `block` repeats some of its images.
+    is not a multiple of `block` repeats some of its images.
 
     Args:
-        groups: (number of images,) group of each image; blocks hold one group.
+        groups: (number of images,) group of each image; a block contains one group only.
         block: images that one process handles at once.
     """
 
-    def __init__(self, groups: Sequence[int], block: int, seed: int) -> None:
+    def __init__(self, groups: Groups, block: int, seed: int) -> None:
         self.groups = np.asarray(groups)
         self.block = block
         self.seed = seed
@@ -42,7 +47,7 @@ class TrainingStream:
         self.epoch_length = len(self._order(0))
 
     def _order(self, epoch: int) -> np.ndarray:
-        """Indices of one epoch, (epoch_length,)."""
+        """Return the image indices of one epoch, (epoch_length,)."""
         if self._epoch[0] == epoch:
             return self._epoch[1]
         random = np.random.default_rng([self.seed, epoch])
@@ -61,13 +66,13 @@ class TrainingStream:
         return SampleKey(int(self._order(epoch)[offset]), int(seed))
 
 
-class TrainingBatchSampler(Sampler):
+class TrainingBatchSampler(Sampler[list[SampleKey]]):
     """Endless batches of one process: one list of SampleKey per accumulation step.
 
     Attributes:
         start_iter: optimiser step to start from.
-        offset: images by which the steps lie further in the stream, where a run goes on with
-            another number of images per step.
+        offset: number of images by which all steps are shifted in the stream; used when a run
+            resumes with another number of images per step.
     """
 
     def __init__(
@@ -78,7 +83,7 @@ class TrainingBatchSampler(Sampler):
         self.offset = 0
 
     def position(self, iteration: int) -> int:
-        """Where in the stream a step begins, in images over all processes."""
+        """Return the position in the stream at which a step begins, over all processes."""
         return iteration * self.plan.total + self.offset
 
     def __iter__(self) -> Iterator[list[SampleKey]]:
@@ -91,20 +96,20 @@ class TrainingBatchSampler(Sampler):
 
 
 @SAMPLERS.register(name="DistributedGroupSampler")
-def grouped_stream(aspect_ratios: Sequence[int], block: int, seed: int) -> TrainingStream:
-    """Blocks of images that are all wider than high, or all not."""
+def grouped_stream(aspect_ratios: Groups, block: int, seed: int) -> TrainingStream:
+    """Return a stream whose blocks contain either wide images only or other images only."""
     return TrainingStream(aspect_ratios, block, seed)
 
 
 @SAMPLERS.register(name="TrainingSampler")
-def shuffled_stream(aspect_ratios: Sequence[int], block: int, seed: int) -> TrainingStream:
-    """Plain shuffling: every image once per epoch."""
+def shuffled_stream(aspect_ratios: Groups, block: int, seed: int) -> TrainingStream:
+    """Return a stream with plain shuffling: every image once per epoch."""
     return TrainingStream(np.zeros(len(aspect_ratios), dtype=np.int64), 1, seed)
 
 
 @SAMPLERS.register()
-class InferenceSampler(Sampler):
-    """Every image once: contiguous shards over the processes."""
+class InferenceSampler(Sampler[int]):
+    """Every image once, in contiguous shards over the processes."""
 
     def __init__(self, size: int, rank: int = 0, world_size: int = 1) -> None:
         bounds = np.linspace(0, size, world_size + 1).round().astype(int)
@@ -117,23 +122,24 @@ class InferenceSampler(Sampler):
         return len(self._indices)
 
 
-class SizeBatchSampler(Sampler):
-    """Batches of a sampler's images; only images of one size share a batch.
+class SizeBatchSampler(Sampler[list[int]]):
+    """Batches of a sampler's images, each batch with images of one size.
 
-    Padding an image to the size of another one would change what is found in it.
+    Padding an image to the size of another one would change its detections.
 
     Args:
-        sampler: the images, each once.
-        sizes: of all images of the data set, (height, width) as the model gets them; an image of
+        sampler: image indices, each once.
+        sizes: (height, width) of all images of the data set as the model gets them; an image of
             size None stays alone.
-        batch_size: images of a batch, at most.
+        batch_size: largest number of images in a batch.
 
     Attributes:
-        one_size: the model itself makes images of all sizes one, so that any may share a batch.
+        one_size: True if the model itself resizes all images to one size, so that any images may
+            share a batch.
     """
 
     def __init__(
-        self, sampler: Sampler, sizes: Sequence[tuple[int, int] | None], batch_size: int
+        self, sampler: Sampler[int], sizes: Sequence[tuple[int, int] | None], batch_size: int
     ) -> None:
         self.sampler, self.sizes, self.batch_size = sampler, list(sizes), batch_size
         self.one_size = False

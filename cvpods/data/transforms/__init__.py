@@ -1,67 +1,83 @@
-from cvpods.data.transforms.augmentations import (
-    OrderList,
-    Pad,
-    RandomBrightness,
-    RandomContrast,
-    RandomCrop,
-    RandomFlip,
-    RandomLighting,
-    RandomList,
-    RandomSaturation,
-    RandomSwapChannels,
-    Resize,
-    ResizeLongestEdge,
-    ResizeShortestEdge,
-    ShuffleList,
-)
-from cvpods.data.transforms.build import build_transform_gens
-from cvpods.data.transforms.torchvision_bridge import (
-    Expand,
-    MinIoURandomCrop,
-    RandomDistortion,
-    TorchTransformGen,
-)
-from cvpods.data.transforms.transform import (
-    BlendTransform,
-    ComposeTransform,
-    CropTransform,
-    HFlipTransform,
-    NoOpTransform,
-    PadTransform,
-    ResizeTransform,
-    Transform,
-    TransformGen,
-    VFlipTransform,
-)
+"""Transforms of an image and the boxes on it."""
 
-__all__ = [
-    "BlendTransform",
-    "ComposeTransform",
-    "CropTransform",
-    "Expand",
-    "HFlipTransform",
-    "MinIoURandomCrop",
-    "NoOpTransform",
-    "OrderList",
-    "Pad",
-    "PadTransform",
-    "RandomBrightness",
-    "RandomContrast",
-    "RandomCrop",
-    "RandomDistortion",
-    "RandomFlip",
-    "RandomLighting",
-    "RandomList",
-    "RandomSaturation",
-    "RandomSwapChannels",
-    "Resize",
-    "ResizeLongestEdge",
-    "ResizeShortestEdge",
-    "ResizeTransform",
-    "ShuffleList",
-    "TorchTransformGen",
-    "Transform",
-    "TransformGen",
-    "VFlipTransform",
-    "build_transform_gens",
-]
+from typing import TYPE_CHECKING
+
+from cvpods.lazy import lazy_names
+
+if TYPE_CHECKING:
+    from cvpods.data.transforms.augmentations import (
+        OrderList,
+        Pad,
+        RandomBrightness,
+        RandomContrast,
+        RandomCrop,
+        RandomFlip,
+        RandomLighting,
+        RandomList,
+        RandomSaturation,
+        RandomSwapChannels,
+        Resize,
+        ResizeLongestEdge,
+        ResizeShortestEdge,
+        ShuffleList,
+    )
+    from cvpods.data.transforms.build import build_transform_gens
+    from cvpods.data.transforms.torchvision_bridge import (
+        Expand,
+        MinIoURandomCrop,
+        RandomDistortion,
+        TorchTransformGen,
+    )
+    from cvpods.data.transforms.transform import (
+        BlendTransform,
+        ComposeTransform,
+        CropTransform,
+        HFlipTransform,
+        NoOpTransform,
+        PadTransform,
+        ResizeTransform,
+        Transform,
+        TransformGen,
+        VFlipTransform,
+    )
+
+__all__ = lazy_names(
+    __name__,
+    {
+        "augmentations": [
+            "OrderList",
+            "Pad",
+            "RandomBrightness",
+            "RandomContrast",
+            "RandomCrop",
+            "RandomFlip",
+            "RandomLighting",
+            "RandomList",
+            "RandomSaturation",
+            "RandomSwapChannels",
+            "Resize",
+            "ResizeLongestEdge",
+            "ResizeShortestEdge",
+            "ShuffleList",
+        ],
+        "build": ["build_transform_gens"],
+        "torchvision_bridge": [
+            "Expand",
+            "MinIoURandomCrop",
+            "RandomDistortion",
+            "TorchTransformGen",
+        ],
+        "transform": [
+            "BlendTransform",
+            "ComposeTransform",
+            "CropTransform",
+            "HFlipTransform",
+            "NoOpTransform",
+            "PadTransform",
+            "ResizeTransform",
+            "Transform",
+            "TransformGen",
+            "VFlipTransform",
+        ],
+    },
+)

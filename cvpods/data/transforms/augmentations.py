@@ -1,8 +1,8 @@
-"""The transform generators that pipelines name: sizes, flips, crops, colours, lists."""
+"""Transform generators for pipelines: sizes, flips, crops, colours and lists."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,10 +18,11 @@ from cvpods.data.transforms.transform import (
     PadTransform,
     ResizeTransform,
     Transform,
+    Transformed,
     TransformGen,
     VFlipTransform,
 )
-from cvpods.structures import BoxMode
+from cvpods.structures import BoxMode, PixelConvention
 from cvpods.utils.errors import ConfigError
 from cvpods.utils.sizes import scaled_size, shortest_edge_size
 
@@ -32,24 +33,26 @@ def _draw_size(sizes: tuple[int, ...], style: str) -> int:
     return int(np.random.choice(sizes))
 
 
-def _only(sizes: tuple[int, ...]) -> int | None:
-    """Return the size that is drawn every time; None where there are several."""
+def _fixed_size(sizes: tuple[int, ...]) -> int | None:
+    """Return the size if there is only one to draw from, otherwise None."""
     return sizes[0] if len(set(sizes)) == 1 else None
 
 
 def _check_sizes(name: str, sizes: int | Sequence[int], style: str) -> tuple[int, ...]:
     sizes = (sizes,) if isinstance(sizes, int) else tuple(sizes)
     if style not in ("range", "choice"):
-        raise ConfigError(f"{name}: sample_style must be 'range' or 'choice', got {style!r}.")
+        raise ConfigError(f"{name}: sample_style must be 'range' or 'choice'; got {style!r}.")
     if style == "range" and len(sizes) == 1:
         sizes = sizes * 2
     if not sizes or (style == "range" and (len(sizes) != 2 or sizes[0] > sizes[1])):
-        raise ConfigError(f"{name}: '{style}' cannot draw from {sizes}; a range is (min, max).")
+        raise ConfigError(
+            f"{name}: '{style}' cannot draw from {sizes}; a range must be (min, max)."
+        )
     return sizes
 
 
 class _KeepsSize(TransformGen):
-    """Base of transforms that leave an image its size."""
+    """Base class of transforms that keep an image's size."""
 
     def output_size(self, height: int, width: int) -> tuple[int, int]:
         return height, width
@@ -57,12 +60,12 @@ class _KeepsSize(TransformGen):
 
 @TRANSFORMS.register()
 class ResizeShortestEdge(TransformGen):
-    """Scale the short edge to a drawn size, then down again where the long edge exceeds max_size.
+    """Resizing of the short edge to a drawn size, or of the long edge to max_size if it is longer.
 
     Args:
         short_edge_length: a size, sizes to choose from ("choice"), or (min, max) ("range", whole
-            numbers, both included); 0 leaves the image as it is.
-        plus_one: see ResizeTransform; MODEL.PLUS_ONE unless the pipeline says otherwise.
+            numbers, both included); 0 does not change the image.
+        plus_one: scale boxes by LAST_PIXEL; defaults to MODEL.PLUS_ONE.
     """
 
     def __init__(
@@ -73,7 +76,7 @@ class ResizeShortestEdge(TransformGen):
         interp: Any = None,
         plus_one: bool = False,
     ) -> None:
-        self.plus_one = plus_one
+        self.pixels = PixelConvention.of(plus_one)
         self.short_edge_length = _check_sizes("ResizeShortestEdge", short_edge_length, sample_style)
         self.max_size = max_size
         self.sample_style = sample_style
@@ -83,11 +86,13 @@ class ResizeShortestEdge(TransformGen):
         size = _draw_size(self.short_edge_length, self.sample_style)
         if size == 0:
             return NoOpTransform()
-        return ResizeTransform(h, w, *self._size(h, w, size), plus_one=self.plus_one)
+        return ResizeTransform(h, w, *self._size(h, w, size), pixels=self.pixels)
 
     def output_size(self, height: int, width: int) -> tuple[int, int] | None:
-        size = _only(self.short_edge_length)
-        return (height, width) if size == 0 else size and self._size(height, width, size)
+        size = _fixed_size(self.short_edge_length)
+        if size is None:
+            return None
+        return self._size(height, width, size) if size else (height, width)
 
     def _size(self, height: int, width: int, short_edge: int) -> tuple[int, int]:
         return shortest_edge_size(height, width, short_edge, self.max_size)
@@ -95,7 +100,7 @@ class ResizeShortestEdge(TransformGen):
 
 @TRANSFORMS.register()
 class ResizeLongestEdge(TransformGen):
-    """Scale the long edge to a drawn size; arguments as in ResizeShortestEdge."""
+    """Resizing of the long edge to a drawn size; see ResizeShortestEdge for the arguments."""
 
     def __init__(
         self,
@@ -104,7 +109,7 @@ class ResizeLongestEdge(TransformGen):
         interp: Any = None,
         plus_one: bool = False,
     ) -> None:
-        self.plus_one = plus_one
+        self.pixels = PixelConvention.of(plus_one)
         self.long_edge_length = _check_sizes("ResizeLongestEdge", long_edge_length, sample_style)
         self.sample_style = sample_style
 
@@ -113,11 +118,13 @@ class ResizeLongestEdge(TransformGen):
         size = _draw_size(self.long_edge_length, self.sample_style)
         if size == 0:
             return NoOpTransform()
-        return ResizeTransform(h, w, *self._size(h, w, size), plus_one=self.plus_one)
+        return ResizeTransform(h, w, *self._size(h, w, size), pixels=self.pixels)
 
     def output_size(self, height: int, width: int) -> tuple[int, int] | None:
-        size = _only(self.long_edge_length)
-        return (height, width) if size == 0 else size and self._size(height, width, size)
+        size = _fixed_size(self.long_edge_length)
+        if size is None:
+            return None
+        return self._size(height, width, size) if size else (height, width)
 
     def _size(self, height: int, width: int, long_edge: int) -> tuple[int, int]:
         return scaled_size(height, width, long_edge / max(height, width))
@@ -125,18 +132,17 @@ class ResizeLongestEdge(TransformGen):
 
 @TRANSFORMS.register()
 class Resize(TransformGen):
-    """Stretch to a fixed (height, width), or to a square."""
+    """Stretching to a fixed (height, width), or to a square."""
 
     def __init__(
         self, shape: int | Sequence[int], interp: Any = None, plus_one: bool = False
     ) -> None:
-        self.plus_one = plus_one
+        self.pixels = PixelConvention.of(plus_one)
         self.shape = (shape, shape) if isinstance(shape, int) else tuple(shape)
 
     def get_transform(self, img: np.ndarray, annotations: Annotations | None = None) -> Transform:
-        return ResizeTransform(
-            *img.shape[:2], *self.output_size(*img.shape[:2]), plus_one=self.plus_one
-        )
+        h, w = img.shape[:2]
+        return ResizeTransform(h, w, *self.output_size(h, w), pixels=self.pixels)
 
     def output_size(self, height: int, width: int) -> tuple[int, int]:
         return self.shape[0], self.shape[1]
@@ -144,7 +150,7 @@ class Resize(TransformGen):
 
 @TRANSFORMS.register()
 class ResizeToFit(Resize):
-    """Scale to the largest size inside (height, width) that keeps the ratio of the sides."""
+    """Scaling to the largest size inside (height, width), with the aspect ratio kept."""
 
     def output_size(self, height: int, width: int) -> tuple[int, int]:
         scale = min(self.shape[0] / height, self.shape[1] / width)
@@ -153,11 +159,14 @@ class ResizeToFit(Resize):
 
 @TRANSFORMS.register()
 class RandomFlip(_KeepsSize):
-    """Mirror with probability `prob`, horizontally or vertically."""
+    """Horizontal or vertical mirroring with probability `prob`."""
 
     def __init__(self, prob: float = 0.5, horizontal: bool = True, vertical: bool = False) -> None:
         if horizontal == vertical:
-            raise ConfigError("RandomFlip: exactly one of horizontal and vertical must be True.")
+            raise ConfigError(
+                "RandomFlip: exactly one of horizontal and vertical must be True; got "
+                f"horizontal={horizontal!r}, vertical={vertical!r}."
+            )
         self.prob, self.horizontal = prob, horizontal
 
     def get_transform(self, img: np.ndarray, annotations: Annotations | None = None) -> Transform:
@@ -169,13 +178,13 @@ class RandomFlip(_KeepsSize):
 
 @TRANSFORMS.register()
 class RandomCrop(TransformGen):
-    """Cut out a random window; objects whose centre falls outside disappear.
+    """Crop of a random window; objects whose centre lies outside are removed.
 
     Args:
         crop_type: "relative": crop_size times the image; "relative_range": between crop_size and 1
             times the image; "absolute": crop_size pixels, at most the image.
         crop_size: (height, width).
-        strict_mode: draw the window around the centre of a random object, where there is one.
+        strict_mode: draw the window around the centre of a random object, if the image has any.
     """
 
     def __init__(
@@ -183,7 +192,7 @@ class RandomCrop(TransformGen):
     ) -> None:
         if crop_type not in ("relative", "relative_range", "absolute"):
             raise ConfigError(
-                f"RandomCrop: crop_type is 'relative', 'relative_range' or 'absolute', "
+                f"RandomCrop: crop_type must be 'relative', 'relative_range' or 'absolute'; "
                 f"got {crop_type!r}."
             )
         self.crop_type, self.crop_size, self.strict_mode = crop_type, crop_size, strict_mode
@@ -198,7 +207,7 @@ class RandomCrop(TransformGen):
         crop = np.clip((crop + 0.5).astype(int), 1, size)
         low, high = np.zeros(2, dtype=int), size - crop
         if self.strict_mode and annotations:
-            x, y, w, h = _xywh(annotations[np.random.randint(len(annotations))])
+            x, y, w, h = _xywh_box(annotations[np.random.randint(len(annotations))])
             center = np.array([y + h / 2, x + w / 2])
             low = np.clip(np.floor(center - crop).astype(int) + 1, low, high)
             high = np.clip(np.floor(center).astype(int), low, high)
@@ -206,14 +215,14 @@ class RandomCrop(TransformGen):
         return CropTransform(int(x0), int(y0), int(crop[1]), int(crop[0]))
 
 
-def _xywh(annotation: dict) -> Sequence[float]:
-    from_mode = annotation.get("bbox_mode", BoxMode.XYXY_ABS)
-    return BoxMode.convert(list(annotation["bbox"]), from_mode, BoxMode.XYWH_ABS)
+def _xywh_box(annotation: Mapping[str, Any]) -> list[float]:
+    mode = annotation.get("bbox_mode", BoxMode.XYXY_ABS)
+    return BoxMode.convert(list(annotation["bbox"]), mode, BoxMode.XYWH_ABS)
 
 
 @TRANSFORMS.register()
 class Pad(TransformGen):
-    """Pad right and bottom to at least (height, width)."""
+    """Padding at the right and bottom to at least (height, width)."""
 
     def __init__(self, size: Sequence[int], value: float = 0) -> None:
         self.size, self.value = tuple(size), value
@@ -226,7 +235,7 @@ class Pad(TransformGen):
 
 
 class _RandomBlend(_KeepsSize):
-    """Base of colour changes: image * w + source * (1 - w), w uniform in [min, max]."""
+    """Base class of colour changes: image * w + source * (1 - w), w uniform in [min, max]."""
 
     def __init__(
         self,
@@ -238,7 +247,8 @@ class _RandomBlend(_KeepsSize):
         self.intensity_min, self.intensity_max = intensity_min, intensity_max
         self.prob, self.image_format = prob, image_format
 
-    def source(self, img: np.ndarray) -> Any:
+    def source(self, img: np.ndarray) -> np.ndarray | float:
+        """Return the image or value to blend with."""
         raise NotImplementedError
 
     def get_transform(self, img: np.ndarray, annotations: Annotations | None = None) -> Transform:
@@ -250,25 +260,25 @@ class _RandomBlend(_KeepsSize):
 
 @TRANSFORMS.register()
 class RandomContrast(_RandomBlend):
-    """Blend with the mean grey level: w < 1 lowers the contrast, w > 1 raises it."""
+    """Blending with the mean grey level: w < 1 lowers the contrast, w > 1 raises it."""
 
-    def source(self, img: np.ndarray) -> Any:
+    def source(self, img: np.ndarray) -> float:
         return img.mean()
 
 
 @TRANSFORMS.register()
 class RandomBrightness(_RandomBlend):
-    """Blend with black: w < 1 darkens, w > 1 brightens."""
+    """Blending with black: w < 1 darkens, w > 1 brightens."""
 
-    def source(self, img: np.ndarray) -> Any:
+    def source(self, img: np.ndarray) -> float:
         return 0.0
 
 
 @TRANSFORMS.register()
 class RandomSaturation(_RandomBlend):
-    """Blend with the grayscale image: w < 1 pales, w > 1 saturates."""
+    """Blending with the grayscale image: w < 1 lowers the saturation, w > 1 raises it."""
 
-    def source(self, img: np.ndarray) -> Any:
+    def source(self, img: np.ndarray) -> np.ndarray:
         weights = np.array([0.299, 0.587, 0.114], np.float32)
         weights = weights[::-1] if self.image_format == "BGR" else weights
         return (img @ weights)[..., None]
@@ -293,6 +303,8 @@ class RandomLighting(_KeepsSize):
 
 
 class _PermuteChannels(Transform):
+    """Reordering of the colour channels."""
+
     def __init__(self, order: np.ndarray) -> None:
         self.order = order
 
@@ -302,7 +314,7 @@ class _PermuteChannels(Transform):
 
 @TRANSFORMS.register()
 class RandomSwapChannels(_KeepsSize):
-    """Shuffle the colour channels with probability `prob`."""
+    """Shuffling of the colour channels with probability `prob`."""
 
     def __init__(self, prob: float = 0.5) -> None:
         self.prob = prob
@@ -326,9 +338,11 @@ class ShuffleList(OrderList):
     """All of `transforms`, in random order."""
 
     def output_size(self, height: int, width: int) -> None:
-        """Return None: the order is random."""
+        """Return None, because the order is random."""
 
-    def __call__(self, img: np.ndarray, annotations: Annotations | None = None, **kwargs: Any):
+    def __call__(
+        self, img: np.ndarray, annotations: Annotations | None = None, **kwargs: Any
+    ) -> Transformed:
         order = np.random.permutation(len(self.transforms))
         return ComposeTransform([self.transforms[i] for i in order])(img, annotations, **kwargs)
 
@@ -341,13 +355,16 @@ class RandomList(OrderList):
         super().__init__(transforms)
         if not 0 <= num_layers <= len(self.transforms):
             raise ConfigError(
-                f"RandomList: cannot draw num_layers {num_layers} of {len(self.transforms)}."
+                f"RandomList: num_layers must be from 0 to the number of transforms, "
+                f"{len(self.transforms)}; got {num_layers}."
             )
         self.num_layers = num_layers
 
     def output_size(self, height: int, width: int) -> None:
-        """Return None: the order is random."""
+        """Return None, because the order is random."""
 
-    def __call__(self, img: np.ndarray, annotations: Annotations | None = None, **kwargs: Any):
+    def __call__(
+        self, img: np.ndarray, annotations: Annotations | None = None, **kwargs: Any
+    ) -> Transformed:
         chosen = np.random.choice(len(self.transforms), self.num_layers, replace=False)
         return ComposeTransform([self.transforms[i] for i in chosen])(img, annotations, **kwargs)

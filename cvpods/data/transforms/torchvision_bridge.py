@@ -1,4 +1,4 @@
-"""Transforms that torchvision already has, in pipelines of (image, annotations)."""
+"""torchvision's transforms in pipelines of (image, annotations)."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torchvision import tv_tensors
 from torchvision.transforms import v2
 
 from cvpods.data.registry import TRANSFORMS
-from cvpods.data.transforms.transform import Annotations, Transformed, TransformGen
+from cvpods.data.transforms.transform import Annotations, Transformed, TransformGen, xyxy_box
 from cvpods.structures import BoxMode
 
 
@@ -19,8 +19,8 @@ from cvpods.structures import BoxMode
 class TorchTransformGen(TransformGen):
     """Any torchvision v2 transform; random numbers come from torch.
 
-    Boxes that the transform removes (v2.SanitizeBoundingBoxes runs after it) take their
-    annotations with them.
+    If the transform removes a box (v2.SanitizeBoundingBoxes may follow it), its annotation is
+    removed as well.
 
     Args:
         tfm: the transform, called with a dict of image, boxes and labels.
@@ -32,7 +32,7 @@ class TorchTransformGen(TransformGen):
     def __call__(
         self, img: np.ndarray, annotations: Annotations | None = None, **kwargs: Any
     ) -> Transformed:
-        boxes = [_xyxy(annotation) for annotation in annotations or []]
+        boxes = [xyxy_box(annotation) for annotation in annotations or []]
         sample = {
             "image": tv_tensors.Image(torch.from_numpy(img).permute(2, 0, 1)),
             "boxes": tv_tensors.BoundingBoxes(
@@ -56,7 +56,7 @@ class TorchTransformGen(TransformGen):
 
 @TRANSFORMS.register()
 class MinIoURandomCrop(TorchTransformGen):
-    """SSD's crop: a window that overlaps objects by at least a drawn IoU, or the whole image."""
+    """SSD's crop: a window that overlaps objects by at least a drawn IoU, or the full image."""
 
     def __init__(
         self,
@@ -69,14 +69,14 @@ class MinIoURandomCrop(TorchTransformGen):
     def __call__(
         self, img: np.ndarray, annotations: Annotations | None = None, **kwargs: Any
     ) -> Transformed:
-        if not annotations:  # there is nothing to overlap with
+        if not annotations:  # no object to overlap
             return img, annotations
         return super().__call__(img, annotations, **kwargs)
 
 
 @TRANSFORMS.register()
 class Expand(TorchTransformGen):
-    """Put the image on a canvas 1 to `ratio` times as large, filled with `mean`."""
+    """The image on a canvas filled with `mean`, larger by a factor drawn from `ratio_range`."""
 
     def __init__(
         self,
@@ -89,7 +89,12 @@ class Expand(TorchTransformGen):
 
 @TRANSFORMS.register()
 class RandomDistortion(TorchTransformGen):
-    """Random hue (+- hue of the circle), saturation and brightness (x or / up to their factor)."""
+    """Random changes of hue, saturation and brightness.
+
+    Args:
+        hue: largest shift, as a fraction of the colour circle.
+        saturation, exposure: largest factor by which saturation and brightness grow or shrink.
+    """
 
     def __init__(
         self, hue: float, saturation: float, exposure: float, image_format: str = "BGR"
@@ -110,8 +115,3 @@ class RandomDistortion(TorchTransformGen):
             return super().__call__(img, annotations, **kwargs)
         img, annotations = super().__call__(np.ascontiguousarray(img[..., ::-1]), annotations)
         return np.ascontiguousarray(img[..., ::-1]), annotations
-
-
-def _xyxy(annotation: dict[str, Any]) -> list[float]:
-    mode = annotation.get("bbox_mode", BoxMode.XYXY_ABS)
-    return BoxMode.convert(list(annotation["bbox"]), mode, BoxMode.XYXY_ABS)

@@ -1,49 +1,49 @@
-"""Transforms: one fixed change of an image (H, W, C) and of the boxes on it.
+"""Transforms of an image (H, W, C) and of the boxes on it.
 
-A `Transform` is deterministic; a `TransformGen` draws one. Both are called with
+A `Transform` is deterministic; a `TransformGen` draws one at random. Both are called with
 (image, annotations) and return both; annotations are dicts with "bbox" and "bbox_mode".
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
-from torchvision.transforms.v2 import functional as TF  # noqa: N812 - torchvision's own alias
 
-from cvpods.structures import BoxMode
+from cvpods.data.transforms.resize import resize_bilinear
+from cvpods.structures import CONTINUOUS, BoxMode, PixelConvention
 
 Annotations = list[dict[str, Any]]
 Transformed = tuple[np.ndarray, Annotations | None]
+# A Transform, a TransformGen, or any callable with the same arguments.
+TransformCall: TypeAlias = Callable[..., Transformed]
 
 
 class Transform:
-    """Base: the identity. Subclasses change the image, the coordinates, or both."""
+    """Base class and identity; subclasses change the image, the coordinates, or both."""
 
     def apply_image(self, img: np.ndarray) -> np.ndarray:
-        """(H, W, C) uint8 -> the same, possibly of another size."""
+        """Transform an image, (H, W, C) uint8; the result may have another size."""
         return img
 
     def apply_coords(self, coords: np.ndarray) -> np.ndarray:
-        """(N, 2) float (x, y) in pixels -> the same."""
+        """Transform points (x, y) in pixels, (N, 2) float."""
         return coords
 
     def apply_box(self, boxes: np.ndarray) -> np.ndarray:
-        """(N, 4) corners -> corners of the box around the transformed corners, floats."""
+        """Return the boxes around the transformed corners of `boxes`, (N, 4) xyxy, as floats."""
         boxes = np.asarray(boxes, dtype=np.float64).reshape(-1, 4)
         corners = boxes[:, [0, 1, 2, 1, 0, 3, 2, 3]].reshape(-1, 2)
-        corners = self.apply_coords(corners).reshape(-1, 4, 2)
-        return np.concatenate([corners.min(axis=1), corners.max(axis=1)], axis=1)
+        moved = self.apply_coords(corners).reshape(-1, 4, 2)
+        return np.concatenate([moved.min(axis=1), moved.max(axis=1)], axis=1)
 
     def apply_annotations(self, annotations: Annotations) -> Annotations:
-        """Transform the boxes; bbox_mode becomes XYXY_ABS."""
+        """Transform the boxes of annotations; their bbox_mode becomes XYXY_ABS."""
         transformed = []
         for annotation in annotations:
-            mode = annotation.get("bbox_mode", BoxMode.XYXY_ABS)
-            box = BoxMode.convert(list(annotation["bbox"]), mode, BoxMode.XYXY_ABS)
-            box = self.apply_box(np.array([box]))[0].tolist()
+            box = self.apply_box(np.array([xyxy_box(annotation)]))[0].tolist()
             transformed.append({**annotation, "bbox": box, "bbox_mode": BoxMode.XYXY_ABS})
         return transformed
 
@@ -54,12 +54,18 @@ class Transform:
         return img, annotations if annotations is None else self.apply_annotations(annotations)
 
 
+def xyxy_box(annotation: Mapping[str, Any]) -> list[float]:
+    """Return the box of an annotation as x1, y1, x2, y2; without "bbox_mode", it is one already."""
+    mode = annotation.get("bbox_mode", BoxMode.XYXY_ABS)
+    return BoxMode.convert(list(annotation["bbox"]), mode, BoxMode.XYXY_ABS)
+
+
 class NoOpTransform(Transform):
-    """Changes nothing."""
+    """The identity."""
 
 
 class HFlipTransform(Transform):
-    """Mirror left and right."""
+    """Horizontal mirroring."""
 
     def __init__(self, width: int) -> None:
         self.width = width
@@ -72,7 +78,7 @@ class HFlipTransform(Transform):
 
 
 class VFlipTransform(Transform):
-    """Mirror top and bottom."""
+    """Vertical mirroring."""
 
     def __init__(self, height: int) -> None:
         self.height = height
@@ -85,38 +91,42 @@ class VFlipTransform(Transform):
 
 
 class ResizeTransform(Transform):
-    """Resize an (h, w) image to (new_h, new_w), bilinear with antialiasing.
+    """Bilinear resizing of an (h, w) image to (new_h, new_w), with antialiasing.
 
-    torchvision's kernel for 8-bit images equals PIL's within one grey level and is several times
+    torch's kernel for 8-bit images equals PIL's within one grey level and is several times
     faster.
 
     Args:
-        plus_one: scale boxes by maskrcnn-benchmark's arithmetic, to whom (x2, y2) is the last pixel
-            inside: x2 = (x2 - 1) * scale + 1. See cvpods/modeling/postprocessing.py.
+        pixels: convention by which boxes are scaled.
     """
 
     def __init__(
-        self, h: int, w: int, new_h: int, new_w: int, interp: Any = None, plus_one: bool = False
+        self,
+        h: int,
+        w: int,
+        new_h: int,
+        new_w: int,
+        interp: Any = None,
+        pixels: PixelConvention = CONTINUOUS,
     ) -> None:
         self.h, self.w, self.new_h, self.new_w = h, w, new_h, new_w
-        self.plus_one = plus_one
+        self.pixels = pixels
 
     def apply_image(self, img: np.ndarray) -> np.ndarray:
         if (self.new_h, self.new_w) == img.shape[:2]:
             return img
-        tensor = torch.from_numpy(img).permute(2, 0, 1)
-        return TF.resize(tensor, [self.new_h, self.new_w]).permute(1, 2, 0).numpy()
+        return resize_bilinear(img, self.new_h, self.new_w)
 
     def apply_coords(self, coords: np.ndarray) -> np.ndarray:
         return coords * [self.new_w / self.w, self.new_h / self.h]
 
     def apply_box(self, boxes: np.ndarray) -> np.ndarray:
-        last = [0.0, 0.0, 1.0, 1.0] if self.plus_one else 0.0
-        return super().apply_box(boxes - np.array(last)) + last
+        corner = np.array(self.pixels.corner)
+        return super().apply_box(boxes - corner) + corner
 
 
 class CropTransform(Transform):
-    """Cut out (x0, y0, w, h); objects whose centre falls outside disappear."""
+    """Crop of the window (x0, y0, w, h); objects whose centre lies outside are removed."""
 
     def __init__(self, x0: int, y0: int, w: int, h: int) -> None:
         self.x0, self.y0, self.w, self.h = x0, y0, w, h
@@ -138,7 +148,7 @@ class CropTransform(Transform):
 
 
 class PadTransform(Transform):
-    """Put the image at (left, top) of an (h, w) canvas of one value."""
+    """Padding: the image at (left, top) of an (h, w) canvas filled with one value."""
 
     def __init__(self, left: int, top: int, h: int, w: int, value: float = 0) -> None:
         self.left, self.top, self.h, self.w, self.value = left, top, h, w, value
@@ -153,9 +163,9 @@ class PadTransform(Transform):
 
 
 class BlendTransform(Transform):
-    """src_weight * src_image + dst_weight * image, clipped to [0, 255]."""
+    """Blend src_weight * src_image + dst_weight * image, clipped to [0, 255]."""
 
-    def __init__(self, src_image: Any, src_weight: float, dst_weight: float) -> None:
+    def __init__(self, src_image: np.ndarray | float, src_weight: float, dst_weight: float) -> None:
         self.src_image, self.src_weight, self.dst_weight = src_image, src_weight, dst_weight
 
     def apply_image(self, img: np.ndarray) -> np.ndarray:
@@ -165,9 +175,9 @@ class BlendTransform(Transform):
 
 
 def output_size(
-    transforms: Sequence[Callable[..., Transformed]], height: int, width: int
+    transforms: Sequence[TransformCall], height: int, width: int
 ) -> tuple[int, int] | None:
-    """Return the size after all `transforms`, without an image; None where that is not known."""
+    """Return the size after all `transforms`, or None if it depends on the image or on chance."""
     size: tuple[int, int] | None = (height, width)
     for transform in transforms:
         known = getattr(transform, "output_size", None)
@@ -176,9 +186,9 @@ def output_size(
 
 
 class ComposeTransform(Transform):
-    """Apply transforms or transform generators one after the other."""
+    """Transforms or transform generators, applied one after the other."""
 
-    def __init__(self, tfms: Sequence[Callable[..., Transformed]]) -> None:
+    def __init__(self, tfms: Sequence[TransformCall]) -> None:
         self.transforms = list(tfms)
 
     def __call__(
@@ -189,19 +199,21 @@ class ComposeTransform(Transform):
         return img, annotations
 
     def output_size(self, height: int, width: int) -> tuple[int, int] | None:
-        """Return the size after all transforms, see TransformGen.output_size()."""
+        """Return the size after all transforms, see output_size()."""
         return output_size(self.transforms, height, width)
 
 
 class TransformGen:
-    """Draws a Transform for an image; random numbers come from np.random."""
+    """Base class of generators, which draw a Transform for an image from np.random."""
 
     def get_transform(self, img: np.ndarray, annotations: Annotations | None = None) -> Transform:
+        """Draw the transform of an image with annotations."""
         raise NotImplementedError
 
     def output_size(self, height: int, width: int) -> tuple[int, int] | None:
-        """Return the (height, width) that an image gets; None where only the image itself, or a
-        random number, tells.
+        """Return the (height, width) after the transform.
+
+        Return None if it depends on the content of the image or on a random number.
         """
         return None
 

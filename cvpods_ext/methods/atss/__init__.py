@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from cvpods.utils.lazy import lazy_names
+from cvpods.lazy import lazy_names
 
 if TYPE_CHECKING:
     from cvpods_ext.methods.atss.assign import atss_assign
@@ -10,12 +10,12 @@ if TYPE_CHECKING:
     from cvpods_ext.methods.atss.detector import ATSS
     from cvpods_ext.methods.atss.loss import AtssTargets, atss_loss, atss_targets
 
-__getattr__, __dir__, __all__ = lazy_names(
+__all__ = lazy_names(
     __name__,
     {
-        "cvpods_ext.methods.atss.assign": "atss_assign",
-        "cvpods_ext.methods.atss.config": "ATSSConfig",
-        "cvpods_ext.methods.atss.detector": "ATSS",
-        "cvpods_ext.methods.atss.loss": "AtssTargets atss_loss atss_targets",
+        "assign": ["atss_assign"],
+        "config": ["ATSSConfig"],
+        "detector": ["ATSS"],
+        "loss": ["AtssTargets", "atss_loss", "atss_targets"],
     },
 )

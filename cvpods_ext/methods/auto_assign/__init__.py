@@ -2,18 +2,18 @@
 
 from typing import TYPE_CHECKING
 
-from cvpods.utils.lazy import lazy_names
+from cvpods.lazy import lazy_names
 
 if TYPE_CHECKING:
     from cvpods_ext.methods.auto_assign.config import AutoAssignConfig
     from cvpods_ext.methods.auto_assign.detector import AutoAssign
     from cvpods_ext.methods.auto_assign.loss import auto_assign_loss
 
-__getattr__, __dir__, __all__ = lazy_names(
+__all__ = lazy_names(
     __name__,
     {
-        "cvpods_ext.methods.auto_assign.config": "AutoAssignConfig",
-        "cvpods_ext.methods.auto_assign.detector": "AutoAssign",
-        "cvpods_ext.methods.auto_assign.loss": "auto_assign_loss",
+        "config": ["AutoAssignConfig"],
+        "detector": ["AutoAssign"],
+        "loss": ["auto_assign_loss"],
     },
 )

@@ -83,17 +83,17 @@ def auto_assign_loss(
         # Positive weights, and the probability that some location is the box.         Eq. 10, 12
         w_pos = c * g / (c * g).sum(dim=1, keepdim=True).clamp(min=1e-12)
         p_pos = (w_pos * p).sum(dim=1)
-        positive = positive - torch.where(in_s.any(dim=1), p_pos, 1).log().sum()
-        positive = positive + 100 * (~in_s.any(dim=1)).sum()  # -log 0
+        has_location = in_s.any(dim=1)
+        positive = positive - torch.where(has_location, p_pos, 1).log().sum()
+        positive = positive + 100 * (~has_location).sum()  # -log 0
 
         # Negative weights, without gradient.                                          Eq. 11, 12
         w_neg = torch.ones_like(p_cls)
-        best_iou = iou(predicted, boxes[:, None]).amax(dim=0) if len(boxes) else None
-        for i in range(len(boxes)):
-            if in_s[i].any():
-                v = 1 / (1 - best_iou[in_s[i]].detach()).clamp(min=1e-12)
-                f = (v - v.min() + 1e-12) / (v.max() - v.min() + 1e-12)
-                w_neg[in_s[i], classes[i]] = 1 - f
+        best = iou(predicted, boxes[:, None]).amax(dim=0).detach() if len(boxes) else torch.zeros(0)
+        for i in torch.nonzero(has_location).flatten():
+            v = 1 / (1 - best[in_s[i]]).clamp(min=1e-12)
+            f = (v - v.min() + 1e-12) / (v.max() - v.min() + 1e-12)
+            w_neg[in_s[i], classes[i]] = 1 - f
         x = p_cls * w_neg
         negative = negative - (x**gamma * torch.log(1 - x)).sum()
 

@@ -9,11 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from cvpods.layers.shape_spec import channels_of, strides_of
 from cvpods.modeling.anchor_generator import PointGrid
 from cvpods.modeling.backbone import Backbone
 from cvpods.modeling.box_regression import Shift2BoxTransform
 from cvpods.modeling.meta_arch import DenseDetector, DenseHead, input_shapes, shared_arguments
 from cvpods.modeling.meta_arch.scores import Scores, check_score_type, combine_scores
+from cvpods.modeling.meta_arch.unassigned import boxes_with_point
 from cvpods.structures import Instances
 from cvpods.utils import comm
 from cvpods.utils.ranges import Range
@@ -95,22 +97,8 @@ class AutoAssign(DenseDetector):
         """Return the cap; with cap_at_locations, at most the number of locations."""
         if cap is None or not self.cap_at_locations:
             return cap
-        return torch.sym_min(cap, locations)
-
-    @torch.no_grad()
-    def has_location(self, priors: Sequence[Tensor], boxes: Tensor) -> Tensor:
-        """Return (M,) bool: whether some location lies strictly inside each box (M, 4).
-
-        Locations are a grid, so that counting its rows and columns inside a box is enough.
-        """
-        found = torch.zeros(len(boxes), dtype=torch.bool, device=boxes.device)
-        for points, stride in zip(priors, self.point_generator.strides, strict=True):
-            first, last = points[0], points[-1]  # (x, y) each
-            low = ((boxes[:, :2] - first) / stride).floor() + 1
-            high = ((boxes[:, 2:] - first) / stride).ceil() - 1
-            inside = torch.minimum(high, (last - first) / stride) >= low.clamp(min=0)
-            found |= inside.all(dim=1)
-        return found
+        smaller: Any = torch.sym_min(cap, locations)  # locations is symbolic during an export
+        return smaller
 
     def losses(
         self, predictions: dict[str, Tensor], priors: list[Tensor], targets: list[Instances]
@@ -126,10 +114,8 @@ class AutoAssign(DenseDetector):
         """Return the arguments of the loss, except those of the prior."""
         strides = self.strides(priors)
         for target in targets:
-            boxes = target.gt_boxes.tensor
-            self.unassigned.add(
-                boxes, self.has_location(priors, boxes), self.point_generator.strides[0]
-            )
+            boxes, levels = target.gt_boxes.tensor, self.point_generator.strides
+            self.unassigned.add(boxes, boxes_with_point(boxes, priors, levels), levels[0])
         return {
             "cls_logits": predictions["cls_logits"],
             "obj_logits": predictions["obj_score"],
@@ -155,7 +141,7 @@ def arguments(
     return {
         "backbone": backbone,
         "head": DenseHead(
-            in_channels=shapes[0].channels,
+            in_channels=channels_of(shapes[0]),
             num_convs=method.NUM_CONVS,
             num_classes=method.NUM_CLASSES,
             prior_prob=method.PRIOR_PROB,
@@ -165,9 +151,7 @@ def arguments(
             box_bias=BOX_BIAS,
             deformable=deformable,
         ),
-        "point_generator": PointGrid(
-            strides=[shape.stride for shape in shapes], offset=method.POINT_OFFSET
-        ),
+        "point_generator": PointGrid(strides=strides_of(shapes), offset=method.POINT_OFFSET),
         "loss": {
             "alpha": method.FOCAL_LOSS_ALPHA,
             "gamma": method.FOCAL_LOSS_GAMMA,

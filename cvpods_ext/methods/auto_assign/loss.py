@@ -18,11 +18,16 @@ from torch.nn import functional as F
 
 from cvpods.modeling.losses import iou_loss
 from cvpods.structures.geometry import boxes_around, centers, distances_to_sides
-from cvpods.utils.slices import slices
 from cvpods_ext.kernels.negatives import negative_focal_loss
-from cvpods_ext.kernels.pairs import Pairs, chunks, in_chunks, inside_pairs, join
-from cvpods_ext.kernels.slices import as_columns, as_rows, slice_iou
-from cvpods_ext.kernels.targets import check_outputs, check_targets, common_dtype
+from cvpods_ext.kernels.pairs import (
+    PAIRS_AT_ONCE,
+    Pairs,
+    best_iou,
+    in_chunks,
+    inside_pairs,
+    min_max_table,
+)
+from cvpods_ext.kernels.targets import check_location_inputs
 
 # 1 / tau of Eq. 9: how strongly the weights of a box prefer its better locations.
 SHARPNESS = 3.0
@@ -45,35 +50,31 @@ def auto_assign_loss(
     gamma: float = 2.0,
     reg_weight: float = 5.0,
     average: Callable[[Tensor], Tensor] = lambda counts: counts,
+    pairs_at_once: int = PAIRS_AT_ONCE,
+    elements_at_once: int | None = None,
 ) -> dict[str, Tensor]:
-    """Return the three losses of a batch; arguments, results and errors as in definition.py.
+    """Return the three losses of a batch; arguments and results as in definition.py.
+
+    pairs_at_once and elements_at_once bound the memory of lists of pairs and of tables. Raises
+    ValueError for shapes that do not go together, no image, and classes that are not int64.
 
     Differs from the published code: computed from logits, in the log domain, so that the positive
     loss of a box with locations has no ceiling of 100, and a gradient at any logit; where boxes of
     one class share a location, the last counts for A on every device; an image whose boxes hold no
     location adds nothing to loss_norm (published: 1e12 n_gt, without gradient).
     """
-    n, r, k = cls_logits.shape if cls_logits.dim() == 3 else (0, 0, 0)
-    check_outputs(
-        cls_logits,
-        obj_logits=(obj_logits, (n, r, 1)),
-        ltrb=(ltrb, (n, r, 4)),
-        points=(points, (r, 2)),
-        strides=(strides, (r,)),
-        mu=(mu, (k, 2)),
-        sigma=(sigma, (k, 2)),
+    cls_logits, obj_logits, ltrb = check_location_inputs(
+        cls_logits, obj_logits, ltrb, points, strides, (), mu, sigma, gt_boxes, gt_classes
     )
-    check_targets(n, gt_boxes, gt_classes)
-    dtype = common_dtype(cls_logits, obj_logits, ltrb)
-    cls_logits, obj_logits, ltrb = (t.to(dtype) for t in (cls_logits, obj_logits, ltrb))
     images = [
-        inside_pairs(points, boxes.to(dtype), classes)
+        inside_pairs(points, boxes.to(ltrb.dtype), classes, elements_at_once)
         for boxes, classes in zip(gt_boxes, gt_classes, strict=True)
     ]
+    outputs = cls_logits, obj_logits, ltrb, points
     positive, sum_prior, prior_per_image = in_chunks(
-        box_sums, join(images), cls_logits, obj_logits, ltrb, points, strides, mu, sigma, reg_weight
+        box_sums, images, *outputs, strides, mu, sigma, reg_weight, at_once=pairs_at_once
     )
-    negative = negative_loss(cls_logits, obj_logits, ltrb, points, images, gamma)
+    negative = negative_loss(*outputs, images, gamma, pairs_at_once, elements_at_once)
     num_gt = prior_per_image.new_tensor([len(boxes) for boxes in gt_boxes])
     num_positive, num_negative = average(torch.stack([num_gt.sum(), sum_prior])).clamp(min=1)
     return {
@@ -166,68 +167,45 @@ def negative_loss(
     points: Tensor,
     images: Sequence[Pairs],
     gamma: float,
+    pairs_at_once: int = PAIRS_AT_ONCE,
+    elements_at_once: int | None = None,
 ) -> Tensor:
     """Return sum_{j,c} FL(P(cls)_jc w-_jc) over all images, a scalar (Eq. 12).
 
     Args:
-        images: the pairs of each image.
+        images: the pairs of each image. The others are those of auto_assign_loss.
     """
-    num_classes = cls_logits.shape[-1]
+    bounds = pairs_at_once, elements_at_once
+    predicted = boxes_around(points, ltrb.detach())  # (N, R, 4)
     tables = [
-        found_table(boxes_around(points, ltrb[n].detach()), pairs, num_classes)
-        if len(pairs.boxes)
-        else None
-        for n, pairs in enumerate(images)
+        found_table(boxes, pairs, cls_logits.shape[2], *bounds) if len(pairs.boxes) else None
+        for boxes, pairs in zip(predicted, images, strict=True)
     ]
-    return negative_focal_loss(cls_logits, obj_logits, tables, gamma)
+    return negative_focal_loss(
+        cls_logits, obj_logits, tables, gamma, elements_at_once=elements_at_once
+    )
 
 
 @torch.no_grad()
 def found_table(
-    predicted: Tensor, pairs: Pairs, num_classes: int, *, at_once: int | None = None
+    predicted: Tensor,
+    pairs: Pairs,
+    num_classes: int,
+    pairs_at_once: int = PAIRS_AT_ONCE,
+    elements_at_once: int | None = None,
 ) -> Tensor:
     """Return 1 - w- (R, K) of one image, in [0, 1] (Eq. 11).
 
     Inside box i it is f(1 / (1 - iou_j)) in the column of the box's class, f scaling to [0, 1] over
-    the locations of the box; elsewhere 0. Where boxes of one class share a location, the last box
-    counts.
+    the locations of the box; elsewhere 0. iou_j is the largest IoU of the predicted box with any
+    box of the image. Where boxes of one class share a location, the last box counts.
 
     Args:
         predicted: (R, 4) xyxy, pixels.
-        at_once: pairs of a chunk.
+        pairs_at_once, elements_at_once: see auto_assign_loss.
     """
-    iou = best_iou(predicted, pairs.boxes, pairs.location)
-    size = len(predicted) * num_classes
-    last = torch.zeros(size, dtype=torch.int64, device=predicted.device)
-    table = predicted.new_zeros(size)
-    first = 0
-    for part in chunks(pairs, *([] if at_once is None else [at_once])):
-        f = part.min_max(1 / (1 - iou[part.location]).clamp(min=1e-12))
-        entry = part.location * num_classes + part.per_box(part.classes)
-        order = part.box + (first + 1)
-        is_last = last.scatter_reduce_(0, entry, order, "amax")[entry] == order
-        table[entry[is_last]] = f[is_last]
-        first += len(part.boxes)
-    return table.view(-1, num_classes)
-
-
-def best_iou(
-    predicted: Tensor, gt_boxes: Tensor, location: Tensor, elements_at_once: int | None = None
-) -> Tensor:
-    """Return iou_j (R,), the largest IoU of each predicted box (R, 4) with any box of the image.
-
-    Args:
-        location: (P,) int64, the locations that it is computed for; others get 0. May repeat.
-        elements_at_once: size of the slices.
-    """
-    is_needed = torch.zeros(len(predicted), dtype=torch.bool, device=predicted.device)
-    is_needed[location] = True
-    chosen = is_needed.nonzero().flatten()
-    columns, rows = as_columns(predicted[chosen]), as_rows(gt_boxes)
-    best = predicted.new_zeros(len(predicted))
-    for part in slices(len(chosen), len(gt_boxes), predicted.device, elements=elements_at_once):
-        best[chosen[part]] = slice_iou(rows, columns[:, :, part]).amax(dim=0)
-    return best
+    iou = best_iou(predicted, pairs.boxes, pairs.location, elements_at_once)
+    return min_max_table(pairs, 1 / (1 - iou).clamp(min=1e-12), num_classes, pairs_at_once)
 
 
 def norm_loss(num_gt: Tensor, prior_per_image: Tensor) -> Tensor:

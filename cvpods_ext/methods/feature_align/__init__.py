@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from cvpods.utils.lazy import lazy_names
+from cvpods.lazy import lazy_names
 
 if TYPE_CHECKING:
     from cvpods_ext.methods.feature_align.attention import (
@@ -13,14 +13,15 @@ if TYPE_CHECKING:
     from cvpods_ext.methods.feature_align.detector import FeatureAlign
     from cvpods_ext.methods.feature_align.loss import feature_align_loss
 
-__getattr__, __dir__, __all__ = lazy_names(
+__all__ = lazy_names(
     __name__,
     {
-        "cvpods_ext.methods.feature_align.attention": (
-            "build_mobilenetv2_attention_fpn_p3_p7 build_resnet_attention_fpn_p3_p7"
-        ),
-        "cvpods_ext.methods.feature_align.config": "FeatureAlignConfig",
-        "cvpods_ext.methods.feature_align.detector": "FeatureAlign",
-        "cvpods_ext.methods.feature_align.loss": "feature_align_loss",
+        "attention": [
+            "build_mobilenetv2_attention_fpn_p3_p7",
+            "build_resnet_attention_fpn_p3_p7",
+        ],
+        "config": ["FeatureAlignConfig"],
+        "detector": ["FeatureAlign"],
+        "loss": ["feature_align_loss"],
     },
 )

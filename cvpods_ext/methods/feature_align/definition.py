@@ -80,26 +80,24 @@ def feature_align_loss(
 
         # Positive weighting: AutoAssign's, of the filtered score.
         w = torch.exp(3 * x) * g
-        w = w / w.sum(dim=1, keepdim=True).clamp(min=1e-12)
-        p_pos = torch.where(in_s.any(dim=1), (w * x).sum(dim=1), 1)
-        positive = positive - p_pos.log().sum() + 100 * (~in_s.any(dim=1)).sum()
+        p_pos = (w * x).sum(dim=1) / w.sum(dim=1).clamp(min=1e-12)
+        has_location = in_s.any(dim=1)
+        positive = positive - torch.where(has_location, p_pos, 1).log().sum()
+        positive = positive + 100 * (~has_location).sum()  # -log 0
 
         # Quality weighting and negative weighting, both without gradient into the network.
-        spread, found = g, torch.zeros_like(p_cls)
-        best_iou = iou(predicted, boxes[:, None]).amax(dim=0).detach() if len(boxes) else None
-        if quality_weight:
-            q = torch.zeros_like(g)
-            for i in torch.nonzero(in_s.any(dim=1)).flatten():
-                q[i, in_s[i]] = min_max(sa[i, in_s[i]].detach().exp())
-            spread = (q * g).clamp(min=1e-12).sqrt() * in_s
-        for i in torch.nonzero(in_s.any(dim=1)).flatten():
-            found[in_s[i], classes[i]] = min_max(1 / (1 - best_iou[in_s[i]]).clamp(min=1e-12))
-        x = p_cls * (1 - found)
+        q, w_neg = torch.zeros_like(g), torch.ones_like(p_cls)
+        best = iou(predicted, boxes[:, None]).amax(dim=0).detach() if len(boxes) else torch.zeros(0)
+        for i in torch.nonzero(has_location).flatten():
+            q[i, in_s[i]] = min_max(sa[i, in_s[i]].detach().exp())
+            w_neg[in_s[i], classes[i]] = 1 - min_max(1 / (1 - best[in_s[i]]).clamp(min=1e-12))
+        spread = (q * g).clamp(min=1e-12).sqrt() * in_s if quality_weight else g
+        x = p_cls * w_neg
         negative = negative - (x**gamma * torch.log(1 - x)).sum()
 
-        if spread.sum() > 0:
-            rest = spread.sum() + 1e-6 if quality_weight else spread.sum().clamp(min=1e-12)
-            quality = quality + len(boxes) / rest / len(gt_boxes)
+        # L_q, the mean over images.
+        rest = spread.sum() + 1e-6 if quality_weight else spread.sum().clamp(min=1e-12)
+        quality = quality + torch.where(spread.sum() > 0, len(boxes) / rest, 0) / len(gt_boxes)
         sum_g = sum_g + g.detach().sum()
     num_boxes = sum_g.new_tensor(float(sum(len(boxes) for boxes in gt_boxes)))
     num_positive, num_negative = average(torch.stack([num_boxes, sum_g])).clamp(min=1)

@@ -13,8 +13,8 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from cvpods_ext.kernels.pairs import Pairs, in_chunks, inside_pairs, join
-from cvpods_ext.kernels.targets import check_outputs, check_targets, common_dtype
+from cvpods_ext.kernels.pairs import PAIRS_AT_ONCE, Pairs, in_chunks, inside_pairs
+from cvpods_ext.kernels.targets import check_location_inputs
 from cvpods_ext.methods.auto_assign.loss import (
     location_loss,
     log_center_prior,
@@ -43,27 +43,36 @@ def feature_align_loss(
     feature_filter: bool = True,
     quality_weight: bool = True,
     average: Callable[[Tensor], Tensor] = lambda counts: counts,
+    pairs_at_once: int = PAIRS_AT_ONCE,
+    elements_at_once: int | None = None,
 ) -> dict[str, Tensor]:
     """Return the three losses of a batch; arguments and results as in definition.py.
 
-    Raises ValueError for shapes that do not go together, no image, and classes that are not int64.
+    pairs_at_once and elements_at_once bound the memory of lists of pairs and of tables. Raises
+    ValueError for shapes that do not go together, no image, and classes that are not int64.
 
     Differs from the published code: as auto_assign_loss does; an image whose boxes hold no location
     adds nothing to loss_quality (as printed: 1e6 n_gt, without gradient).
     """
-    levels = check_arguments(
-        cls_logits, obj_logits, ltrb, points, strides, level_sizes, mu, sigma, gt_boxes, gt_classes
+    shape = (len(level_sizes),)
+    cls_logits, obj_logits, ltrb = check_location_inputs(
+        cls_logits, obj_logits, ltrb, points, strides, shape, mu, sigma, gt_boxes, gt_classes
     )
-    dtype = common_dtype(cls_logits, obj_logits, ltrb)
-    cls_logits, obj_logits, ltrb = (t.to(dtype) for t in (cls_logits, obj_logits, ltrb))
+    if sum(level_sizes) != len(points):
+        raise ValueError(f"level_sizes {list(level_sizes)} must sum to the {len(points)} points.")
+    sizes = torch.tensor(level_sizes, device=points.device)
+    levels = torch.arange(len(sizes), device=points.device)
+    levels = levels.repeat_interleave(sizes, output_size=len(points))
     images = [
-        inside_pairs(points, boxes.to(dtype), classes)
+        inside_pairs(points, boxes.to(ltrb.dtype), classes, elements_at_once)
         for boxes, classes in zip(gt_boxes, gt_classes, strict=True)
     ]
-    outputs = cls_logits, obj_logits, ltrb, points, strides, levels, mu, sigma
-    settings = reg_weight, feature_filter, quality_weight
-    positive, sum_prior, spread = in_chunks(box_sums, join(images), *outputs, *settings)
-    negative = negative_loss(cls_logits, obj_logits, ltrb, points, images, gamma)
+    outputs = cls_logits, obj_logits, ltrb, points
+    settings = strides, levels, mu, sigma, reg_weight, feature_filter, quality_weight
+    positive, sum_prior, spread = in_chunks(
+        box_sums, images, *outputs, *settings, at_once=pairs_at_once
+    )
+    negative = negative_loss(*outputs, images, gamma, pairs_at_once, elements_at_once)
     num_gt = spread.new_tensor([len(boxes) for boxes in gt_boxes])
     num_positive, num_negative = average(torch.stack([num_gt.sum(), sum_prior])).clamp(min=1)
     regulariser = quality_loss if quality_weight else norm_loss
@@ -98,19 +107,13 @@ def box_sums(
     log_pc = log_class_confidence(pairs, cls_logits, obj_logits)
     log_pb = -reg_weight * location_loss(pairs, ltrb, points)
     log_sa = log_pc + log_pb
-    mu, sigma = (per_level_and_class(pairs, values, levels) for values in (mu, sigma))
+    mu, sigma = (pairs.per_level_and_class(values, levels) for values in (mu, sigma))
     log_g = log_center_prior(pairs, points, strides, mu, sigma)
 
     log_x = log_filtered_score(log_pc, log_pb) if feature_filter else log_sa
     positive = positive_loss(pairs, log_x, log_g).sum()
     spread = quality(pairs, log_sa, log_g) if quality_weight else log_g.exp()
     return positive, log_g.detach().exp().sum(), pairs.sum_per_image(spread)
-
-
-def per_level_and_class(pairs: Pairs, values: Tensor, levels: Tensor) -> Tensor:
-    """Return the row (P, 2) of values (L, K, 2) for the level and class of each pair."""
-    row = pairs.per_location(levels) * values.shape[1] + pairs.per_box(pairs.classes)
-    return values.flatten(0, 1).index_select(0, row)
 
 
 def log_filtered_score(log_pc: Tensor, log_pb: Tensor) -> Tensor:
@@ -138,34 +141,3 @@ def quality_loss(num_gt: Tensor, quality_per_image: Tensor) -> Tensor:
     """
     ratio = num_gt / (quality_per_image + 1e-6)
     return torch.where(quality_per_image > 0, ratio, 0.0).mean()
-
-
-def check_arguments(
-    cls_logits: Tensor,
-    obj_logits: Tensor,
-    ltrb: Tensor,
-    points: Tensor,
-    strides: Tensor,
-    level_sizes: Sequence[int],
-    mu: Tensor,
-    sigma: Tensor,
-    gt_boxes: Sequence[Tensor],
-    gt_classes: Sequence[Tensor],
-) -> Tensor:
-    """Return the level (R,) int64 of every location, after checking all arguments (ValueError)."""
-    n, r, k = cls_logits.shape if cls_logits.dim() == 3 else (0, 0, 0)
-    check_outputs(
-        cls_logits,
-        obj_logits=(obj_logits, (n, r, 1)),
-        ltrb=(ltrb, (n, r, 4)),
-        points=(points, (r, 2)),
-        strides=(strides, (r,)),
-        mu=(mu, (len(level_sizes), k, 2)),
-        sigma=(sigma, (len(level_sizes), k, 2)),
-    )
-    if sum(level_sizes) != r:
-        raise ValueError(f"level_sizes {list(level_sizes)} must sum to the {r} points.")
-    check_targets(n, gt_boxes, gt_classes)
-    sizes = torch.tensor(level_sizes, device=points.device)
-    levels = torch.arange(len(sizes), device=points.device)
-    return levels.repeat_interleave(sizes, output_size=r)

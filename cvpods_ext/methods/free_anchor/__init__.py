@@ -2,18 +2,18 @@
 
 from typing import TYPE_CHECKING
 
-from cvpods.utils.lazy import lazy_names
+from cvpods.lazy import lazy_names
 
 if TYPE_CHECKING:
     from cvpods_ext.methods.free_anchor.config import FreeAnchorConfig
     from cvpods_ext.methods.free_anchor.detector import FreeAnchor
     from cvpods_ext.methods.free_anchor.loss import free_anchor_loss
 
-__getattr__, __dir__, __all__ = lazy_names(
+__all__ = lazy_names(
     __name__,
     {
-        "cvpods_ext.methods.free_anchor.config": "FreeAnchorConfig",
-        "cvpods_ext.methods.free_anchor.detector": "FreeAnchor",
-        "cvpods_ext.methods.free_anchor.loss": "free_anchor_loss",
+        "config": ["FreeAnchorConfig"],
+        "detector": ["FreeAnchor"],
+        "loss": ["free_anchor_loss"],
     },
 )

@@ -13,10 +13,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from cvpods.modeling.box_regression import Box2BoxTransform
-from cvpods.modeling.losses import at_least_float32, smooth_l1_loss
 from cvpods.structures.geometry import has_area
-from cvpods_ext.kernels.bags import anchor_bags, found_objects
-from cvpods_ext.kernels.negatives import Tables, negative_focal_loss_and_logits
+from cvpods_ext.kernels.bags import BAGS_AT_ONCE, anchor_bags, found_objects
+from cvpods_ext.kernels.negatives import negative_focal_loss_and_logits
 from cvpods_ext.kernels.targets import check_outputs, check_targets
 
 
@@ -35,10 +34,13 @@ def free_anchor_loss(
     beta: float = 0.11,
     bbox_reg_weights: Sequence[float] = (10.0, 10.0, 5.0, 5.0),
     last_write: bool = False,
+    bags_at_once: int = BAGS_AT_ONCE,
+    elements_at_once: int | None = None,
 ) -> dict[str, Tensor]:
     """Return both losses of a batch; arguments and results as in definition.py.
 
-    Raises ValueError for shapes that do not go together, no image, and classes that are not int64.
+    bags_at_once and elements_at_once bound the memory of tables. Raises ValueError for shapes that
+    do not go together, no image, and classes that are not int64.
 
     Differs from the published code: computed from logits, x_ij in the log domain, so that neither
     p = 1 nor x_ij = 0 is a singularity; -log MeanMax has no ceiling of 100; t2 exceeds t1 by the
@@ -48,52 +50,37 @@ def free_anchor_loss(
     n, r, k = cls_logits.shape if cls_logits.dim() == 3 else (0, 0, 0)
     check_outputs(cls_logits, box_deltas=(box_deltas, (n, r, 4)), anchors=(anchors, (r, 4)))
     check_targets(n, gt_boxes, gt_classes)
-    logits, deltas = at_least_float32(cls_logits), at_least_float32(box_deltas)
+    logits, deltas = (
+        outputs.to(torch.promote_types(outputs.dtype, torch.float32))
+        for outputs in (cls_logits, box_deltas)
+    )
     anchors, coder = anchors.to(deltas.dtype), Box2BoxTransform(bbox_reg_weights)
     # All boxes of the batch, (M, ...), and the places of their bags in (N * R): (M, B).
     boxes, classes = torch.cat(list(gt_boxes)).to(deltas.dtype), torch.cat(list(gt_classes))
     image = torch.cat([torch.full_like(c, i) for i, c in enumerate(gt_classes)])
-    bags = anchor_bags(anchors, boxes, bag_size)
+    bags = anchor_bags(anchors, boxes, bag_size, bags_at_once, elements_at_once)
     location = image[:, None] * r + bags
 
     predicted = coder.apply_deltas(deltas.detach(), anchors, strict=False)
-    tables = found_tables(predicted, gt_boxes, gt_classes, k, iou_threshold, last_write)
+    settings = iou_threshold, last_write, elements_at_once
+    tables = [
+        found_objects(predicted_n, boxes_n, classes_n, k, *settings) if len(boxes_n) else None
+        for predicted_n, boxes_n, classes_n in zip(predicted, gt_boxes, gt_classes, strict=True)
+    ]
+    picked, width = location * k + classes[:, None], max(map(len, gt_classes))
     negative, bag_logits = negative_focal_loss_and_logits(
-        logits, location * k + classes[:, None], tables, gamma, width=max(map(len, gt_classes))
+        logits, picked, tables, gamma, width, elements_at_once
     )
     wanted = coder.get_deltas(anchors[bags], boxes[:, None], strict=False).nan_to_num(0.0, 0.0, 0.0)
-    loc_loss = smooth_l1_loss(deltas.flatten(0, 1)[location], wanted, beta).sum(dim=-1)
-    positive = positive_loss(F.logsigmoid(bag_logits) - reg_weight * loc_loss)
+    error = F.smooth_l1_loss(deltas.flatten(0, 1)[location], wanted, reduction="none", beta=beta)
+    positive = positive_loss(F.logsigmoid(bag_logits) - reg_weight * error.sum(dim=-1))
 
-    num_gt = has_area(boxes).sum()
+    counts = has_area(boxes)
+    num_gt = counts.sum()
     return {
-        "loss_pos": alpha * torch.where(has_area(boxes), positive, 0).sum() / num_gt.clamp(min=1),
+        "loss_pos": alpha * torch.where(counts, positive, 0.0).sum() / num_gt.clamp(min=1),
         "loss_neg": (1 - alpha) * negative / (num_gt * bag_size).clamp(min=1),
     }
-
-
-def found_tables(
-    predicted: Tensor,
-    gt_boxes: Sequence[Tensor],
-    gt_classes: Sequence[Tensor],
-    num_classes: int,
-    iou_threshold: float,
-    last_write: bool,
-) -> Tables:
-    """Return A_jc of each image, given the predicted boxes (N, R, 4); None without objects."""
-    return [
-        found_objects(
-            predicted[i],
-            boxes,
-            classes,
-            num_classes,
-            iou_threshold=iou_threshold,
-            last_write=last_write,
-        )
-        if len(boxes)
-        else None
-        for i, (boxes, classes) in enumerate(zip(gt_boxes, gt_classes, strict=True))
-    ]
 
 
 def positive_loss(log_x: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Where weights come from: a server of this test, a cache, a folder, mirrors, hashes."""
+"""Sources of weights: a server of this test, the cache, a folder, mirrors and hashes."""
 
 import contextlib
 import hashlib
@@ -15,7 +15,7 @@ import torch
 
 from cvpods.checkpoint import addresses, catalog, download, load_file
 from cvpods.checkpoint.addresses import cache_dir, find_file
-from cvpods.checkpoint.catalog import CATALOG, Published
+from cvpods.checkpoint.catalog import CATALOG, PublishedWeights
 from cvpods.utils.errors import CheckpointError
 
 CONTENT = b"weights " * 1000
@@ -23,7 +23,7 @@ SHA256 = hashlib.sha256(CONTENT).hexdigest()
 
 
 class Server:
-    """Answers every path with CONTENT, but for /missing, /short (half of it) and /slow (never)."""
+    """Server of CONTENT at every path, except /missing, /short (half) and /slow (no answer)."""
 
     def __init__(self):
         self.asked = []
@@ -67,7 +67,7 @@ def server():
 
 @pytest.fixture(autouse=True)
 def cache(tmp_path, monkeypatch):
-    """An empty cache, and none of the user's variables."""
+    """Return an empty cache, and remove the user's variables."""
     monkeypatch.setenv("CVPODS_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("no_proxy", "127.0.0.1")
     for name in ("CVPODS_WEIGHTS", "CVPODS_MIRRORS"):
@@ -97,7 +97,7 @@ def test_the_right_hash(server, digits):
 
 
 def test_another_hash(server, cache):
-    """Said with both, and the file is not kept."""
+    """The error names both hashes, and the file is not kept."""
     with pytest.raises(CheckpointError) as raised:
         find_file(f"{server.url}/x.pth#sha256={'0' * 64}")
     assert SHA256 in str(raised.value) and "0" * 64 in str(raised.value)
@@ -122,7 +122,7 @@ def test_what_is_no_hash(server, fragment):
 
 @pytest.mark.parametrize("path", ["missing/x.pth", "short/x.pth"])
 def test_broken_downloads_leave_nothing(server, cache, path):
-    with pytest.raises(CheckpointError, match="cannot be had") as raised:
+    with pytest.raises(CheckpointError, match="cannot be downloaded") as raised:
         find_file(f"{server.url}/{path}")
     assert f"{server.url}/{path}" in str(raised.value)
     assert files_in(cache) == []
@@ -137,7 +137,7 @@ def test_a_server_that_says_no_more(server, cache, monkeypatch):
 
 
 def test_processes_wait_for_one_download(server, cache):
-    """Four that want the same file ask once."""
+    """Four processes that need the same file send one request."""
     code = f"from cvpods.checkpoint.addresses import find_file; find_file('{server.url}/pause/x')"
     runs = [subprocess.Popen([sys.executable, "-c", code]) for _ in range(4)]
     assert [run.wait(120) for run in runs] == [0] * 4
@@ -145,7 +145,7 @@ def test_processes_wait_for_one_download(server, cache):
 
 
 def test_unreachable_address(cache):
-    """The error says how to do without it, and nothing half-done stays behind."""
+    """The error names the remedies, and no partial file is left."""
     with pytest.raises(CheckpointError) as raised:
         load_file("http://127.0.0.1:9/some/x.pth")
     for part in (
@@ -161,7 +161,7 @@ def test_unreachable_address(cache):
 
 def test_unreachable_backbone_names_torchvisions(monkeypatch):
     address = "detectron2://ImageNetPretrained/MSRA/R-101.pkl"
-    known = Published("http://127.0.0.1:9/R-101.pkl", equivalent="resnet101")
+    known = PublishedWeights("http://127.0.0.1:9/R-101.pkl", equivalent="resnet101")
     monkeypatch.setitem(CATALOG, address, known)
     with pytest.raises(CheckpointError, match=r"pretrained\('torchvision://resnet101'\)"):
         find_file(address)
@@ -169,7 +169,7 @@ def test_unreachable_backbone_names_torchvisions(monkeypatch):
 
 @pytest.mark.parametrize("address", ["http://127.0.0.1:9", "http://127.0.0.1:9/"])
 def test_address_without_a_file(address):
-    with pytest.raises(CheckpointError, match="names no file"):
+    with pytest.raises(CheckpointError, match="does not end with the name of a file"):
         find_file(address)
 
 
@@ -177,7 +177,7 @@ def test_address_without_a_file(address):
 
 
 def test_mirrors_come_first(server, monkeypatch):
-    """One that fails is passed over; the publisher comes last."""
+    """A mirror that fails is skipped; the publisher is tried last."""
     mirrors = f"http://127.0.0.1:9, {server.url}/missing, {server.url}/copy/"
     monkeypatch.setenv("CVPODS_MIRRORS", mirrors)
     assert find_file("http://127.0.0.1:9/a/x.pth").read_bytes() == CONTENT
@@ -185,7 +185,7 @@ def test_mirrors_come_first(server, monkeypatch):
 
 
 def test_a_mirror_with_another_file(server, monkeypatch):
-    """The hash holds for mirrors, too; then the publisher has the right one."""
+    """The hash is checked for mirrors, too; the publisher then has the right file."""
     monkeypatch.setenv("CVPODS_MIRRORS", f"{server.url}/short")
     assert find_file(f"{server.url}/x.pth#sha256={SHA256}").read_bytes() == CONTENT
     assert server.asked == ["/short/x.pth", "/x.pth"]
@@ -208,7 +208,7 @@ def test_a_mirror_with_another_file(server, monkeypatch):
     ],
 )
 def test_the_folder_of_weights(tmp_path, monkeypatch, address, name):
-    """Nothing is downloaded where $CVPODS_WEIGHTS has the file."""
+    """A file in $CVPODS_WEIGHTS is not downloaded."""
     path = tmp_path / "weights" / name
     path.parent.mkdir(parents=True)
     path.write_bytes(CONTENT)
@@ -217,7 +217,7 @@ def test_the_folder_of_weights(tmp_path, monkeypatch, address, name):
 
 
 def test_the_folder_of_weights_with_another_file(tmp_path, monkeypatch):
-    """torchvision's names end in their hash, which holds there, too."""
+    """torchvision's names end with the hash, which is checked there, too."""
     (tmp_path / "resnet50-0676ba61.pth").write_bytes(CONTENT)
     monkeypatch.setenv("CVPODS_WEIGHTS", str(tmp_path))
     with pytest.raises(CheckpointError, match="not 0676ba61"):
@@ -279,11 +279,11 @@ def test_a_path(tmp_path):
     assert find_file(str(path)) == Path(path)
 
 
-# -- what tells files apart ------------------------------------------------------------------------
+# -- names of different files ----------------------------------------------------------------------
 
 
 def test_what_follows_a_question_mark(server):
-    """Links that differ in it alone are different files."""
+    """Links that differ only in the query are different files."""
     paths = [find_file(f"{server.url}/uc?id={name}") for name in ("a.pth", "b.pth")]
     assert paths[0] != paths[1] and server.asked == ["/uc?id=a.pth", "/uc?id=b.pth"]
 
@@ -298,10 +298,10 @@ def test_what_follows_a_question_mark(server):
     ],
 )
 def test_names_that_say_too_little(tmp_path, monkeypatch, address, name):
-    """Two networks of one name, one for each normalisation: neither is guessed."""
+    """Two files have one name and different normalisations: neither is chosen."""
     (tmp_path / name).write_bytes(CONTENT)
     monkeypatch.setenv("CVPODS_WEIGHTS", str(tmp_path))
-    known = catalog.published(address)
+    known = catalog.find_published(address)
     monkeypatch.setattr(addresses, "_download", lambda *args: Path("downloaded"))
     assert find_file(address) == Path("downloaded")
     folder = tmp_path / known.url.split("/")[-2]
@@ -337,7 +337,7 @@ def test_a_path_with_a_number_sign(tmp_path):
 
 
 def answering(answer):
-    """The address of a server that sends these bytes, whatever it is asked."""
+    """Yield the address of a server that sends these bytes for every request."""
     listener = socket.create_server(("127.0.0.1", 0))
 
     def serve():
@@ -362,8 +362,8 @@ def answering(answer):
     ids=["not HTTP", "cut", "web page", "nothing"],
 )
 def test_answers_that_are_no_file(cache, answer):
-    """One message with the ways on, and nothing is kept."""
-    with pytest.raises(CheckpointError, match="Ways on"):
+    """One message names the remedies, and nothing is kept."""
+    with pytest.raises(CheckpointError, match="Do one of"):
         find_file(answering(answer))
     assert files_in(cache) == []
 
@@ -403,7 +403,7 @@ def test_a_cache_that_cannot_be_made(tmp_path, monkeypatch, server):
 )
 @pytest.mark.parametrize("kind", ["http", "detectron2", "mirror"])
 def test_addresses_that_climb_are_refused_first(server, tmp_path, cache, monkeypatch, end, kind):
-    """Nothing is asked of the server, and nothing is written, not even the cache's folder."""
+    """No request is sent, and nothing is written, not even the cache's folder."""
     start = {"http": f"{server.url}/", "detectron2": "detectron2://", "mirror": "cvpods://"}[kind]
     monkeypatch.setattr(catalog, "DETECTRON2", f"{server.url}/")
     monkeypatch.setenv("CVPODS_MIRRORS", server.url)
@@ -460,18 +460,18 @@ HEADERS = b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n"
 
 
 def test_a_body_without_length_is_read_before_it_is_kept(cache, tmp_path):
-    """Whole, it is kept; cut anywhere, it is not."""
+    """A complete file is kept; a file cut anywhere is not."""
     content = weights_file(tmp_path)
     assert set(load_file(answering(HEADERS + content))["model"]) == {"a"}
     kept = files_in(cache)
     for end in (0, 1, 100, len(content) // 2, len(content) - 1):
-        with pytest.raises(CheckpointError, match="(?s)what was downloaded is not kept.*Ways on"):
+        with pytest.raises(CheckpointError, match="(?s)the downloaded file is not kept.*Do one of"):
             load_file(answering(HEADERS + content[:end]))
     assert files_in(cache) == kept
 
 
 def test_a_body_without_length_of_unknown_content(cache):
-    """Nothing says that it is whole, unless a hash does."""
+    """Only a hash can prove that the file is complete."""
     with pytest.raises(CheckpointError, match="does not say how long the file is.*#sha256="):
         find_file(answering(HEADERS + CONTENT))
     assert files_in(cache) == []
@@ -481,7 +481,7 @@ def test_a_body_without_length_of_unknown_content(cache):
 
 @pytest.mark.parametrize("headers", [HEADERS, b"HTTP/1.1 200 OK\r\nContent-Length: 8000\r\n\r\n"])
 def test_files_that_are_too_large(cache, monkeypatch, headers):
-    """By what the server says, or by what it sends: 8,000 bytes, where 5,000 may come."""
+    """By the server's header, or by its content: 8,000 bytes, where 5,000 are allowed."""
     monkeypatch.setenv("CVPODS_MAX_DOWNLOAD_GB", "5e-6")
     with pytest.raises(CheckpointError, match="more than 5e-06 GB.*CVPODS_MAX_DOWNLOAD_GB=N"):
         load_file(answering(headers + CONTENT))
@@ -489,7 +489,7 @@ def test_files_that_are_too_large(cache, monkeypatch, headers):
 
 
 def test_a_server_that_is_too_slow(cache, monkeypatch):
-    """A byte at a time, each in time: the limit of the whole ends it."""
+    """One byte at a time, each within TIMEOUT: the limit of the total time ends the download."""
     monkeypatch.setenv("CVPODS_MAX_DOWNLOAD_MINUTES", "0.01")
     listener = socket.create_server(("127.0.0.1", 0))
 
@@ -504,7 +504,7 @@ def test_a_server_that_is_too_slow(cache, monkeypatch):
 
     threading.Thread(target=drip, daemon=True).start()
     start = time.perf_counter()
-    with listener, pytest.raises(CheckpointError, match="not whole after 0.01 minutes"):
+    with listener, pytest.raises(CheckpointError, match="not complete after 0.01 minutes"):
         load_file(f"http://127.0.0.1:{listener.getsockname()[1]}/x.pth")
     assert time.perf_counter() - start < 4 and files_in(cache) == []
 
@@ -518,7 +518,7 @@ def test_limits_that_are_not_numbers(server, monkeypatch, name, value):
 
 
 def test_progress_is_logged(server, monkeypatch):
-    """Without a terminal, lines say how much has come of how much."""
+    """Without a terminal, log lines give the received and the total size."""
     said = []
     monkeypatch.setattr(download.logger, "info", said.append)
     monkeypatch.setattr(download, "LOG_INTERVAL", -1.0)
@@ -534,7 +534,7 @@ def test_progress_on_a_terminal(server, monkeypatch, capsys):
 
 
 def test_a_large_pickle_is_not_read(tmp_path, monkeypatch):
-    """10,000 bytes, where 5,000 may be read: refused by its size, before a byte is."""
+    """10,000 bytes, where 5,000 are allowed: refused before a byte is read."""
     path = tmp_path / "x.pkl"
     path.write_bytes(b"\x80\x02" + bytes(9_998))
     monkeypatch.setenv("CVPODS_MAX_PICKLE_GB", "5e-6")

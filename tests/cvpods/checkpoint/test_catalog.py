@@ -1,16 +1,16 @@
-"""What is known of published backbones, and that every experiment's config agrees with it."""
+"""The catalogue of published backbones, and every experiment's config against it."""
 
 import pytest
 import torch
 import torchvision
 
 from cvpods.checkpoint import Checkpointer
-from cvpods.checkpoint.catalog import CATALOG, IMAGENET_RGB, published
+from cvpods.checkpoint.catalog import CATALOG, IMAGENET_RGB, find_published
 from cvpods.checkpoint.expectations import check_expectations
 from cvpods.checkpoint.files import write_weights
 from cvpods.configs import RetinaNetConfig
 from cvpods.modeling.backbone import build_resnet_fpn_p3_p7
-from cvpods.tools.common import open_experiment
+from cvpods.tools.experiment import open_experiment
 from cvpods.utils.errors import CheckpointError, ConfigError
 from cvpods_ext.configs.frameworks import pretrained
 from cvpods_ext.methods.atss import ATSS, ATSSConfig
@@ -32,7 +32,7 @@ def test_experiments_fit_their_weights(name):
     config, _ = open_experiment(ROOT / "playground" / name)
     address = config.MODEL.WEIGHTS
     if "://" in address:
-        expects = published(address).expects
+        expects = find_published(address).expects
         assert "INPUT.FORMAT" in expects and "MODEL.PIXEL_MEAN" in expects
         check_expectations(config, expects, address)
 
@@ -48,8 +48,8 @@ def test_experiments_fit_their_weights(name):
     ],
 )
 def test_torchvision(name, file, network):
-    """The first weights, or those that are named; hash and network come along."""
-    known = published(f"torchvision://{name}")
+    """The first version of the weights or the named one, with its hash and network."""
+    known = find_published(f"torchvision://{name}")
     assert known.url == f"https://download.pytorch.org/models/{file}"
     assert known.sha256 == file[-12:-4]
     assert known.expects["INPUT.FORMAT"] == "RGB"
@@ -61,26 +61,28 @@ def test_torchvision(name, file, network):
 @pytest.mark.parametrize("name", ["resnet51", "", "resnet50/1"])
 def test_networks_that_torchvision_does_not_have(name):
     with pytest.raises(CheckpointError, match=f"torchvision://{name}: ") as raised:
-        published(f"torchvision://{name}")
+        find_published(f"torchvision://{name}")
     listed = str(raised.value).partition("it has ")[2].removesuffix(" and others.").split(", ")
     assert {"resnet18", "resnet50", "resnet101", "resnext50_32x4d"} <= set(listed)
     for known in listed:
-        assert published(f"torchvision://{known}").url
+        assert find_published(f"torchvision://{known}").url
 
 
 def test_weights_that_torchvision_does_not_have():
     with pytest.raises(CheckpointError, match="IMAGENET1K_V1, IMAGENET1K_V2"):
-        published("torchvision://resnet50?IMAGENET1K_V3")
+        find_published("torchvision://resnet50?IMAGENET1K_V3")
 
 
 @pytest.mark.parametrize("address", CATALOG)
 def test_entries(address):
-    """By its URL an entry is the same; torchvision has each equivalent."""
-    known = published(address)
-    assert published(known.url) is known or CATALOG[address].url == published(known.url).url
+    """An entry is the same by its URL, and torchvision has each equivalent."""
+    known = find_published(address)
+    assert (
+        find_published(known.url) is known or CATALOG[address].url == find_published(known.url).url
+    )
     assert len(known.expects) == 7 and "MODEL.RESNETS.STRIDE_IN_1X1" in known.expects
     if known.equivalent:
-        assert published(f"torchvision://{known.equivalent}").url
+        assert find_published(f"torchvision://{known.equivalent}").url
         assert torchvision.models.get_model_builder(known.equivalent)
 
 
@@ -89,7 +91,7 @@ def test_the_fragment_fits(address):
     """pretrained(address) gives a config that its weights accept."""
     config = config_of(**pretrained(address))
     assert config.MODEL.WEIGHTS == address
-    check_expectations(config, published(address).expects, address)
+    check_expectations(config, find_published(address).expects, address)
 
 
 @pytest.mark.parametrize(
@@ -104,8 +106,8 @@ def test_the_fragment_fits(address):
     ],
 )
 def test_a_key_that_does_not_fit(key, value):
-    """Named, with both values and the override that mends it."""
-    expects = published(R50).expects
+    """The error names the key, both values and the override that solves it."""
+    expects = find_published(R50).expects
     with pytest.raises(ConfigError) as raised:
         check_expectations(config_of(**{key: value}), expects, "MODEL.WEIGHTS x")
     message = str(raised.value)
@@ -119,7 +121,7 @@ def test_the_override_mends_it():
     expects = {**IMAGENET_RGB, "MODEL.RESNETS.STRIDE_IN_1X1": False}
     with pytest.raises(ConfigError) as raised:
         check_expectations(config, expects, "x")
-    words = str(raised.value).partition("override them: ")[2].partition(". To go on")[0]
+    words = str(raised.value).partition("override them: ")[2].partition(". To continue")[0]
     parts = words.split('"')
     config.merge_from_list([word.strip() for word in parts if word.strip()])
     check_expectations(config, expects, "x")
@@ -127,7 +129,7 @@ def test_the_override_mends_it():
 
 def test_rounded_means_are_the_same():
     """102.9801 and 103.53 are both ImageNet's blue; 100 is not."""
-    expects = published(R50).expects
+    expects = find_published(R50).expects
     near = {"MODEL.PIXEL_MEAN": [102.9801, 115.9465, 122.7717]}
     check_expectations(config_of(**near), expects, "x")
     with pytest.raises(ConfigError):
@@ -135,7 +137,7 @@ def test_rounded_means_are_the_same():
 
 
 def test_a_fraction_of_a_stride_is_not_the_same():
-    """The tolerance is the means' alone."""
+    """The tolerance applies only to the means."""
     with pytest.raises(ConfigError, match=r"ANCHOR_OFFSET is 0\.5; they expect 0\.0"):
         check_expectations(ATSSConfig(), {"MODEL.ATSS.ANCHOR_OFFSET": 0.0}, "x")
 
@@ -157,8 +159,8 @@ def test_weights_of_another_method():
 def test_torchvision_by_its_url():
     """The same as by its name: hash, colours, network."""
     url = "https://download.pytorch.org/models/resnet50-11ad3fa6.pth"
-    assert published(url) == published("torchvision://resnet50?IMAGENET1K_V2")
-    assert published("https://download.pytorch.org/models/other.pth").expects == {}
+    assert find_published(url) == find_published("torchvision://resnet50?IMAGENET1K_V2")
+    assert find_published("https://download.pytorch.org/models/other.pth").expects == {}
 
 
 def test_a_backbone_of_another_shape(tmp_path):
@@ -174,11 +176,11 @@ def test_a_backbone_of_another_shape(tmp_path):
 
 def test_going_on_regardless():
     config = config_of(**{"INPUT.FORMAT": "RGB", "MODEL.CHECK_WEIGHTS": False})
-    check_expectations(config, published(R50).expects, "x")
+    check_expectations(config, find_published(R50).expects, "x")
 
 
-def test_provenance_is_held_against_the_config(tmp_path):
-    """On loading: a file that says it wants RGB, into a config with BGR."""
+def test_provenance_is_compared_with_the_config(tmp_path):
+    """Loading compares: a file that expects RGB, into a config with BGR."""
     config = ATSSConfig()
     config.override({"MODEL.RESNETS.DEPTH": 18, "MODEL.RESNETS.RES2_OUT_CHANNELS": 64})
     config.override({"MODEL.RESNETS.STRIDE_IN_1X1": False, "MODEL.FPN.OUT_CHANNELS": 32})

@@ -1,4 +1,4 @@
-"""Checkpoints: written whole or not at all, matched by name and shape, read without risk."""
+"""Checkpoints: written atomically, matched by name and shape, read without risk."""
 
 import os
 import pickle
@@ -33,7 +33,7 @@ def same(first, second):
 
 
 def model_of(**shapes):
-    """A module with parameters at dotted names (written with __), all zero."""
+    """Return a module with zero parameters at dotted names (written with __)."""
     root = nn.Module()
     for name, shape in shapes.items():
         node = root
@@ -150,7 +150,7 @@ def test_last_checkpoint_names_the_newest(tmp_path):
 
 @pytest.mark.parametrize("text", ["model_iter_0000009.pth", "", "../elsewhere.pth"])
 def test_last_checkpoint_that_names_nothing(tmp_path, text):
-    """The newest whole checkpoint is gone on from."""
+    """The run resumes from the newest readable checkpoint."""
     checkpointer = Checkpointer(net(), tmp_path)
     for done in (2, 4):
         checkpointer.save(f"model_iter_{done:07d}", iteration=done - 1)
@@ -161,7 +161,7 @@ def test_last_checkpoint_that_names_nothing(tmp_path, text):
 
 @pytest.mark.parametrize("size", [0, 1, 100, 1000])
 def test_resuming_from_the_newest_whole_checkpoint(tmp_path, size):
-    """model_iter_4 is cut short; model_final, of a run that was made longer, is older than 2."""
+    """model_iter_4 is cut; model_final of the run before its extension is older than 2."""
     checkpointer = Checkpointer(net(), tmp_path)
     for name, done in (("model_final", 1), ("model_iter_0000002", 2), ("model_iter_0000004", 4)):
         checkpointer.save(name, iteration=done - 1)
@@ -189,7 +189,7 @@ def test_no_whole_checkpoint(tmp_path):
     [
         (None, "It holds more iterations than model_iter_0000002.pth, which last_checkpoint names"),
         (2, "model_iter_0000002.pth, which last_checkpoint names, cannot be read."),
-        (0, "last_checkpoint does not name a file that is there."),
+        (0, "last_checkpoint does not name an existing file."),
     ],
 )
 def test_why_another_file_is_resumed(damaged, said, tmp_path, log):
@@ -208,7 +208,7 @@ def test_why_another_file_is_resumed(damaged, said, tmp_path, log):
 
 
 def test_the_newest_is_damaged(tmp_path, log):
-    """It is what last_checkpoint names: the older one is resumed, and does not hold more."""
+    """last_checkpoint names it: the run resumes from the older file with fewer iterations."""
     checkpointer = Checkpointer(torch.nn.Linear(1, 1), tmp_path)
     for done in (2, 4):
         checkpointer.save(f"model_iter_{done:07d}", iteration=done - 1)
@@ -221,12 +221,12 @@ def test_the_newest_is_damaged(tmp_path, log):
 
 
 def test_last_checkpoint_that_cannot_be_written(tmp_path, log):
-    """The checkpoint is there, and is resumed from."""
+    """The checkpoint exists, and the run resumes from it."""
     (tmp_path / "last_checkpoint").mkdir()
     checkpointer = Checkpointer(torch.nn.Linear(1, 1), tmp_path)
     checkpointer.save("model_final", iteration=5)
     (line,) = [line for line in log if line.startswith("ERROR")]
-    assert "last_checkpoint cannot be written" in line and "model_final.pth is whole" in line
+    assert "last_checkpoint cannot be written" in line and "model_final.pth is intact" in line
     assert checkpointer.resume()["iteration"] == 5
 
 
@@ -253,7 +253,7 @@ def test_wrapped_models_are_saved_without_the_wrapper(tmp_path):
     assert same(wrapped, other)
 
 
-# -- written whole or not at all -------------------------------------------------------------------
+# -- atomic writes ---------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("error", [RuntimeError, OSError, KeyboardInterrupt])
@@ -316,12 +316,12 @@ def test_a_save_that_fails_leaves_something_to_resume(tmp_path, monkeypatch):
     ],
 )
 def test_iteration_of_a_name(tmp_path, name, iteration):
-    """Older files are numbered from 0: 9999 has seen 10000 iterations."""
+    """Older files count from 0: 9999 stands for 10000 iterations."""
     assert iteration_of(tmp_path / name) == iteration
 
 
 def test_checkpoints_come_by_iteration(tmp_path):
-    """Not by the alphabet, nor by the time of writing."""
+    """The order is neither alphabetical nor by time of writing."""
     ordered = [
         "model_iter_0000500.pth",
         "model_0000999.pth",
@@ -336,7 +336,7 @@ def test_checkpoints_come_by_iteration(tmp_path):
     assert list_checkpoints(tmp_path / "nowhere") == []
 
 
-# -- what fits -------------------------------------------------------------------------------------
+# -- matching --------------------------------------------------------------------------------------
 
 
 def test_no_weights_are_asked_for(log):
@@ -353,7 +353,7 @@ def test_bare_state_dict(tmp_path):
 
 
 def test_module_prefix(tmp_path):
-    """As files written through DistributedDataParallel have it."""
+    """Files written through DistributedDataParallel have this prefix."""
     weights = {f"module.{name}": value for name, value in net(0).state_dict().items()}
     model = net(1)
     Checkpointer(model).load(save(tmp_path, {"model": weights}), strict=True)
@@ -361,7 +361,7 @@ def test_module_prefix(tmp_path):
 
 
 def test_strict_names_keys_and_shapes(tmp_path):
-    """conv is missing, head has another shape; what the model lacks is no matter."""
+    """conv is missing, and head has another shape; additional tensors do not matter."""
     model = model_of(stem__weight=(2, 2), conv__weight=(3,), head__weight=(80, 4))
     weights = {
         "stem.weight": torch.ones(2, 2),
@@ -457,7 +457,7 @@ def test_names_match_in_whole_parts():
     ],
 )
 def test_file_of_another_model(tmp_path, weights, strict):
-    """Nothing of it fits: never silently the random weights."""
+    """No tensor fits: the random weights are never used silently."""
     with pytest.raises(CheckpointError, match=r"x\.pth.*does not belong to this model") as raised:
         Checkpointer(model_of(**DETECTOR)).load(save(tmp_path, {"model": weights}), strict=strict)
     assert "stem.conv1.weight" in str(raised.value)
@@ -499,7 +499,7 @@ def test_folder(tmp_path):
 @pytest.mark.parametrize("new_format", [True, False])
 @pytest.mark.parametrize("tenths", range(10))
 def test_truncated_file(tmp_path, tenths, new_format):
-    """Also of the format before torch 1.6."""
+    """The formats of torch >= 1.6 and of older versions."""
     content = {"model": net().state_dict()}
     path = save(tmp_path, content, _use_new_zipfile_serialization=new_format)
     whole = path.read_bytes()
@@ -511,7 +511,7 @@ def test_truncated_file(tmp_path, tenths, new_format):
 @pytest.mark.filterwarnings("ignore:Detected pickle protocol")
 @pytest.mark.parametrize("suffix", ["pth", "pkl"])
 def test_garbage(tmp_path, suffix):
-    """Whatever byte it starts with: many are opcodes of the pickle format."""
+    """Each first byte: many are opcodes of the pickle format."""
     path = tmp_path / f"garbage.{suffix}"
     for first in range(256):
         path.write_bytes(bytes([first]) + b"\x07\0\0\0\0\0\0\0garbage" * 3)
@@ -541,7 +541,7 @@ def test_model_entry_without_names(tmp_path, inside):
 
 
 class Runs:
-    """Runs `function(*arguments)` where it is unpickled carelessly."""
+    """Object that runs `function(*arguments)` when pickle.loads() reads it."""
 
     def __init__(self, function, *arguments):
         self.call = function, arguments
@@ -564,7 +564,7 @@ def test_code_in_a_file_does_not_run(tmp_path, how, function):
     else:
         torch.save(content, path, _use_new_zipfile_serialization=how == "torch")
         torch.load(path, weights_only=False)
-    assert marker.is_dir()  # it does run where nobody takes care
+    assert marker.is_dir()  # pickle.loads() does run it
     marker.rmdir()
     with pytest.raises(CheckpointError, match=r"x\.p"):
         load_file(path)
@@ -621,7 +621,7 @@ BLOBS = {
 @pytest.mark.parametrize("wrap", [lambda blobs: blobs, lambda blobs: {"blobs": blobs, "cfg": "x"}])
 @pytest.mark.parametrize("protocol", [0, 2, 3, 4, 5])
 def test_caffe2_file(tmp_path, wrap, protocol):
-    """Renamed; momenta, numbers and texts left out."""
+    """Blobs are renamed; momenta, numbers and texts are left out."""
     weights = load_file(write_pickle(tmp_path, wrap(BLOBS), protocol))["model"]
     assert set(weights) == {"stem.conv1.weight", "stem.conv1.norm.weight", "res2.0.conv1.weight"}
     np.testing.assert_array_equal(weights["stem.conv1.weight"], BLOBS["conv1_w"])
@@ -638,7 +638,7 @@ def test_converted_file_keeps_its_names(tmp_path):
 
 
 def test_file_written_by_python_2(tmp_path):
-    """Texts are bytes there, array data too: conv1_w = (1.0, -2.0), float32, byte for byte."""
+    """Texts and array data are bytes in Python 2: conv1_w = (1.0, -2.0), float32."""
     data = struct.pack("<2f", 1.0, -2.0)
     array = (
         b"cnumpy.core.multiarray\n_reconstruct\n(cnumpy\nndarray\n(K\x00tU\x01btR"
@@ -651,7 +651,7 @@ def test_file_written_by_python_2(tmp_path):
 
 
 def test_arrays_own_their_memory(tmp_path):
-    """Training changes them in place."""
+    """Training changes arrays in place."""
     weights = load_file(write_pickle(tmp_path, BLOBS))["model"]
     weights["stem.conv1.weight"].mul_(2)
     assert weights["stem.conv1.weight"][1, 2] == 10
@@ -697,7 +697,7 @@ def test_backbone_pickle_into_a_detector(tmp_path):
     ],
 )
 def test_pickles_that_ask_for_more_than_arrays(tmp_path, name):
-    """Refused for the name alone, in both ways of writing it, before anything is called."""
+    """Each is refused by its name, in both notations, before anything is called."""
     module, _, function = name.rpartition(".")
     marker = str(tmp_path / "it ran")
     old = f"c{module}\n{function}\n(S'mkdir {marker}'\ntR.".encode()

@@ -1,7 +1,7 @@
-"""Damaged files of weights by the thousand: a result or a CheckpointError, and nothing else.
+"""Thousands of damaged files of weights: each gives a result or a CheckpointError.
 
-The files are made and read in a process of their own, whose address space is limited: this file,
-run as a program.
+A separate process, with a limited address space, makes and reads the files: it runs this module as
+a program.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ ADDRESS_SPACE = 2 << 30  # beyond what the imports take
 PEAK = 256 << 20  # bytes that all files together may add to what the imports take
 
 
-# -- files that are right --------------------------------------------------------------------------
+# -- valid files -----------------------------------------------------------------------------------
 
 
 def torch_file(new_format: bool) -> bytes:
@@ -51,7 +51,7 @@ def torch_file(new_format: bool) -> bytes:
 
 
 def make_seeds() -> dict[str, bytes]:
-    """A small file of every format."""
+    """Return a small file of every format."""
     weights = {"conv.weight": torch.arange(6.0).reshape(2, 3), "n": torch.tensor(3)}
     provenance = {"provenance": json.dumps({"expects": {"INPUT.FORMAT": "BGR"}})}
     arrays = {"stem.conv1.weight": np.arange(6, dtype=np.float32), "n": np.float32(1)}
@@ -75,7 +75,7 @@ TEXTS = ("-1", "0", "9999999999999", "1e99", "null", "[]", '"x"', "{", "[0]", '"
 
 
 def damage_bytes(rng: random.Random, data: bytes) -> bytes:
-    """Flip, overwrite, insert, delete, cut off, copy."""
+    """Flip, overwrite, insert, delete, cut off or copy bytes."""
     kind = rng.randrange(7)
     start = rng.randrange(len(data)) if data else 0
     end = min(len(data), start + rng.choice((1, 1, 2, 4, 8, 40)))
@@ -96,14 +96,14 @@ def damage_bytes(rng: random.Random, data: bytes) -> bytes:
 
 
 def instructions(data: bytes, start: int = 0) -> list[bytes]:
-    """A pickle from `start` on, cut into its instructions."""
+    """Split a pickle into its instructions, from `start` on."""
     pickled = data[start:]
     places = [place for _, _, place in pickletools.genops(pickled)]
     return [pickled[a:b] for a, b in zip(places, [*places[1:], places[-1] + 1], strict=True)]
 
 
 def damage_instructions(rng: random.Random, parts: list[bytes]) -> bytes:
-    """Another instruction, one more, one less, one again, two exchanged, another argument."""
+    """Replace, insert, delete, repeat or exchange instructions, or change an argument."""
     parts = list(parts)
     at, other = rng.randrange(len(parts)), rng.randrange(len(parts))
     code = rng.choice(pickletools.opcodes).code.encode("latin1")
@@ -130,7 +130,7 @@ def damage_pickle(rng: random.Random, data: bytes) -> bytes:
 
 
 def damage_archive(rng: random.Random, data: bytes) -> bytes:
-    """The pickle in the archive, or another entry; the check sums are right again."""
+    """Damage the pickle in an archive, or another entry, with correct check sums."""
     made = io.BytesIO()
     with zipfile.ZipFile(io.BytesIO(data)) as old, zipfile.ZipFile(made, "w") as new:
         for entry in old.namelist():
@@ -144,7 +144,7 @@ def damage_archive(rng: random.Random, data: bytes) -> bytes:
 
 
 def damage_legacy(rng: random.Random, data: bytes) -> bytes:
-    """The fourth of the five pickles holds the content."""
+    """Damage the fourth of the five pickles, which holds the content."""
     start = 0
     for _ in range(3):
         start += sum(len(part) for part in instructions(data, start))
@@ -154,7 +154,7 @@ def damage_legacy(rng: random.Random, data: bytes) -> bytes:
 
 
 def damage_header(rng: random.Random, data: bytes) -> bytes:
-    """A number or text of the JSON in .safetensors, its length right again."""
+    """Damage a number or text of the JSON in .safetensors, with the correct length."""
     length = int.from_bytes(data[:8], "little")
     header, rest = data[8 : 8 + length], data[8 + length :]
     if rng.random() < 0.5:
@@ -181,7 +181,7 @@ def damaged(rng: random.Random, kind: str, data: bytes) -> bytes:
 
 
 class TooLong(BaseException):
-    """No Exception: nothing but the loop below may catch it."""
+    """Timeout that does not derive from Exception, so that only main() catches it."""
 
 
 def on_alarm(*_: object) -> None:
@@ -189,7 +189,7 @@ def on_alarm(*_: object) -> None:
 
 
 def outcome(path: Path) -> str:
-    """What comes of reading a file: "read", "refused", or what must not be."""
+    """Return the outcome of reading a file: "read", "refused", or a description of a fault."""
     signal.alarm(SECONDS_PER_FILE)
     try:
         content = load_file(path)
@@ -206,7 +206,7 @@ def outcome(path: Path) -> str:
 
 
 def main(folder: Path, count: int) -> None:
-    """Read `count` damaged files; print what came of them as JSON."""
+    """Read `count` damaged files, and print their outcomes as JSON."""
     signal.signal(signal.SIGALRM, on_alarm)
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
@@ -260,8 +260,8 @@ def test_damaged_files(tmp_path):
     assert report["longest"] < SECONDS_PER_FILE
 
 
-# Files that once ended in something else: {what it was: (format, content, why it is refused)};
-# None where it is read.
+# Files that once caused a fault: {fault: (format, content, reason of the refusal)};
+# the reason is None if the file is read.
 ITEM = b"\x80\x02}X\x01\0\0\0a"
 SCALAR = b"cnumpy.core.multiarray\nscalar\ncnumpy\ndtype\n"
 NASTY = {

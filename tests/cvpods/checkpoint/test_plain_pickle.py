@@ -1,4 +1,4 @@
-"""Pickles read as data: plain values come back, whatever else a pickle asks for is refused."""
+"""Pickles read as data: plain values are returned, and any other request is refused."""
 
 import builtins
 import functools
@@ -24,7 +24,7 @@ from cvpods.checkpoint.torch_pickle import check_torch_pickle
 
 
 def plain(value):
-    """`value` with numpy arrays in place of PlainArray."""
+    """Return `value` with numpy arrays in place of PlainArray."""
     if isinstance(value, PlainArray):
         return value.array
     if isinstance(value, dict):
@@ -35,7 +35,7 @@ def plain(value):
 
 
 def refusal(data):
-    """What load_plain_pickle says of `data`, which it must refuse."""
+    """Return the message of load_plain_pickle() for `data`, which it must refuse."""
     with pytest.raises(PlainPickleError) as raised:
         load_plain_pickle(data)
     assert len(str(raised.value)) < 500 and str(raised.value).isprintable()
@@ -43,7 +43,7 @@ def refusal(data):
 
 
 def text(value):
-    """The instruction that puts a text on the stack."""
+    """Return the instruction that puts a text on the stack."""
     return b"X" + struct.pack("<I", len(value.encode())) + value.encode()
 
 
@@ -51,7 +51,7 @@ def number(value):
     return b"\x8a\x0a" + value.to_bytes(10, "little")
 
 
-# -- what comes back -------------------------------------------------------------------------------
+# -- plain values ----------------------------------------------------------------------------------
 
 PROTOCOLS = range(pickle.HIGHEST_PROTOCOL + 1)
 NUMBERS = "? b B i1 i2 i4 i8 u1 u2 u4 u8 f2 f4 f8".split()
@@ -115,7 +115,7 @@ def test_bytearray_of_protocol_5():
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 @pytest.mark.parametrize("code", NUMBERS)
 def test_arrays_come_back(code, protocol):
-    """Of both orders of bytes; single numbers, empty ones."""
+    """Arrays of both byte orders, single numbers and empty arrays."""
     for shape in ((), (0,), (1,), (7,), (2, 3), (0, 4), (2, 3, 4)):
         for order in "<>":
             array = (np.arange(int(np.prod(shape))) * 37 % 251).astype(code).reshape(shape)
@@ -176,7 +176,7 @@ def test_attributes_of_a_dict_are_left_out(protocol):
 
 
 def array_of_python_2(quote):
-    """(1.0, -2.0) as float32; quote(bytes) is the instruction of a text."""
+    """Return (1.0, -2.0) as float32; quote(bytes) returns the instruction of a text."""
     return (
         b"cnumpy.core.multiarray\n_reconstruct\n(cnumpy\nndarray\n(I0\nt" + quote(b"b") + b"tR"
         b"(I1\n(I2\ntcnumpy\ndtype\n(" + quote(b"f4") + b"I0\nI1\ntR(I3\n" + quote(b"<") + b"NNN"
@@ -196,7 +196,7 @@ def array_of_python_2(quote):
     ids=["protocol 0", "double quotes", "not escaped", "protocol 1", "protocol 2"],
 )
 def test_python_2(quote):
-    """Its texts are bytes, its array data too; -2.0 ends with the byte 192."""
+    """Texts and array data are bytes in Python 2; -2.0 ends with the byte 192."""
     data = (
         b"(d" + quote(b"conv1_w") + array_of_python_2(quote) + b"s" + quote(b"n") + b"L7L\ns"
         b"V\\u00e9\nI01\ns."
@@ -221,7 +221,7 @@ def test_what_stands_behind_the_end_is_no_matter():
 
 
 def test_tensors_of_arrays():
-    """In the machine's order of bytes, writable, and one however often it is asked for."""
+    """Tensors have the machine's byte order, are writable, and exist once for each array."""
     for code in (">f4", "<f8", ">i2", "u1", "<u2", ">f2"):
         array = np.arange(6).reshape(2, 3).astype(code)
         value = load_plain_pickle(pickle.dumps(array, 2))
@@ -234,7 +234,7 @@ def test_tensors_of_arrays():
     assert as_tensor(5) == 5 and isinstance(as_tensor(PlainArray()), PlainArray)
 
 
-# -- what is refused -------------------------------------------------------------------------------
+# -- refusals --------------------------------------------------------------------------------------
 
 NAMES = [
     "os.system",
@@ -259,7 +259,7 @@ NAMES = [
 
 
 def test_the_names_that_are_admitted():
-    """Whoever adds one must ask what it can be made to do."""
+    """Before adding a name, consider what a file could make it do."""
     assert {
         "__builtin__.bytes",
         "__builtin__.frozenset",
@@ -282,7 +282,7 @@ def test_the_names_that_are_admitted():
 
 @pytest.mark.parametrize("name", NAMES)
 def test_names_by_both_instructions(name):
-    """The text up to the first dot, up to the last: however it is divided."""
+    """A dotted name is refused whether it is divided at the first or at the last dot."""
     for module, _, function in (name.partition("."), name.rpartition(".")):
         for data in (
             f"c{module}\n{function}\n.".encode(),
@@ -294,8 +294,8 @@ def test_names_by_both_instructions(name):
 @pytest.mark.parametrize(
     "data, asked",
     [
-        (text("numpy") + b"N\x93.", "no text"),
-        (b"K\x01" + text("ndarray") + b"\x93.", "no text"),
+        (text("numpy") + b"N\x93.", "not a text"),
+        (b"K\x01" + text("ndarray") + b"\x93.", "not a text"),
         (text("os\x1b[2J") + text("system") + b"\x93.", r"os\\x1b\[2J"),
         (b"X\x05\0\0\0os\xed\xa0\x80" + text("system") + b"\x93.", r"os\\ud800"),
         (text("numpy") + text("ndarray ") + b"\x93.", "ndarray "),
@@ -304,14 +304,14 @@ def test_names_by_both_instructions(name):
     ],
 )
 def test_strange_names(data, asked):
-    """No text, control characters, half a character, spaces, capitals, 10,000 letters."""
+    """Numbers, control characters, half a character, spaces, capitals, 10,000 letters."""
     with pytest.raises(PlainPickleError, match=asked):
         load_plain_pickle(data)
     refusal(data)
 
 
 class Calls:
-    """Calls `function(*arguments)` where it is unpickled carelessly."""
+    """Object that calls `function(*arguments)` when pickle.loads() reads it."""
 
     def __init__(self, function, *arguments):
         self.call = function, arguments
@@ -321,7 +321,7 @@ class Calls:
 
 
 def mkdir_by_class(folder):
-    """__reduce__ of every kind that makes the folder."""
+    """Return objects that make the folder, one for each kind of __reduce__."""
     path = str(folder)
     code = f"__import__('os').mkdir({path!r})"
     return {
@@ -342,7 +342,7 @@ def test_code_of_a_class_does_not_run(tmp_path, kind, protocol):
     folder = tmp_path / "it ran"
     data = pickle.dumps(mkdir_by_class(folder)[kind], protocol)
     pickle.loads(data)
-    assert folder.is_dir()  # it does run where nobody takes care
+    assert folder.is_dir()  # pickle.loads() does run it
     folder.rmdir()
     message = refusal(data)
     names = ("mkdir", "system", "eval", "exec", "check_call", "partial", "attrgetter")
@@ -354,7 +354,7 @@ MKDIR = b"cos\nmkdir\n"
 
 
 def by_hand(folder):
-    """{instruction: a pickle that makes the folder by it}."""
+    """Return {instruction: a pickle that makes the folder with it}."""
     path = text(str(folder))
     partial = b"cfunctools\npartial\n"
     return {
@@ -402,7 +402,7 @@ def test_instructions_that_are_refused_by_name(name):
 
 
 def test_every_instruction_is_known():
-    """Handled, or refused by name; a new Python's new instruction is refused, too."""
+    """Each is handled or refused by name, also a new instruction of a future Python."""
     for opcode in pickletools.opcodes:
         name = opcode.name
         handled = (
@@ -424,7 +424,7 @@ def test_every_instruction_is_known():
 
 
 def test_every_byte_as_an_instruction():
-    """With nothing on the stack, and with enough of everything: an answer or our error."""
+    """With an empty and with a full stack, each gives a value or PlainPickleError."""
     read = refused = 0
     for first in range(256):
         for before in (b"", b"((N}X\x01\0\0\0aNN"):
@@ -492,7 +492,7 @@ def test_attributes_of_dicts_are_not_set(name):
 
 
 def array(shape=b"K\x02\x85", code="f4", raw=b"C\x08\0\0\0\0\0\0\0\0", order=b"\x89"):
-    """A pickled array: its shape and bytes are instructions."""
+    """Return a pickled array whose shape and bytes are instructions."""
     return (
         b"cnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\nK\0\x85C\x01b\x87R(K\x01"
         + shape
@@ -549,7 +549,7 @@ def test_arrays_of_something_else_than_numbers(dtype, protocol):
 
 
 def test_text_of_no_unicode():
-    """numpy raises a SystemError of the character 0xffffffff."""
+    """numpy raises SystemError for the character 0xffffffff."""
     dtype = b"cnumpy\ndtype\n" + text("U1") + b"\x85R"
     data = b"cnumpy.core.multiarray\nscalar\n" + dtype + b"C\x04\xff\xff\xff\xff\x86R."
     assert "damaged" in refusal(data)
@@ -560,7 +560,7 @@ def test_text_of_no_unicode():
 
 @pytest.fixture
 def peak():
-    """Bytes that Python has taken at most, as a function."""
+    """Yield a function that returns the peak of Python's memory, in bytes."""
     tracemalloc.start()
     yield lambda: tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
@@ -613,13 +613,13 @@ KEPT = text("x" * 100_000) + b"q\x00"
     ids=lambda value: value[:16] if isinstance(value, str) else f"{value[:6]!r}",
 )
 def test_bombs(data, message, peak):
-    """No more than 100 times the file, and 10 MB beside."""
+    """The peak is at most 100 times the file plus 10 MB."""
     assert message in refusal(data)
     assert peak() < 10e6 + 100 * len(data)
 
 
 def test_bytes_that_become_many_arrays(peak):
-    """100 kB as float32, 1000 times, by either constructor: 100 MB in all."""
+    """100 kB as float32, 1000 times, by either constructor: 100 MB in total."""
     kept = b"T" + struct.pack("<i", 100_000) + b"x" * 100_000 + b"q\x000"
     dtype = b"cnumpy\ndtype\n" + text("f4") + b"\x85Rq\x010M\xa8\x61\x85q\x020"
     buffer = b"cnumpy.core.numeric\n_frombuffer\n(h\x00h\x01h\x02" + text("C") + b"tR"
@@ -669,7 +669,7 @@ DEPTH = 100_000
     ids=["tuples", "lists", "dicts"],
 )
 def test_deep(data, peak):
-    """100,000 levels come back, and go away again."""
+    """100,000 levels are returned, and can be deleted."""
     value, levels = load_plain_pickle(data), 0
     while value:
         (value,) = value.values() if isinstance(value, dict) else value
@@ -679,7 +679,7 @@ def test_deep(data, peak):
 
 
 def test_each_level_twice_the_one_below(peak):
-    """[x, x] 60 times: 2**60 leaves, of 61 objects."""
+    """[x, x] 60 times: 2**60 leaves from 61 objects."""
     level = b"q\x00]q\x01h\x00ah\x00a"
     for repeated in (b"]" + level * 60, b"]" + b"2\x86" * 60):
         value = load_plain_pickle(repeated + b".")
@@ -713,7 +713,7 @@ def test_truncated_anywhere(protocol):
 
 
 def check(data):
-    """What check_torch_pickle says of `data`; None where it lets it pass."""
+    """Return the message of check_torch_pickle() for `data`, or None if it passes."""
     try:
         check_torch_pickle(io.BytesIO(data))
     except PlainPickleError as error:
@@ -722,7 +722,7 @@ def check(data):
 
 
 def test_torch_pickle_passes():
-    """Also one of an optimiser, and tuples beside each other, as many as there are."""
+    """A module's and an optimiser's pickle pass, and any number of tuples side by side."""
     model = torch.nn.Linear(2, 2)
     optimizer = torch.optim.Adam(model.parameters())
     model(torch.ones(1, 2)).sum().backward()
@@ -749,7 +749,7 @@ def test_torch_pickle_passes():
         (b"q\x00.", "damaged"),
         (b"t.", "damaged"),
         (b"}", "no end"),
-        (b"\xff.", "no instruction"),
+        (b"\xff.", "does not exist"),
     ],
     ids=lambda value: value[:16] if isinstance(value, str) else f"{value[:6]!r}",
 )

@@ -10,8 +10,8 @@ import torchvision
 from torch import nn
 
 from cvpods.checkpoint import Checkpointer, load_file, load_weights
-from cvpods.checkpoint.catalog import CATALOG, Published
-from cvpods.checkpoint.torchvision_names import from_torchvision_names
+from cvpods.checkpoint.catalog import CATALOG, PublishedWeights
+from cvpods.checkpoint.torchvision_names import rename_torchvision
 from cvpods.configs import RetinaNetConfig
 from cvpods.layers import FrozenBatchNorm2d, ShapeSpec, get_norm
 from cvpods.layers.batch_norm import EvalBatchNorm2d
@@ -29,7 +29,7 @@ ARCHITECTURES = {
 
 @functools.cache
 def theirs(name):
-    """torchvision's model with random weights and random statistics of its batch norms."""
+    """Return torchvision's model with random weights and batch-norm statistics."""
     torch.manual_seed(0)
     model = torchvision.models.get_model(name, weights=None)
     for module in model.modules():
@@ -63,7 +63,7 @@ def config_of(name, norm, freeze_at=2):
 
 
 def features(model, image):
-    """C3, C4, C5 of torchvision's model, step by step."""
+    """Return C3, C4 and C5 of torchvision's model."""
     x = model.maxpool(model.relu(model.bn1(model.conv1(image))))
     outputs = []
     for layer in (model.layer1, model.layer2, model.layer3, model.layer4):
@@ -82,12 +82,12 @@ def save(folder, content, name="x.pth"):
 @pytest.mark.parametrize("norm", ["FrozenBN", "EvalBN"])
 @pytest.mark.parametrize("name", ARCHITECTURES)
 def test_same_features(name, norm):
-    """In 64-bit numbers. Every tensor of the backbone is in the file; only the classifier is left.
+    """In float64. The file has every tensor of the backbone; only the classifier is unused.
 
-    The counters of batches, for which FrozenBN has no place, are not named.
+    The report does not name the counters of batches, which FrozenBN does not have.
     """
     backbone = build_resnet_backbone(config_of(name, norm, freeze_at=0), RGB)
-    weights = from_torchvision_names(theirs(name).state_dict())
+    weights = rename_torchvision(theirs(name).state_dict())
     report = load_weights(backbone, weights, strict=True)
     assert report.unused == ["fc.weight", "fc.bias"] and report.prefix == ""
     torch.manual_seed(1)
@@ -115,7 +115,7 @@ def test_names_by_hand():
         "fc.weight": "fc.weight",
     }
     weights = {"bn1.weight": 0, **{name: i for i, name in enumerate(names)}}
-    renamed = from_torchvision_names(weights)
+    renamed = rename_torchvision(weights)
     assert renamed.pop("stem.conv1.norm.weight") == 0
     assert renamed == {name: i for i, name in enumerate(names.values())}
     assert "conv1.weight" in weights  # the argument stays
@@ -125,7 +125,7 @@ def test_names_by_hand():
 def test_other_models_keep_their_names(name):
     with torch.device("meta"):
         weights = torchvision.models.get_model(name, weights=None, **googlenet(name)).state_dict()
-    assert from_torchvision_names(weights) == weights
+    assert rename_torchvision(weights) == weights
 
 
 def googlenet(name):
@@ -136,7 +136,7 @@ def googlenet(name):
 def test_our_own_names_stay(norm):
     with torch.device("meta"):
         weights = build_resnet_backbone(config_of("resnet50", norm), RGB).state_dict()
-    assert from_torchvision_names(weights) == weights
+    assert rename_torchvision(weights) == weights
 
 
 @pytest.mark.parametrize(
@@ -149,12 +149,12 @@ def test_our_own_names_stay(norm):
     ids=["empty", "no layer1", "prefix"],
 )
 def test_what_only_resembles_it_stays(weights):
-    assert from_torchvision_names(weights) == weights
+    assert rename_torchvision(weights) == weights
 
 
 @pytest.mark.parametrize("entry", [None, "state_dict", "model"])
 def test_files(tmp_path, entry):
-    """A bare state dict, as torchvision writes it, or one within a file, into a whole detector."""
+    """A bare state dict, as torchvision writes it, or one within a file, into a detector."""
     weights = theirs("resnet18").state_dict()
     path = save(tmp_path, weights if entry is None else {entry: weights, "epoch": 3})
     assert torch.equal(load_file(path)["model"]["conv1.weight"], weights["conv1.weight"])
@@ -169,7 +169,7 @@ def test_files(tmp_path, entry):
 
 
 def test_names_without_a_classifier(tmp_path):
-    """As other projects publish backbones: {"state_dict": ...} without fc and counters."""
+    """Other projects publish backbones so: {"state_dict": ...} without fc and counters."""
     weights = {
         name: value
         for name, value in theirs("resnet18").state_dict().items()
@@ -188,7 +188,9 @@ def test_address_as_weights(tmp_path, monkeypatch):
     """torchvision://resnet18 into a backbone, from the folder of weights."""
     save(tmp_path, theirs("resnet18").state_dict(), "resnet18.pth")
     monkeypatch.setenv("CVPODS_WEIGHTS", str(tmp_path))
-    monkeypatch.setitem(CATALOG, "torchvision://resnet18", Published("http://host/resnet18.pth"))
+    monkeypatch.setitem(
+        CATALOG, "torchvision://resnet18", PublishedWeights("http://host/resnet18.pth")
+    )
     backbone = build_resnet_backbone(config_of("resnet18", "FrozenBN"), RGB)
     Checkpointer(backbone).load("torchvision://resnet18", strict=True)
     weight = theirs("resnet18").layer3[1].conv2.weight
@@ -199,7 +201,7 @@ def test_address_as_weights(tmp_path, monkeypatch):
 
 
 def eval_norm():
-    """Of 3 channels, with random parameters and statistics."""
+    """Return an EvalBN of 3 channels with random parameters and statistics."""
     torch.manual_seed(0)
     norm = EvalBatchNorm2d(3)
     nn.init.uniform_(norm.weight, 0.5, 2)
@@ -235,7 +237,7 @@ def test_statistics_stay_in_training():
 
 
 def test_affine_map_has_gradients():
-    """Of the sum of outputs: for the bias, the 4 * 25 places; for the weight, the sum of z."""
+    """Gradients of the sum of outputs: 4 * 25 places for the bias, the sum of z for the weight."""
     norm = eval_norm().train()
     image = torch.randn(4, 3, 5, 5, requires_grad=True)
     norm(image).sum().backward()
@@ -305,7 +307,7 @@ def test_relu_before_p7(relu):
 
 @pytest.mark.parametrize("relu", [None, True, False])
 def test_relu_before_p7_by_config(relu):
-    """With a relu unless the config says otherwise."""
+    """The relu is used unless the config turns it off."""
     config = config_of("resnet18", "FrozenBN")
     if relu is not None:
         config.MODEL.FPN.RELU_BEFORE_P7 = relu

@@ -1,4 +1,4 @@
-"""Files of weights: every format is read for what it is; what it should not hold is refused."""
+"""Files of weights: each format is recognised by its content, and unsafe content is refused."""
 
 import argparse
 import json
@@ -17,7 +17,8 @@ import pytest
 import safetensors.torch
 import torch
 
-from cvpods.checkpoint.files import Inert, load_file, read_file, write_weights
+from cvpods.checkpoint.files import load_file, read_file, write_weights
+from cvpods.checkpoint.torch_files import Inert
 from cvpods.utils.errors import CheckpointError
 
 WEIGHTS = {
@@ -44,7 +45,7 @@ def assert_same(found, expected=WEIGHTS):
 
 
 def refusal(path, read=load_file):
-    """The error about `path`, which must be refused; it names the file and says why."""
+    """Return the error for `path`, which must be refused; it names the file and the reason."""
     with pytest.raises(CheckpointError) as raised:
         read(path)
     message = str(raised.value)
@@ -53,7 +54,7 @@ def refusal(path, read=load_file):
 
 
 def zipped(folder, program, entries=(), name="x.pth", **kwargs):
-    """A torch archive with this pickle, written by hand."""
+    """Write a torch archive with this pickle by hand."""
     with zipfile.ZipFile(folder / name, "w", **kwargs) as archive:
         archive.writestr("archive/data.pkl", program)
         archive.writestr("archive/version", "3\n")
@@ -63,7 +64,7 @@ def zipped(folder, program, entries=(), name="x.pth", **kwargs):
 
 
 def text(value):
-    """The instruction that puts a text on the stack."""
+    """Return the instruction that puts a text on the stack."""
     return b"X" + struct.pack("<I", len(value)) + value.encode()
 
 
@@ -72,7 +73,7 @@ def number(value):
 
 
 def tensor_program(numel, size, stride):
-    """{"a": a float32 tensor on the storage "0"}; the arguments are instructions."""
+    """Return a pickle of {"a": float32 tensor on storage "0"}; the arguments are instructions."""
     storage = b"(" + text("storage") + b"ctorch\nFloatStorage\n" + text("0") + text("cpu") + numel
     hooks = b"ccollections\nOrderedDict\n)R"
     return (
@@ -167,7 +168,7 @@ def test_provenance_of_a_torch_file(tmp_path):
 @pytest.mark.parametrize("wrong", [5, None, "text", [1], {}, torch.ones(1)])
 @pytest.mark.parametrize("where", ["expects", "provenance", "in provenance"])
 def test_expectations_that_are_none(tmp_path, wrong, where):
-    """What a file says beside its weights can be anything."""
+    """The entries beside the weights can be anything."""
     extra = {"provenance": {"expects": wrong}} if where == "in provenance" else {where: wrong}
     loaded = load_file(save(tmp_path, {"model": WEIGHTS, **extra}))
     assert loaded["expects"] == {}
@@ -177,7 +178,7 @@ def test_expectations_that_are_none(tmp_path, wrong, where):
 @pytest.mark.parametrize("name", ["items", "keys", "get", "__iter__", "__contains__"])
 @pytest.mark.parametrize("key", [None, "model", "provenance", "expects"])
 def test_attributes_of_an_ordered_dict(tmp_path, name, key):
-    """An OrderedDict whose `items` the file sets to a number is read all the same."""
+    """An OrderedDict is read even if the file sets its `items` to a number."""
     made = b"ccollections\nOrderedDict\n)R" + text("a") + number(7) + b"s"
     made += b"}" + text(name) + b"K\x05sb"
     program = made if key is None else b"}" + text("model") + b"}s" + text(key) + made + b"s"
@@ -191,7 +192,7 @@ def test_attributes_of_an_ordered_dict(tmp_path, name, key):
 
 @pytest.fixture
 def history_buffer():
-    """mmengine's class, as long as the test writes; afterwards nothing can import it."""
+    """Yield mmengine's class while the test writes; afterwards it cannot be imported."""
     names = ("mmengine", "mmengine.logging", "mmengine.logging.history_buffer")
     assert not any(name in sys.modules for name in names)
     modules = {name: types.ModuleType(name) for name in names}
@@ -214,7 +215,7 @@ def history_buffer():
 
 @pytest.mark.parametrize("new_format", [True, False], ids=["zip", "legacy"])
 def test_logs_beside_the_weights(tmp_path, history_buffer, new_format):
-    """mmengine's HistoryBuffer and an argparse.Namespace: they stand still, nothing is imported."""
+    """mmengine's HistoryBuffer and argparse.Namespace become Inert; nothing is imported."""
     hub = {"train/loss": history_buffer([1.0, 0.5]), "args": argparse.Namespace(lr=0.1)}
     content = {"state_dict": WEIGHTS, "message_hub": hub, "meta": {"epoch": 12}}
     path = save(tmp_path, content, _use_new_zipfile_serialization=new_format)
@@ -229,7 +230,7 @@ def test_logs_beside_the_weights(tmp_path, history_buffer, new_format):
 
 
 def test_what_is_admitted_is_not_admitted_for_others(tmp_path):
-    """The permission ends with the reading."""
+    """The permission ends when the file is read."""
     path = save(tmp_path, {"model": WEIGHTS, "args": argparse.Namespace(lr=0.1)})
     load_file(path)
     with pytest.raises(pickle.UnpicklingError, match="argparse"):
@@ -256,7 +257,7 @@ def test_safetensors_with_provenance(tmp_path):
 
 
 def test_safetensors_of_others(tmp_path):
-    """No header of ours."""
+    """The file does not have this project's header."""
     safetensors.torch.save_file({"a": torch.ones(2)}, tmp_path / "x.safetensors")
     loaded = load_file(tmp_path / "x.safetensors")
     assert loaded["model"]["a"].tolist() == [1, 1]
@@ -324,7 +325,7 @@ def test_safetensors_with_a_header_longer_than_the_file(tmp_path):
     refusal(path)
 
 
-# -- what a file is stands in it -------------------------------------------------------------------
+# -- formats by content ----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", ["x", "x.bin", "x.txt", "x.pth", "x.pkl", "x.safetensors"])
@@ -346,17 +347,17 @@ def test_recognised_whatever_it_is_called(tmp_path, kind, name):
 
 
 def test_pickle_of_protocol_0_by_its_ending(tmp_path):
-    """It begins with no sign."""
+    """Its first bytes do not identify the format."""
     content = pickle.dumps({"blobs": {"conv1_w": np.ones(2, np.float32)}}, 0)
     (tmp_path / "x.pkl").write_bytes(content)
     assert load_file(tmp_path / "x.pkl")["model"]["stem.conv1.weight"].tolist() == [1, 1]
 
 
-# -- what is refused -------------------------------------------------------------------------------
+# -- refusals --------------------------------------------------------------------------------------
 
 
 class Calls:
-    """Calls `function(*arguments)` where it is unpickled carelessly."""
+    """Object that calls `function(*arguments)` when pickle.loads() reads it."""
 
     def __init__(self, function, *arguments):
         self.call = function, arguments
@@ -417,7 +418,7 @@ def test_unknown_class(tmp_path):
     ids=range(14),
 )
 def test_programs_in_a_torch_file(tmp_path, program, reason):
-    """A key of two million tuples in tuples ends the interpreter where it is hashed."""
+    """Hashing a key of two million nested tuples would crash the interpreter."""
     assert reason in refusal(zipped(tmp_path, b"\x80\x02" + program))
     legacy = save(tmp_path, {}, "legacy.pth", _use_new_zipfile_serialization=False)
     whole = legacy.read_bytes()
@@ -430,19 +431,19 @@ def test_programs_in_a_torch_file(tmp_path, program, reason):
 
 
 def test_array_that_never_got_its_content(tmp_path):
-    """Made without being called: it is no weight, and no error either."""
+    """The array is made without a call: it is not a weight, and not an error."""
     program = b"\x80\x02}" + text("a") + b"cnumpy\nndarray\n)\x81s."
     assert not isinstance(load_file(zipped(tmp_path, program))["model"]["a"], torch.Tensor)
 
 
 def test_compressed_entries(tmp_path):
-    """1 GB of zeros is 1 MB then."""
+    """1 GB of zeros takes 1 MB."""
     path = zipped(tmp_path, b"\x80\x02}.", compression=zipfile.ZIP_DEFLATED)
     assert "compressed" in refusal(path)
 
 
 def test_archive_whose_entries_lie_over_each_other(tmp_path):
-    """Many names for the same bytes: the list of entries claims more than the file has."""
+    """Many names for the same bytes: the entries claim more bytes than the file has."""
     path = zipped(tmp_path, b"\x80\x02}.", [("data/0", b"\0" * 100_000)])
     raw = path.read_bytes()
     directory = raw.index(b"PK\x01\x02")
@@ -507,13 +508,13 @@ def test_tensors_without_a_storage(tmp_path, make, reason):
 
 
 def test_tensor_of_memory_that_nobody_wrote(tmp_path):
-    """torch.Tensor(10**7) is 40 MB of what lay in the memory before."""
+    """torch.Tensor(10**7) is 40 MB of uninitialised memory."""
     program = b"\x80\x02}" + text("a") + b"ctorch\nTensor\n" + number(10**7) + b"\x85Rs."
     assert "claims 40,000,000 bytes" in refusal(zipped(tmp_path, program))
 
 
 def test_storages_that_the_file_does_not_list(tmp_path):
-    """The format before torch 1.6: what is not listed is never filled."""
+    """In the format before torch 1.6, a storage that is not listed is never filled."""
     path = save(tmp_path, {"a": torch.ones(500)}, _use_new_zipfile_serialization=False)
     raw = path.read_bytes()
     at = raw.rindex(b"\x80\x02]q\x00")
@@ -577,7 +578,7 @@ def test_missing(tmp_path, read):
 @pytest.mark.filterwarnings("ignore:Detected pickle protocol")
 @pytest.mark.parametrize("kind", ["zip", "legacy", "safetensors", "pkl 2", "pkl 4"])
 def test_truncated_anywhere(tmp_path, kind):
-    """At 200 places, the last bytes among them."""
+    """Cut at 200 places, including the last bytes."""
     if kind in ("zip", "legacy"):
         path = save(tmp_path, {"model": WEIGHTS}, _use_new_zipfile_serialization=kind == "zip")
     elif kind == "safetensors":
@@ -650,7 +651,7 @@ def test_views_do_not_bring_their_storage(tmp_path, suffix):
 
 @pytest.mark.parametrize("suffix", ["pth", "safetensors"])
 def test_shared_tensors_are_written(tmp_path, suffix):
-    """Tied layers: safetensors would refuse them as they are."""
+    """Tied layers, which safetensors would refuse without copies."""
     tied = torch.nn.Parameter(torch.arange(3.0))
     write_weights(tmp_path / f"x.{suffix}", {"a": tied, "b": tied}, {})
     loaded = load_file(tmp_path / f"x.{suffix}")["model"]
@@ -666,7 +667,7 @@ def test_weights_are_left_alone_by_writing(tmp_path):
 
 @pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
 def test_written_files_are_the_same_each_time(tmp_path, suffix):
-    """In two processes, too: a published hash can be had again."""
+    """Two processes write the same bytes, so that a published hash can be reproduced."""
     code = (
         "import sys, torch; from pathlib import Path; "
         "from cvpods.checkpoint import write_weights; "

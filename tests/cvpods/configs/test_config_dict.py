@@ -5,7 +5,7 @@ import pickle
 
 import pytest
 
-from cvpods.configs import ConfigDict, FCOSConfig, config_dict
+from cvpods.configs import ConfigDict, FCOSConfig
 from cvpods.configs.config_dict import flatten
 from cvpods.utils.errors import ConfigError
 
@@ -365,7 +365,7 @@ def test_find_returns_entries(pattern, names):
 
 
 def test_find_prints_a_table_with_the_match_coloured(capsys, monkeypatch):
-    monkeypatch.setattr(config_dict, "colored", lambda text, color: f"<{color} {text}>")
+    monkeypatch.setattr("termcolor.colored", lambda text, color: f"<{color} {text}>")
     assert make_config().find("depth", color="red") is None
     printed = capsys.readouterr().out
     assert "MODEL.<red DEPTH>" in printed and "50" in printed and "RATE" not in printed

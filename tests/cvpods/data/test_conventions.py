@@ -1,4 +1,4 @@
-"""Whole files in another convention: each is recognised, explained, and mended if that is safe."""
+"""Files in other conventions: each is recognised, explained, and repaired if that is safe."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cvpods.data.check import Resizing, check_coco
+from cvpods.data.dataset_check import Resizing, check_coco
 from cvpods.data.detection_utils import read_image
 from cvpods.tools.check import main as pods_check
 
@@ -29,7 +29,7 @@ def folder(tmp_path):
 
 
 def content():
-    """Two boxes in each image, all over it: x, y, width, height in pixels."""
+    """Return a file with two boxes, xywh in pixels, in each of three images."""
     boxes = {
         1: [[5, 6, 20, 10], [30, 20, 28, 18]],
         2: [[2, 30, 30, 28], [20, 4, 15, 40]],
@@ -58,15 +58,15 @@ def boxes_of(what):
 
 
 def check(folder, what, **options):
-    """The report, and that of what --fix would write."""
-    report, mended = check_coco("a", what, folder, **options)
-    again, _ = check_coco("a", mended, folder)
-    return report, mended, again
+    """Return the report, the repaired content, and the report on that content."""
+    report, repaired = check_coco("a", what, folder, **options)
+    again, _ = check_coco("a", repaired, folder)
+    return report, repaired, again
 
 
-def test_coco_itself_has_nothing_to_say(folder):
-    report, mended, _ = check(folder, content())
-    assert found(report) == {} and mended == content()
+def test_coco_files_have_no_findings(folder):
+    report, repaired, _ = check(folder, content())
+    assert found(report) == {} and repaired == content()
 
 
 def corners(box):
@@ -85,7 +85,7 @@ READINGS = {"xywh": list, "xyxy": corners, "cxcywh": centred}
 @pytest.mark.parametrize("name", READINGS)
 @pytest.mark.parametrize("fractions", [False, True])
 def test_box_formats(folder, name, fractions):
-    """Every way to write them but COCO's is recognised, named and converted."""
+    """Recognise, name and convert every format other than COCO's."""
     what = content()
     for annotation in what["annotations"]:
         sides = SIZES[annotation["image_id"]] * 2 if fractions else (1, 1, 1, 1)
@@ -98,8 +98,8 @@ def test_box_formats(folder, name, fractions):
         return
     (said,) = report.found["boxes in another format"]
     assert said.startswith(f"{wanted}, for example [") and "--boxes FORMAT --fix" in str(report)
-    _, mended, again = check(folder, what, box_format=wanted)
-    for box, original in zip(boxes_of(mended), boxes_of(content()), strict=True):
+    _, repaired, again = check(folder, what, box_format=wanted)
+    for box, original in zip(boxes_of(repaired), boxes_of(content()), strict=True):
         assert box == pytest.approx(original)
     assert found(again) == {}
 
@@ -114,19 +114,19 @@ def test_one_file_under_two_ids(folder):
 def test_the_same_box_twice(folder):
     what = content()
     what["annotations"].append({**what["annotations"][2], "id": 77})
-    report, mended, again = check(folder, what)
+    report, repaired, again = check(folder, what)
     assert report.found["the same box twice"] == ["annotations 3 and 77"]
-    assert mended == content() and found(again) == {}
+    assert repaired == content() and found(again) == {}
 
 
 def test_the_same_turned_box_twice(folder):
-    """Found by mutation: copies of a box of negative size, which --fix turns around."""
+    """Copies of a box of negative size, whose size --fix reverses (found by mutation)."""
     what = content()
     turned = {**what["annotations"][0], "bbox": [25, 16, -20, -10], "id": 8}
     what["annotations"] += [turned, {**turned, "id": 9}]
-    report, mended, again = check(folder, what)
+    report, repaired, again = check(folder, what)
     assert "annotations 8 and 9" in report.found["the same box twice"]
-    assert boxes_of(mended) == boxes_of(content()) and found(again) == {}
+    assert boxes_of(repaired) == boxes_of(content()) and found(again) == {}
 
 
 def test_a_root_class(folder):
@@ -136,9 +136,9 @@ def test_a_root_class(folder):
         category["supercategory"] = "pets"
     real = copy.deepcopy(what["categories"])
     what["categories"].insert(0, {"id": 0, "name": "pets", "supercategory": "none"})
-    report, mended, again = check(folder, what)
+    report, repaired, again = check(folder, what)
     assert found(report) == {"root class": 1} and "--fix removes it" in str(report)
-    assert mended["categories"] == real and found(again) == {}
+    assert repaired["categories"] == real and found(again) == {}
 
 
 def test_a_class_that_is_its_own_supercategory_is_not_a_root(folder):
@@ -154,41 +154,41 @@ def test_file_names_in_another_notation(folder, written):
     (folder / "1.png").rename(folder / "sub" / "1.png")
     what = content()
     what["images"][0]["file_name"] = written
-    report, mended, again = check(folder, what)
+    report, repaired, again = check(folder, what)
     assert found(report) == {"file names in another notation": 1}
-    assert mended["images"][0]["file_name"] == "sub/1.png" and found(again) == {}
+    assert repaired["images"][0]["file_name"] == "sub/1.png" and found(again) == {}
 
 
 @pytest.mark.parametrize("stored, written", [("NFC", "NFD"), ("NFD", "NFC")])
-def test_accents_apart_from_their_letters(folder, stored, written):
-    """macOS's archives hold them so."""
+def test_decomposed_accents(folder, stored, written):
+    """macOS stores accents as separate characters."""
     (folder / "1.png").rename(folder / unicodedata.normalize(stored, "Zürich.png"))
     what = content()
     what["images"][0]["file_name"] = unicodedata.normalize(written, "Zürich.png")
-    report, mended, again = check(folder, what)
+    report, repaired, again = check(folder, what)
     assert found(report) == {"file names in another notation": 1} and found(again) == {}
 
 
-def test_file_names_that_no_system_takes(folder):
-    """Too long, or half of a surrogate pair: errors that name the image, not tracebacks."""
+def test_impossible_file_names(folder):
+    """Names too long or with half of a surrogate pair give errors that name the image."""
     what = content()
     what["images"][0]["file_name"] = "a" * 5000
     what["images"][1]["file_name"] = "\ud800.png"
-    report, mended, _ = check(folder, what)
+    report, repaired, _ = check(folder, what)
     wanted = {"missing file": 1, "malformed record": 1}
     assert wanted.items() <= found(report).items()
-    assert [image["id"] for image in mended["images"]] == [3]
+    assert [image["id"] for image in repaired["images"]] == [3]
 
 
 def test_exif_orientation(folder):
-    """6 turns a file of 60 x 40 to 40 x 60; annotated as stored, it is refused and explained."""
+    """Orientation 6 turns 60 x 40 to 40 x 60; an annotation of the stored size is refused."""
     exif = Image.Exif()
     exif[0x0112] = 6
     Image.open(folder / "1.png").convert("RGB").save(folder / "1.png", exif=exif)
     report, _, _ = check(folder, content())
     assert found(report)["EXIF orientation"] == 1
     assert (
-        "(the size before it is turned as EXIF says)"
+        "(the size before the EXIF orientation is applied)"
         in report.found["other size than annotated"][0]
     )
     what = content()
@@ -201,13 +201,13 @@ def test_sizes_come_from_the_files(folder):
     what = content()
     del what["images"][0]["width"]
     what["images"][1]["height"] = "high"
-    report, mended, again = check(folder, what)
+    report, repaired, again = check(folder, what)
     assert found(report)["missing size"] == 2 and report.count("error") == 2
-    assert mended["images"] == content()["images"] and found(again) == {}
+    assert repaired["images"] == content()["images"] and found(again) == {}
 
 
-def test_what_fix_mends(folder):
-    """Every annotation has one thing that can be mended: none is lost, and each is counted."""
+def test_repairs_by_fix(folder):
+    """Each annotation has a repairable error: all are kept, and each repair is counted."""
     what = content()
     one, two, three, four, five, six = what["annotations"]
     one["id"] = None
@@ -216,7 +216,7 @@ def test_what_fix_mends(folder):
     four["bbox"] = [35, 44, -15, -40]
     five.update(image_id=3.0, iscrowd="0")
     six["id"] = 5
-    report, mended, again = check(folder, what)
+    report, repaired, again = check(folder, what)
     assert found(report) == {
         "missing annotation id": 1,
         "id of another type": 1,
@@ -229,14 +229,14 @@ def test_what_fix_mends(folder):
     }
     assert found(again) == {}
     wanted = boxes_of(content())
-    assert boxes_of(mended) == [*wanted[:3], *wanted[4:], wanted[3]]
-    assert len({a["id"] for a in mended["annotations"]}) == 6
+    assert boxes_of(repaired) == [*wanted[:3], *wanted[4:], wanted[3]]
+    assert len({a["id"] for a in repaired["annotations"]}) == 6
     fixed = "\n".join(report.fixed())
-    assert "1 mended: malformed flag" in fixed and "2 mended: number written as text" in fixed
+    assert "1 repaired: malformed flag" in fixed and "2 repaired: number written as text" in fixed
 
 
 def test_boxes_below_the_finest_stride(folder):
-    """At most 120 pixels on the short edge: images grow 3 (40) and 2.5 times (48); stride 32.
+    """Images grow to 120 pixels on the short edge: 3 times (40) and 2.5 times (48); stride 32.
 
     Shorter sides in the resized images: 30, 54, 84, 45, 75, 30. Two of six are below 32.
     """
@@ -251,7 +251,7 @@ def deep(values, path):
 
 
 def test_few_of_the_bits_used(folder):
-    """12 bits in a file of 16."""
+    """A file of 16 bits contains 12-bit values."""
     deep(np.full((40, 60), 4000, dtype=np.uint16), folder / "1.png")
     report, _, _ = check(folder, content())
     assert report.found["few of the bits used"] == ["1.png: at most 4000; white would be 4095"]
@@ -261,7 +261,7 @@ def test_few_of_the_bits_used(folder):
 
 
 def test_48_bit_colours(folder):
-    """A PNG of 16 bits a channel, of which Pillow reads 8: written by hand, Pillow writes none."""
+    """Write a PNG of 16 bits a channel by hand, because Pillow cannot; it reads 8 of them."""
 
     def chunk(kind, data):
         return (
@@ -301,34 +301,34 @@ def test_all_crowds(folder):
 
 
 def test_boxes_from_polygons(folder):
-    """Annotated by outlines alone: --fix writes the boxes around them."""
+    """For annotations with polygons only, --fix writes the boxes around them."""
     what = content()
     what["annotations"][0].update(bbox=[], segmentation=[[5, 6, 25, 6, 25, 16], [7, 16, 5, 9]])
     del what["annotations"][1]["bbox"]
-    report, mended, again = check(folder, what)
+    report, repaired, again = check(folder, what)
     assert report.found["annotation without a box"] == [
         "annotations: annotation 1 has no bbox, but polygons",
         "annotations: annotation 2 has no bbox, and no polygons",
     ]
-    assert boxes_of(mended) == [[5, 6, 20, 10], *boxes_of(content())[2:]] and found(again) == {}
+    assert boxes_of(repaired) == [[5, 6, 20, 10], *boxes_of(content())[2:]] and found(again) == {}
 
 
-def test_ids_that_stand_for_two_things(folder):
-    """Images: both leave with their boxes. Equal records are one."""
+def test_ambiguous_image_ids(folder):
+    """Two images with one id are left out with their boxes; equal records count as one."""
     what = content()
     what["images"][1]["id"] = 1
-    report, mended, again = check(folder, what)
+    report, repaired, again = check(folder, what)
     assert found(report)["duplicate image id"] == 1
-    assert [image["id"] for image in mended["images"]] == [3]
-    assert {a["image_id"] for a in mended["annotations"]} == {3}
+    assert [image["id"] for image in repaired["images"]] == [3]
+    assert {a["image_id"] for a in repaired["annotations"]} == {3}
     assert found(again) == {}
     what = content()
     what["images"].append(dict(what["images"][0]))
     assert check(folder, what)[1] == content()
 
 
-def test_what_other_programs_need(folder, capsys):
-    """The file that --fix writes is json without NaN, and has area and iscrowd."""
+def test_fixed_file_suits_other_programs(folder, capsys):
+    """--fix writes json without NaN, with area and iscrowd."""
     what = content()
     what["info"] = {"version": float("nan")}
     what["annotations"][0]["iscrowd"] = None
@@ -353,7 +353,7 @@ def test_two_classes_of_one_id_are_not_merged(folder, capsys):
 
 
 def test_the_examined_file_is_never_overwritten(folder, monkeypatch, experiment, capsys):
-    """Also where it was found below a data root."""
+    """The examined file was found below a data root."""
     monkeypatch.setenv("CVPODS_DATASETS", str(folder))
     (folder / "a.json").write_text(json.dumps(content()))
     register = (
@@ -370,7 +370,7 @@ def test_the_examined_file_is_never_overwritten(folder, monkeypatch, experiment,
 
 
 def test_images_of_different_depths(folder):
-    """16 bits beside 12: one white level makes the latter dark."""
+    """With 16-bit and 12-bit images, one white level makes the latter dark."""
     deep(np.full((40, 60), 4000, dtype=np.uint16), folder / "1.png")
     deep(np.full((60, 40), 65000, dtype=np.uint16), folder / "2.png")
     report, _, _ = check(folder, content())
@@ -378,7 +378,7 @@ def test_images_of_different_depths(folder):
 
 
 def test_images_with_nan(folder):
-    """Depth maps have it: the finite values count, and NaN becomes black."""
+    """Depth maps contain NaN: only finite values count, and NaN becomes black."""
     values = np.full((40, 60), 0.5, dtype=np.float32)
     values[0, :2] = np.nan, np.inf
     what = content()
@@ -392,11 +392,11 @@ def test_images_with_nan(folder):
 
 @pytest.mark.parametrize("kind", [np.uint8, np.uint16])
 def test_orientation_of_an_uncompressed_tiff(folder, kind):
-    """6 turns 60 x 40 to 40 x 60, whatever the way in which Pillow reads the file."""
+    """Orientation 6 turns 60 x 40 to 40 x 60, however Pillow reads the file."""
     exif = Image.Exif()
     exif[0x0112] = 6
     pixels = np.zeros((40, 60), dtype=kind)
-    pixels[:, 0] = np.iinfo(kind).max  # the left column comes to the top
+    pixels[:, 0] = np.iinfo(kind).max  # the left column becomes the top row
     Image.fromarray(pixels).save(folder / "1.tif", exif=exif)
     turned = read_image(folder / "1.tif")
     assert turned.shape == (60, 40, 3) and turned[0].min() == 255 and turned[1:].max() == 0
@@ -405,7 +405,7 @@ def test_orientation_of_an_uncompressed_tiff(folder, kind):
     report, _, _ = check(folder, what)
     assert found(report)["EXIF orientation"] == 1
     assert (
-        "annotated 60 x 40 (the size before it is turned"
+        "annotated 60 x 40 (the size before the EXIF"
         in report.found["other size than annotated"][0]
     )
 
@@ -414,5 +414,5 @@ def test_sizes_are_read_beyond_the_sample(folder):
     what = content()
     for image in what["images"]:
         del image["width"]
-    _, mended = check_coco("a", what, folder, files=1)
-    assert mended["images"] == content()["images"]
+    _, repaired = check_coco("a", what, folder, files=1)
+    assert repaired["images"] == content()["images"]

@@ -1,4 +1,4 @@
-"""Data sets: COCO's json, VOC's xml, their names, and where their files are looked for."""
+"""Data sets: COCO's json, VOC's xml, their names, and the search for their files."""
 
 import copy
 import json
@@ -23,7 +23,7 @@ CATEGORIES = [{"id": 7, "name": "dog"}, {"id": 3, "name": "cat"}]
 
 @pytest.fixture(autouse=True)
 def own_tables(monkeypatch, tmp_path):
-    """Each test has its own registries, and an empty working folder without data roots."""
+    """Give each test its own registries, and an empty working folder without data roots."""
     monkeypatch.setattr(PATH_ROUTES, "_objects", copy.deepcopy(PATH_ROUTES._objects))
     monkeypatch.setattr(DATASETS, "_objects", dict(DATASETS._objects))
     monkeypatch.delenv("CVPODS_DATASETS", raising=False)
@@ -46,7 +46,7 @@ def content(images, annotations=None, categories=CATEGORIES):
 
 
 def write_image(path, width=8, height=6):
-    """A picture whose pixel (y, x) is red 10 x, green 10 y, blue 200."""
+    """Write a picture whose pixel (y, x) is red 10 x, green 10 y, blue 200."""
     pixels = np.full((height, width, 3), 200, dtype=np.uint8)
     pixels[..., 0] = 10 * np.arange(width)
     pixels[..., 1] = 10 * np.arange(height)[:, None]
@@ -125,12 +125,12 @@ SIZELESS = [
     (1, 1, float("nan"), 3),
     (1, 1, 4, float("inf")),
 ]
-# Not four numbers: nobody can say what was meant.
+# Not four numbers, so the intended box is unknown.
 MALFORMED = [(1, 1, 4), (1, 1, 4, "wide"), (1, 1, 4, None), {}, "1 1 4 3", (1, 1, 4, 3, 1)]
 
 
 @pytest.mark.parametrize("bad", SIZELESS)
-def test_boxes_without_a_size_are_left_out(tmp_path, log, bad):
+def test_boxes_without_area_are_left_out(tmp_path, log, bad):
     dataset = load(tmp_path, content([image(5)], [box(1, 5, bad), box(2, 5, (2, 1, 4, 3))]))
     kept = dataset.dataset_dicts[0]["annotations"]
     assert [a["bbox"] for a in kept] == [[2, 1, 4, 3]]
@@ -138,8 +138,8 @@ def test_boxes_without_a_size_are_left_out(tmp_path, log, bad):
 
 
 @pytest.mark.parametrize("bad", SIZELESS)
-def test_boxes_without_a_size_do_not_count_in_evaluation(tmp_path, bad):
-    """Nobody can find them: with the other box found, AP is 100."""
+def test_boxes_without_area_do_not_count_in_evaluation(tmp_path, bad):
+    """They cannot be detected: with the other box detected, AP is 100."""
     good = {"bbox": [2, 1, 4, 3], "category_id": 3}
     what = content([image(5)], [box(1, 5, bad), box(2, 5, **good)])
     truth = load(tmp_path, what).coco_ground_truth()
@@ -174,7 +174,7 @@ def test_samples_are_clipped_to_the_image_and_emptied_boxes_dropped(tmp_path):
     [(True, True, [1]), (True, False, [1, 2, 3]), (False, True, [1, 2, 3])],
 )
 def test_images_without_boxes(tmp_path, is_train, filter_empty, kept):
-    """Image 2 has no box, image 3 only a crowd; both leave training where the config says so."""
+    """Image 2 has no box, image 3 only a crowd; the config decides if training keeps them."""
     images = [image(1), image(2), image(3)]
     boxes = [box(1, 1), box(2, 3, iscrowd=1)]
     dataset = load(tmp_path, content(images, boxes), is_train=is_train, filter_empty=filter_empty)
@@ -225,14 +225,14 @@ def without(record, key):
         ("[" * 100_000, ["json"]),
     ],
 )
-def test_what_cannot_be_used_is_named(tmp_path, what, said):
+def test_unusable_records_are_named(tmp_path, what, said):
     with pytest.raises(DataError) as raised:
         load(tmp_path, what)
     for part in ["cells.json", *said]:
         assert part in str(raised.value)
 
 
-def test_binary_file_is_no_json(tmp_path):
+def test_binary_file_is_refused(tmp_path):
     write(tmp_path, "").write_bytes(b"\xff\xfe\x00\x81")
     with pytest.raises(DataError, match=r"cells\.json cannot be read as json"):
         COCODataset(config(), "cells")
@@ -245,7 +245,7 @@ def test_images_that_occur_twice_are_refused(tmp_path):
 
 @pytest.mark.parametrize("ids", [(1, 1), (None, None), (None, 1), ("a", "a"), (0, -1)])
 def test_annotations_need_no_ids_of_their_own(tmp_path, ids):
-    """COCO 2014's minival repeats some; nothing here looks annotations up by id."""
+    """COCO 2014's minival repeats some; annotations are never looked up by id."""
     boxes = [box(ids[0], 1, [0, 0, 2, 2]), box(ids[1], 1, [3, 3, 2, 2])]
     dataset = load(tmp_path, content([image(1)], boxes))
     assert len(dataset[0]["instances"]) == 2
@@ -323,7 +323,7 @@ def test_files_in_another_encoding_are_named(tmp_path, start, said):
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="the system has no named pipes")
 def test_named_pipes_are_refused_at_once(tmp_path):
-    """Opening one would wait for a writer for ever."""
+    """Opening a pipe would block until another process writes to it."""
     dataset = load(tmp_path, content([image(5)], [box(1, 5)]))
     (tmp_path / "images" / "5.png").unlink()
     os.mkfifo(tmp_path / "images" / "5.png")
@@ -352,7 +352,7 @@ def test_sample(tmp_path, order, expected):
 
 
 def test_samples_leave_the_records_alone(tmp_path):
-    """Flipping 8 pixels wide: x 1..5 -> 3..7, the same at every look."""
+    """Flip an image 8 pixels wide: x 1..5 -> 3..7, each time that the sample is read."""
     transforms = [HFlipTransform(8)]
     dataset = load(tmp_path, content([image(5)], [box(1, 5)]), transforms=transforms)
     before = copy.deepcopy(dataset.dataset_dicts)
@@ -375,14 +375,14 @@ def test_missing_image(tmp_path):
 
 
 def test_aspect_ratios(tmp_path):
-    """1 where wider than high: 8 x 6, 6 x 8, 6 x 6."""
+    """The ratio is 1 if the image is wider than high: 8 x 6, 6 x 8, 6 x 6."""
     sizes = {1: (8, 6), 2: (6, 8), 3: (6, 6)}
     images = [image(id_, *size) for id_, size in sizes.items()]
     dataset = load(tmp_path, content(images, [box(i, i) for i in sizes]))
     assert dataset.aspect_ratios.tolist() == [1, 0, 0]
 
 
-# -- several at once -------------------------------------------------------------------------------
+# -- concatenation ---------------------------------------------------------------------------------
 
 
 def two(tmp_path, other=CATEGORIES):
@@ -424,11 +424,11 @@ def test_concatenation_needs_the_same_classes(tmp_path):
     assert "\n" not in str(raised.value)
 
 
-# -- names and places ------------------------------------------------------------------------------
+# -- names and paths -------------------------------------------------------------------------------
 
 
 def test_registered_in_one_line(tmp_path):
-    """Relative paths are looked for in the working folder."""
+    """Relative paths are searched in the working folder."""
     write(tmp_path / "work", content([image(5)], [box(1, 5)]), "other")
     register_coco_instances("my_cells", "other.json", "images")
     assert len(build_dataset(config(), ["my_cells"])) == 1
@@ -456,7 +456,7 @@ def test_names_that_differ_in_case_are_two(tmp_path):
 
 
 def put_coco(root, images="coco/{split}", split="val2017"):
-    """COCO's own layout with one image."""
+    """Write COCO's own layout with one image."""
     write_image(root / images.format(split=split) / "5.png")
     json_file = root / "coco" / "annotations" / f"instances_{split}.json"
     json_file.parent.mkdir(parents=True, exist_ok=True)
@@ -512,14 +512,14 @@ def test_unknown_name(name, near):
     assert "register_coco_instances" in str(raised.value)
 
 
-def test_unknown_name_that_is_near_to_nothing():
+def test_unknown_name_without_a_similar_one():
     with pytest.raises(DataError) as raised:
         build_dataset(config(), ["zzz"])
     assert "Did you mean" not in str(raised.value)
     assert "coco_2017_train" in str(raised.value)
 
 
-def test_missing_folder_names_every_place(tmp_path, monkeypatch):
+def test_missing_folder_names_every_path_tried(tmp_path, monkeypatch):
     monkeypatch.setenv("CVPODS_DATASETS", str(tmp_path / "named"))
     (tmp_path / "datasets").mkdir()
     with pytest.raises(DataError) as raised:
@@ -535,7 +535,7 @@ def test_missing_folder_names_every_place(tmp_path, monkeypatch):
 def test_missing_annotation_file(tmp_path):
     put_coco(tmp_path / "datasets")
     (tmp_path / "datasets" / "coco" / "annotations" / "instances_val2017.json").unlink()
-    with pytest.raises(DataError, match=r"annotation file of 'coco_2017_val' is not found"):
+    with pytest.raises(DataError, match=r"annotation file of 'coco_2017_val' was not found"):
         COCODataset(config(), "coco_2017_val")
 
 
@@ -588,7 +588,7 @@ def voc_object(name, x1, y1, x2, y2, difficult=None):
 
 
 def voc(tmp_path, objects, split="val", size=(8, 6)):
-    """A VOC2007 tree with one image; returns the file of its annotation."""
+    """Write a VOC2007 tree with one image; return its annotation file."""
     root = tmp_path / "datasets" / "voc" / "VOC2007"
     for folder in ("Annotations", "ImageSets/Main"):
         (root / folder).mkdir(parents=True, exist_ok=True)
@@ -601,7 +601,7 @@ def voc(tmp_path, objects, split="val", size=(8, 6)):
 
 
 def test_voc_boxes_are_counted_from_one(tmp_path):
-    """First and last pixel 1..8, 1..6, both included: the whole 8 x 6 image, 0..8 and 0..6."""
+    """First and last pixel 1..8, 1..6, both included: all of the 8 x 6 image, 0..8 and 0..6."""
     voc(tmp_path, [voc_object("dog", 1, 1, 8, 6), voc_object("aeroplane", 3, 2, 3, 2)])
     dataset = VOCDataset(config(), "voc_2007_val")
     instances = dataset[0]["instances"]
@@ -619,7 +619,7 @@ def test_voc_has_20_classes(tmp_path):
 
 
 def test_voc_difficult_objects(tmp_path):
-    """They are trained on, and marked in the ground truth."""
+    """Training uses them; the ground truth marks them."""
     objects = [voc_object("dog", 1, 1, 4, 4, 0), voc_object("cat", 2, 2, 5, 5, 1)]
     voc(tmp_path, [*objects, voc_object("cow", 3, 3, 6, 6)])
     dataset = VOCDataset(config(), "voc_2007_val")
@@ -648,7 +648,7 @@ def test_voc_ground_truth(tmp_path):
         ["<object>"],
     ],
 )
-def test_voc_annotation_that_cannot_be_used(tmp_path, objects):
+def test_voc_unusable_annotation(tmp_path, objects):
     voc(tmp_path, objects)
     with pytest.raises(DataError, match=r"000012\.xml"):
         VOCDataset(config(), "voc_2007_val")
@@ -658,7 +658,7 @@ def test_voc_missing_files(tmp_path):
     voc(tmp_path, []).unlink()
     with pytest.raises(DataError, match=r"000012\.xml"):
         VOCDataset(config(), "voc_2007_val")
-    with pytest.raises(DataError, match=r"Main/test\.txt of 'voc_2007_test' is not found"):
+    with pytest.raises(DataError, match=r"Main/test\.txt of 'voc_2007_test' does not exist"):
         VOCDataset(config(), "voc_2007_test")
 
 
@@ -671,11 +671,11 @@ def test_voc_missing_files(tmp_path):
         ),
         (("<width>8</width>", ""), "<size/width> is missing"),
         (("<xmax>4</xmax>", ""), "<bndbox/xmax> is missing"),
-        (("<xmax>4</xmax>", "<xmax>nan</xmax>"), "has no size"),
+        (("<xmax>4</xmax>", "<xmax>nan</xmax>"), "has no area"),
         (("<ymin>1</ymin>", "<ymin>one</ymin>"), "'one' is not a number"),
     ],
 )
-def test_voc_names_what_is_wrong(tmp_path, change, said):
+def test_voc_errors_name_the_problem(tmp_path, change, said):
     path = voc(tmp_path, [voc_object("dog", 1, 1, 4, 4)])
     text = "".join(path.read_text().split("\n"))
     assert change[0] in text, text

@@ -10,12 +10,12 @@ from PIL import Image
 
 from cvpods.configs import BaseConfig
 from cvpods.data import register_coco_instances
-from cvpods.data.check import check_coco
+from cvpods.data.dataset_check import check_coco
 from cvpods.data.datasets import COCODataset
 from cvpods.evaluation import evaluate_boxes
 from tests.exports import EXPORTS
 
-# What is worth a warning in each, and nothing else is.
+# The only warnings for each tool.
 WARNINGS = {
     "Roboflow": {"root class"},
     "Label Studio on Windows": {"file names in another notation"},
@@ -23,7 +23,7 @@ WARNINGS = {
 
 
 def make(folder):
-    """Three images, five boxes, three classes, of which the alphabet has another order."""
+    """Write three images with five boxes of three classes, not numbered alphabetically."""
     folder.mkdir(parents=True)
     sizes = {11: (100, 80), 12: (64, 48), 13: (50, 70)}
     for id_, (width, height) in sizes.items():
@@ -70,13 +70,13 @@ def test_perfect_detections_reach_100(exported):
 
 
 def test_every_image_has_its_boxes(exported):
-    """Whatever the numbers are, an image keeps its boxes and their classes."""
+    """An image keeps its boxes and their classes, whatever the ids are."""
     dataset = COCODataset(BaseConfig(), "exported")
     names = dataset.meta["thing_classes"]
     found = set()
     for index in range(len(dataset)):
         sample = dataset[index]
-        shade = int(sample["image"].max())  # the image's first id
+        shade = int(sample["image"].max())  # the id in make()
         for box, label in zip(
             sample["instances"].gt_boxes.tensor.tolist(),
             sample["instances"].gt_classes.tolist(),
@@ -94,8 +94,8 @@ def test_every_image_has_its_boxes(exported):
 
 def test_check_and_fix(exported):
     tool, content, folder = exported
-    report, mended = check_coco(tool, content, folder)
+    report, repaired = check_coco(tool, content, folder)
     assert report.count("error") == 0
     assert set(report.kinds("warning")) == WARNINGS.get(tool, set())
-    again, _ = check_coco(tool, mended, folder, num_classes=3)
+    again, _ = check_coco(tool, repaired, folder, num_classes=3)
     assert again.count("error") == again.count("warning") == 0 and again.boxes == 5

@@ -1,4 +1,4 @@
-"""Loaders: the same samples with any number of workers, before and after resuming."""
+"""Loaders: equal samples with any number of workers, before and after resuming."""
 
 import itertools
 import json
@@ -26,7 +26,7 @@ SIZE = 7
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory):
-    """Seven images of noise, wide and tall by turns, with one box each."""
+    """Write seven images of noise, alternately wide and tall, with one box each."""
     folder = tmp_path_factory.mktemp("noise")
     generator = np.random.default_rng(0)
     images, boxes = [], []
@@ -63,7 +63,7 @@ def cfg(files, monkeypatch):
 
 
 def content(batch):
-    """What distinguishes the samples of a batch."""
+    """Return values that distinguish the samples of a batch."""
     return [
         (s["image_id"], s["image"].tolist(), s["instances"].gt_boxes.tensor.tolist()) for s in batch
     ]
@@ -114,7 +114,7 @@ def test_the_state_of_the_process_does_not_matter(cfg):
 
 
 def test_augmentation_differs_between_epochs(cfg):
-    """Each image comes several times in 24 batches of 2, hardly ever the same."""
+    """Each image occurs several times in 24 batches of 2, usually with another augmentation."""
     samples = list(itertools.chain(*first(build_train_loader(cfg), 24)))
     assert {sample[0] for sample in samples} == set(range(SIZE))
     assert len({str(sample) for sample in samples}) > 40
@@ -139,7 +139,7 @@ def test_grouping_can_be_switched_off(cfg, grouping, orientations):
     assert {len({s["width"] > s["height"] for s in batch}) for batch in batches} == orientations
 
 
-def test_subdivisions_halve_what_is_handled_at_once(cfg):
+def test_subdivisions_halve_the_images_of_a_pass(cfg):
     cfg.SOLVER.BATCH_SUBDIVISIONS = 2
     assert [len(batch) for batch in first(build_train_loader(cfg), 4)] == [1, 1, 1, 1]
 
@@ -164,7 +164,7 @@ def test_images_without_boxes_are_not_trained_on(cfg, files, tmp_path):
 
 
 class Draws(torch.utils.data.Dataset):
-    """Each item is a number of every generator."""
+    """Data set whose items contain a random number from every generator."""
 
     def __len__(self):
         return 3
@@ -186,7 +186,7 @@ def test_seeds_reach_every_generator():
 
 @pytest.mark.parametrize("index", [0, 2])
 def test_the_states_of_the_process_stay(index):
-    """Also when reading fails."""
+    """They stay when reading fails, too."""
     random.seed(1), np.random.seed(2), torch.manual_seed(3)
     expected = Draws()[0]
     random.seed(1), np.random.seed(2), torch.manual_seed(3)
@@ -211,7 +211,7 @@ def test_collator_keeps_the_list():
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_every_test_image_comes_once(cfg, workers):
+def test_every_test_image_occurs_once(cfg, workers):
     cfg.DATALOADER.NUM_WORKERS = workers
     loader = build_test_loader(cfg, "noise")
     batches = list(loader)
@@ -239,7 +239,7 @@ def test_images_of_unknown_size_stay_alone(cfg):
 
 @pytest.mark.parametrize("images", [1, 2, 5])
 def test_processes_share_batches_of_one_size(cfg, monkeypatch, images):
-    """Every image once, over three processes."""
+    """Three processes together read every image once."""
     cfg.TEST.IMS_PER_DEVICE = images
     monkeypatch.setattr("cvpods.utils.comm.get_world_size", lambda: 3)
     seen = []
@@ -263,9 +263,9 @@ def test_processes_share_the_test_images(cfg, monkeypatch):
 # -- errors ----------------------------------------------------------------------------------------
 
 
-def test_a_bare_string_is_no_list_of_names(cfg):
+def test_a_string_instead_of_a_list_of_names(cfg):
     cfg.DATASETS.TRAIN = "noise"
-    with pytest.raises(ConfigError, match=r"write \('noise',\)"):
+    with pytest.raises(ConfigError, match=r"Write \('noise',\)"):
         build_train_loader(cfg)
 
 
@@ -278,7 +278,7 @@ def test_no_names(cfg, names, is_train, key):
 
 def test_empty_train_list(cfg):
     cfg.DATASETS.TRAIN = ()
-    with pytest.raises(ConfigError, match=r"DATASETS\.TRAIN names no data set"):
+    with pytest.raises(ConfigError, match=r"DATASETS\.TRAIN must name at least one data set"):
         build_train_loader(cfg)
 
 

@@ -1,4 +1,4 @@
-"""read_image: any kind of file becomes 8-bit channels in the order asked for, or a clear error."""
+"""read_image: any file becomes 8-bit channels in the requested order, or a clear error."""
 
 import io
 
@@ -10,7 +10,7 @@ from cvpods.data.detection_utils import check_image_size, read_image
 from cvpods.utils.errors import DataError
 
 RED, GREEN, BLUE, WHITE = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)
-# 3 wide, 2 high; no symmetry leaves it as it is.
+# 3 wide, 2 high; no flip or rotation maps it to itself.
 PICTURE = np.array([[RED, GREEN, BLUE], [WHITE, (10, 20, 30), (0, 0, 0)]], dtype=np.uint8)
 
 
@@ -53,7 +53,7 @@ def test_default_is_bgr_and_paths_may_be_strings(tmp_path):
 
 
 def test_array_is_writable_and_contiguous(tmp_path):
-    """torch.from_numpy warns about arrays that are not."""
+    """torch.from_numpy warns about other arrays."""
     image = read_image(save(tmp_path, Image.fromarray(PICTURE)))
     assert image.flags.writeable and image.flags.c_contiguous and image.flags.aligned
 
@@ -73,7 +73,7 @@ def test_black_and_white_file(tmp_path):
 
 @pytest.mark.parametrize("name", ["picture.png", "picture.gif"])
 def test_palette_file(tmp_path, name):
-    """The six colours of the picture fit a palette exactly."""
+    """A palette represents the six colours of the picture exactly."""
     palette = Image.fromarray(PICTURE).convert("P", palette=Image.Palette.ADAPTIVE)
     assert palette.mode == "P"
     np.testing.assert_array_equal(read_image(save(tmp_path, palette, name), "RGB"), PICTURE)
@@ -86,7 +86,7 @@ def test_palette_file_with_transparency(tmp_path):
 
 
 def test_alpha_is_dropped(tmp_path):
-    """Colours stay what they are, whatever the alpha; nothing is blended with black."""
+    """Colours do not depend on alpha; they are not blended with black."""
     alpha = np.array([[255, 0, 128], [1, 254, 0]], dtype=np.uint8)
     with_alpha = Image.fromarray(np.dstack([PICTURE, alpha]))
     assert with_alpha.mode == "RGBA"
@@ -99,7 +99,7 @@ def test_grey_with_alpha(tmp_path):
 
 
 def test_cmyk_file(tmp_path):
-    """No ink is white; full cyan takes the red away; full key is black."""
+    """No ink is white, full cyan has no red, full key is black."""
     inks = np.array([[[0, 0, 0, 0], [255, 0, 0, 0], [0, 0, 0, 255]]], dtype=np.uint8)
     path = save(tmp_path, Image.fromarray(inks, mode="CMYK"), "picture.tif")
     assert read_image(path, "RGB")[0].tolist() == [[255, 255, 255], [0, 255, 255], [0, 0, 0]]
@@ -122,12 +122,12 @@ def test_16_bits_keep_the_upper_8(tmp_path, name):
     ],
 )
 def test_32_bits(tmp_path, values, expected):
-    """Values up to 255 stay; larger ones are 16-bit values in a wider type."""
+    """Values up to 255 stay; larger values are 16-bit values in a wider type."""
     path = save(tmp_path, Image.fromarray(values), "picture.tif")
     assert read_image(path)[0, :, 0].tolist() == expected
 
 
-# What undoes each EXIF orientation, on (H, W, C) arrays: the file holds the inverse.
+# Inverse of each EXIF orientation, on (H, W, C) arrays, for the content of the file.
 ORIENTATIONS = {
     1: lambda p: p,
     2: lambda p: p[:, ::-1],
@@ -143,9 +143,9 @@ ORIENTATIONS = {
 @pytest.mark.parametrize("order", ["RGB", "BGR"])
 @pytest.mark.parametrize("orientation", ORIENTATIONS)
 def test_exif_orientation(tmp_path, orientation, order):
-    """The file's rows are turned; what is read stands upright, in either channel order.
+    """The file's rows are turned; the array is upright in either channel order.
 
-    6 says "turn by 90 degrees clockwise to display", so the file holds the picture turned
+    6 means "turn by 90 degrees clockwise to display", so the file holds the picture turned
     counter-clockwise; 8 is the reverse.
     """
     stored = np.ascontiguousarray(ORIENTATIONS[orientation](PICTURE))
@@ -184,7 +184,7 @@ def test_folder(tmp_path):
 @pytest.mark.parametrize("suffix", ["png", "jpg", "gif", "bmp", "tif", "webp"])
 @pytest.mark.parametrize("tenths", range(10))
 def test_truncated_file(tmp_path, suffix, tenths):
-    """Whatever part is left, the error names the file; nothing is silently filled with grey."""
+    """The error names the file, whatever its remaining length; missing pixels are not filled."""
     path = save(tmp_path, noise(), f"cut.{suffix}")
     whole = path.read_bytes()
     path.write_bytes(whole[: len(whole) * tenths // 10])
@@ -196,17 +196,17 @@ def test_truncated_file(tmp_path, suffix, tenths):
     "bytes_",
     [b"", b"not an image", b"\x89PNG\r\n\x1a\n" + b"\x00" * 50, b"\xff\xd8\xff\xe0junk", b"GIF89a"],
 )
-def test_no_image(tmp_path, bytes_):
+def test_file_that_is_not_an_image(tmp_path, bytes_):
     path = tmp_path / "junk.jpg"
     path.write_bytes(bytes_)
     with pytest.raises(DataError, match=r"junk\.jpg cannot be read"):
         read_image(path)
 
 
-@pytest.mark.filterwarnings("ignore")  # Pillow's, on the damage
+@pytest.mark.filterwarnings("ignore")  # Pillow warns about the damage
 @pytest.mark.parametrize("suffix", ["png", "jpg", "tif"])
 def test_damaged_bytes(tmp_path, monkeypatch, suffix):
-    """One byte in the middle changed: a picture or a DataError, nothing else."""
+    """A changed byte in the middle gives a picture or a DataError, but no other error."""
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10_000)
     buffer = io.BytesIO()
     noise().save(buffer, format={"jpg": "JPEG", "tif": "TIFF"}.get(suffix, "PNG"))
@@ -232,7 +232,7 @@ def test_absurdly_large_image(tmp_path, monkeypatch):
 
 
 def test_max_pixels(tmp_path, monkeypatch):
-    """The key may be below Pillow's limit; a user who has switched that off meets no limit."""
+    """The key may be below Pillow's limit; without Pillow's limit, the key has no effect."""
     path = save(tmp_path, noise(), "large.png")
     with pytest.raises(DataError, match=r"1,200 pixels, more than INPUT\.MAX_PIXELS 1,199"):
         read_image(path, max_pixels=1199)
@@ -247,7 +247,7 @@ def test_unknown_order(tmp_path, order):
         read_image(save(tmp_path, Image.fromarray(PICTURE)), order)
 
 
-def test_check_image_size_fills_in_what_is_missing():
+def test_check_image_size_fills_in_missing_sides():
     record = {"file_name": "a.png"}
     check_image_size(record, PICTURE)
     assert (record["height"], record["width"]) == (2, 3)

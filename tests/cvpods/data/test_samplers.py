@@ -1,4 +1,4 @@
-"""Samplers: who takes which images of a batch, and the order in which images come."""
+"""Samplers: the division of batches over processes, and the order of images."""
 
 import itertools
 from collections import Counter
@@ -16,7 +16,7 @@ from cvpods.data.samplers import (
 )
 from cvpods.utils.errors import ConfigError
 
-# -- how a batch is divided ------------------------------------------------------------------------
+# -- batch plans -----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -48,7 +48,7 @@ ALL = [
 
 
 def test_plans_divide_every_batch():
-    """Nobody idles, nothing is lost or done twice, and nobody does much more than another."""
+    """Every image is processed once, and the shares of the processes differ by at most one."""
     for combination in ALL:
         plan = BatchPlan.make(*combination)
         total, _, world_size = combination
@@ -69,7 +69,7 @@ def test_ranges_partition_the_batch():
 
 
 def test_no_pass_is_larger_than_a_device_takes():
-    """But for one image more, where one at a time and uneven shares would leave a pass empty."""
+    """A pass has one image more only if uneven shares would otherwise leave a pass empty."""
     for total, per_device, world_size in ALL:
         plan = BatchPlan.make(total, per_device, world_size)
         uneven = per_device == 1 and total % world_size > 0
@@ -77,7 +77,7 @@ def test_no_pass_is_larger_than_a_device_takes():
 
 
 def test_no_more_passes_than_needed():
-    """Where the processes share evenly: ceil(images of a process / images at once)."""
+    """With even shares, the number is ceil(images of a process / images at once)."""
     for total, per_device, world_size in ALL:
         if total % world_size == 0:
             steps = BatchPlan.make(total, per_device, world_size).steps
@@ -101,7 +101,7 @@ def test_batches_that_cannot_be_divided(total, per_device, world_size):
         ((16, 2, 1), ["16 images", "1 process", "at most 2 images", "over 8 passes"], "over 9"),
     ],
 )
-def test_plan_in_words(arguments, said, unsaid):
+def test_plan_description(arguments, said, unsaid):
     words = BatchPlan.make(*arguments).describe()
     assert all(part in words for part in said) and unsaid not in words
 
@@ -135,7 +135,7 @@ def test_epochs_and_seeds_differ():
 
 @pytest.mark.parametrize("positions", [range(200), reversed(range(200)), [199, 0, 120, 3, 3]])
 def test_order_depends_on_the_position_alone(positions):
-    """Whatever was read before."""
+    """The order does not depend on earlier reads."""
     expected = [TrainingStream(mixed_groups(), 4, 7)[p] for p in range(200)]
     stream = TrainingStream(mixed_groups(), 4, 7)
     assert all(stream[p] == expected[p] for p in positions)
@@ -144,7 +144,7 @@ def test_order_depends_on_the_position_alone(positions):
 @pytest.mark.parametrize("block", [1, 2, 3, 8])
 @pytest.mark.parametrize("sizes", [(20, 33), (8, 8), (1, 5), (0, 7), (2, 1)])
 def test_blocks_hold_one_group(sizes, block):
-    """And every image comes: once, or where its group is no multiple of the block, more often.
+    """Every image occurs: once, or more often if its group is not a multiple of the block.
 
     Groups of a and b images take ceil(a / block) + ceil(b / block) blocks.
     """
@@ -170,7 +170,7 @@ def test_blocks_of_the_groups_are_mixed():
 
 
 def test_padding_repeats_other_images_each_epoch():
-    """Of 5 images in blocks of 4, three come twice; not always the same three."""
+    """With 5 images in blocks of 4, three occur twice; the three vary."""
     stream = TrainingStream(np.zeros(5), 4, seed=0)
     repeated = {
         frozenset(i for i, n in Counter(epoch(stream, e)).items() if n == 2) for e in range(10)
@@ -180,18 +180,18 @@ def test_padding_repeats_other_images_each_epoch():
 
 
 def test_seeds_of_samples_are_unique():
-    """Over epochs and over the seeds of runs; they fit numpy's and torch's generators."""
+    """They differ between epochs and runs, and are valid seeds for numpy and torch."""
     keys = [TrainingStream(np.zeros(50), 1, seed)[p] for seed in range(4) for p in range(500)]
     assert len({key.seed for key in keys}) == len(keys)
     assert all(isinstance(key, SampleKey) and 0 <= key.seed < 2**32 for key in keys)
-    assert {type(value) for key in keys for value in key} == {int}
+    assert {type(value) for key in keys for value in (key.index, key.seed)} == {int}
 
 
 # -- over processes --------------------------------------------------------------------------------
 
 
 def batches(plan, rank=0, start_iter=0, iterations=5, seed=11, block=2):
-    """Samples of each iteration of one process."""
+    """Return the samples of each iteration of one process."""
     stream = TrainingStream(mixed_groups(), block, seed)
     batch_sampler = iter(TrainingBatchSampler(stream, plan, rank, start_iter))
     return [
@@ -201,7 +201,7 @@ def batches(plan, rank=0, start_iter=0, iterations=5, seed=11, block=2):
 
 
 def everywhere(total, per_device, world_size, **kwargs):
-    """Samples of each iteration of all processes, rank after rank."""
+    """Return the samples of each iteration of all processes, in the order of the ranks."""
     plan = BatchPlan.make(total, per_device, world_size)
     ranks = [batches(plan, rank, **kwargs) for rank in range(world_size)]
     return [list(itertools.chain(*parts)) for parts in zip(*ranks, strict=True)]
@@ -218,7 +218,7 @@ def test_an_iteration_is_the_same_on_any_number_of_processes(world_size, per_dev
 
 @pytest.mark.parametrize("world_size", [1, 2, 4])
 @pytest.mark.parametrize("start", [1, 3, 20])
-def test_going_on_is_the_same_as_not_having_stopped(world_size, start):
+def test_resuming_equals_not_having_stopped(world_size, start):
     """53 images in batches of 8: iteration 20 is in the third epoch."""
     whole = everywhere(8, 2, world_size, iterations=start + 4)
     assert everywhere(8, 2, world_size, start_iter=start, iterations=4) == whole[start:]
@@ -233,7 +233,7 @@ def test_no_image_is_lost_between_batches_and_epochs():
 
 
 def test_start_may_be_set_late():
-    """The runner knows where to resume only after the loader is built."""
+    """The runner sets the start after the loader is built."""
     plan = BatchPlan.make(8, 8, 1)
     sampler = TrainingBatchSampler(TrainingStream(mixed_groups(), 2, 11), plan)
     sampler.start_iter = 3
@@ -264,7 +264,7 @@ def test_registered_samplers(name, block):
 @pytest.mark.parametrize("size", [0, 1, 2, 7, 8, 9, 100, 4952])
 @pytest.mark.parametrize("world_size", [1, 2, 3, 7, 8])
 def test_shards_partition_the_test_set(size, world_size):
-    """In order, and of sizes that differ by one at most."""
+    """Shards are in order, and their sizes differ by one at most."""
     shards = [InferenceSampler(size, rank, world_size) for rank in range(world_size)]
     assert [i for shard in shards for i in shard] == list(range(size))
     lengths = [len(shard) for shard in shards]
@@ -272,6 +272,6 @@ def test_shards_partition_the_test_set(size, world_size):
     assert max(lengths) - min(lengths) <= 1
 
 
-def test_test_order_can_be_read_twice():
+def test_test_order_can_be_iterated_twice():
     sampler = InferenceSampler(5, 1, 2)
     assert list(sampler) == list(sampler) != []

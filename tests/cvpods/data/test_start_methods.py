@@ -1,4 +1,4 @@
-"""Loaders' workers started by fork, forkserver (Python 3.14) and spawn (macOS, Windows)."""
+"""Loaders with workers started by fork, forkserver (Python 3.14) and spawn (macOS, Windows)."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from tests.conftest import command_environment
 
 METHODS = multiprocessing.get_all_start_methods()
 
-# -- what can be sent ------------------------------------------------------------------------------
+# -- objects that can be sent ----------------------------------------------------------------------
 
 
 class Holder:
@@ -71,12 +71,12 @@ def closure(number: int):
 def test_the_innermost_object_is_named(make, name, path):
     found = find_unsendable(make(), "dataset")
     assert found is not None and found[1].startswith("dataset" + path.partition("._lam")[0])
-    message = loader._describe(*found)
+    message = loader._describe_unsendable(*found)
     assert re.search(name, message), message
     assert "NUM_WORKERS 0" in message and "dataset" in message
 
 
-def test_circles_and_what_can_be_sent():
+def test_circles_and_sendable_objects():
     circle = Holder(f=lambda: 0)
     circle.itself = circle
     assert find_unsendable(circle, "dataset")[1] == "dataset.f"
@@ -121,7 +121,7 @@ def test_configs_can_be_sent(experiment):
 
 
 def shielded(pipe) -> None:
-    threading.Thread(target=time.sleep, args=(60,), daemon=True).start()  # as a library's
+    threading.Thread(target=time.sleep, args=(60,), daemon=True).start()  # as by a library
     shield_worker()
     pipe.send("ready")
     time.sleep(60)
@@ -136,9 +136,9 @@ def test_a_worker_obeys_the_process_that_made_it(method):
     context = multiprocessing.get_context(method)
     mine, theirs = context.Pipe()
     worker = context.Process(target=shielded, args=(theirs,), daemon=True)
-    with loader._stop_signals_held(
+    with loader._stop_signals_blocked(
         method
-    ):  # as Loader does; libraries' threads start with the worker
+    ):  # as Loader does; a library's threads start with the worker
         worker.start()
     try:
         assert mine.poll(60) and mine.recv() == "ready"
@@ -154,11 +154,11 @@ def test_a_worker_obeys_the_process_that_made_it(method):
 
 @pytest.mark.skipif(not hasattr(signal, "pthread_sigmask"), reason="not on Windows")
 def test_signals_wait_until_workers_are_started():
-    """The main thread gets afterwards what came while the signals were held."""
+    """The main thread receives the blocked signals afterwards."""
     got = []
     before = signal.signal(signal.SIGTERM, lambda number, frame: got.append(number))
     try:
-        with loader._stop_signals_held("fork"):
+        with loader._stop_signals_blocked("fork"):
             signal.pthread_kill(threading.main_thread().ident, signal.SIGTERM)
             assert got == []
         assert got == [signal.SIGTERM]
@@ -178,7 +178,7 @@ if __name__ == "__main__":
     pods_train(sys.argv[2:])
 """
 
-# Classes of the experiment's own; a data set that needs what net.py registers.
+# Classes of the experiment; the data set needs the names that net.py registers.
 _OWN = """
 from loguru import logger
 
@@ -241,7 +241,7 @@ def train(method: str, experiment: Path, shapes_root: Path, *words: str):
 
 @pytest.mark.slow
 def test_a_training_of_two_iterations_and_its_evaluation(experiment, shapes_root):
-    """Each way of starting workers ends with the same weights, to the bit, and the same log."""
+    """Each start method ends with bit-identical weights and the same log."""
     append(experiment / "config.py", _OWN)
     append(experiment / "net.py", _NET)
     words = ["SOLVER.LR_SCHEDULER.MAX_ITER", "2", "DATALOADER.NUM_WORKERS", "1"]
@@ -272,10 +272,10 @@ config.INPUT.AUG.TRAIN_PIPELINES = [("Torch_Invert", v2.Lambda(lambda sample: sa
     assert done.returncode == 1 and "Traceback" not in done.stderr
     line = (experiment / "config.py").read_text().splitlines().index(own.splitlines()[-1]) + 1
     assert f"The function <lambda> of config.py, line {line}, cannot be sent" in done.stderr
-    assert f"which {method} starts here" in done.stderr and "NUM_WORKERS 0" in done.stderr
+    assert f"which are started by {method}" in done.stderr and "NUM_WORKERS 0" in done.stderr
 
 
-def test_a_loader_names_what_it_cannot_send(monkeypatch):
+def test_a_loader_names_the_object_that_it_cannot_send(monkeypatch):
     made = loader.Loader([lambda: 0], num_workers=1)
     monkeypatch.setattr(torch.utils.data.DataLoader, "__iter__", refuse)
     with pytest.raises(ConfigError, match=r"<lambda> of test_start_methods.py.*it is dataset\[0\]"):
@@ -292,7 +292,7 @@ def refuse(self):
 @pytest.mark.skipif(not hasattr(signal, "sigwaitinfo"), reason="not on macOS and Windows")
 @pytest.mark.parametrize("method", [m for m in METHODS if m != "fork"])
 def test_a_signal_to_all_processes(method, experiment, shapes_root):
-    """The fork server and the workers get SIGTERM too; the run saves and stops all the same."""
+    """The fork server and the workers get SIGTERM too; the run still saves and stops."""
     (experiment / "run.py").write_text(_RUN)
     words = "TEST.EVAL_PERIOD -1 DATALOADER.NUM_WORKERS 1 SOLVER.LR_SCHEDULER.MAX_ITER 400"
     process = subprocess.Popen(
@@ -348,7 +348,7 @@ if __name__ == "__main__":
 @pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS)
 def test_predictor_in_another_process(experiment, shapes_root, tmp_path, method):
-    """Made there, or sent there: the detections are those of this process."""
+    """A Predictor made or received in another process has the same detections as here."""
     config, build_model = load_experiment(experiment)
     torch.manual_seed(0)
     torch.save({"model": build_model(config).state_dict()}, tmp_path / "x.pth")

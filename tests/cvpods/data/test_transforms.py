@@ -1,4 +1,4 @@
-"""Transforms: sizes, flips, crops, padding, colours, lists, and torchvision's own."""
+"""Transforms: sizes, flips, crops, padding, colours, lists, and torchvision's transforms."""
 
 import copy
 import itertools
@@ -102,13 +102,13 @@ def shape_for(gen, height, width):
     ],
 )
 def test_resize_to_fit(size, expected):
-    """The largest size inside 800 x 1344 with the same ratio of sides."""
+    """Expect the largest size inside 800 x 1344 with the same aspect ratio."""
     (gen,) = build_transform_gens([("ResizeToFit", {"shape": [800, 1344]})])
     transform = gen.get_transform(np.zeros((*size, 3), dtype=np.uint8))
     assert (transform.new_h, transform.new_w) == expected
 
 
-# -- what every transform promises -----------------------------------------------------------------
+# -- properties of every transform -----------------------------------------------------------------
 
 
 def test_every_transform_has_a_step():
@@ -135,7 +135,7 @@ def test_annotations_may_be_left_out(name):
 
 @pytest.mark.parametrize("name", STEPS)
 def test_seeds_decide(name):
-    """The same seed gives the same result; over 20 seeds, a random transform gives several."""
+    """Equal seeds give equal results; over 20 seeds, a random transform gives several."""
     results = []
     for seed in [*range(20), *range(20)]:
         seed_all(seed)
@@ -182,7 +182,7 @@ def test_boxes_in_other_modes_mean_the_same(name):
 
 @pytest.mark.parametrize("name", STEPS)
 def test_memory_suits_torch(name):
-    """What comes out goes into the next transform, and into torch.from_numpy."""
+    """The next transform and torch.from_numpy accept the result."""
     for seed in range(5):
         seed_all(seed)
         image, _ = build(name)(noise(), [annotation()])
@@ -214,14 +214,14 @@ GEOMETRY = {
 
 
 def bounds(image):
-    """Corners of the bright part."""
+    """Return the corners of the bright part."""
     ys, xs = np.nonzero(image[..., 1] > 127)
     return [xs.min(), ys.min(), xs.max() + 1, ys.max() + 1]
 
 
 @pytest.mark.parametrize("name", GEOMETRY)
 def test_box_still_bounds_its_object(name):
-    """A green rectangle on black, 60 x 80; within 1.5 pixels, for blurred edges."""
+    """Compare within 1.5 pixels, for blurred edges; a green rectangle on black, 60 x 80."""
     gen, kept = GEOMETRY[name](), 0
     for seed in range(25):
         seed_all(seed)
@@ -291,7 +291,7 @@ def test_shortest_edge_never_exceeds_max_size(seed):
 
 @pytest.mark.parametrize("cls", [ResizeShortestEdge, ResizeLongestEdge])
 @pytest.mark.parametrize("style", ["range", "choice"])
-def test_zero_leaves_the_image_as_it_is(cls, style):
+def test_zero_does_not_change_the_image(cls, style):
     image, annotations = cls(0, sample_style=style)(noise(), [annotation()])
     np.testing.assert_array_equal(image, noise())
     assert annotations[0]["bbox"] == [4, 6, 20, 16]
@@ -307,7 +307,7 @@ def test_resize_is_pils_bilinear(size):
 
 
 def test_resize_scales_boxes():
-    """24 x 32 -> 36 x 96: x by 3, y by 1.5; no whole number is lost."""
+    """24 x 32 -> 36 x 96: x by 3, y by 1.5, in exact numbers."""
     _, annotations = Resize((36, 96))(noise(24, 32), [annotation((1, 3, 5, 7))])
     assert annotations[0]["bbox"] == [3.0, 4.5, 15.0, 10.5]
 
@@ -336,7 +336,7 @@ def test_flips_by_hand():
 
 
 @pytest.mark.parametrize("flip", [HFlipTransform(32), VFlipTransform(24)])
-def test_two_flips_are_none(flip):
+def test_two_flips_are_the_identity(flip):
     image, annotations = ComposeTransform([flip, flip])(noise(), [annotation()])
     np.testing.assert_array_equal(image, noise())
     assert annotations[0]["bbox"] == [4, 6, 20, 16]
@@ -401,7 +401,7 @@ def test_crop_sizes(crop_type, size, expected):
 
 
 def test_crop_range():
-    """Between a half and all of 24 x 32; each side by itself."""
+    """Each side is between a half and all of 24 x 32, independently."""
     np.random.seed(0)
     shapes = [shape_for(RandomCrop("relative_range", (0.5, 0.5)), 24, 32) for _ in range(200)]
     heights, widths = zip(*shapes, strict=True)
@@ -410,7 +410,7 @@ def test_crop_range():
     assert len({h / 24 - w / 32 for h, w in shapes}) > 50
 
 
-def test_crops_lie_everywhere():
+def test_crops_take_every_position():
     """An 8-wide window in 10 pixels starts at 0, 1 or 2."""
     np.random.seed(0)
     image = np.broadcast_to(np.arange(10, dtype=np.uint8)[None, :, None], (4, 10, 3))
@@ -429,7 +429,7 @@ def test_crop_by_hand():
 @pytest.mark.parametrize("box", [(10, 8, 14, 12), (11, 8, 14, 11), (0, 0, 2, 2), (30, 22, 32, 24)])
 @pytest.mark.parametrize("crop_type, size", [("absolute", (6, 5)), ("relative", (0.3, 0.3))])
 def test_strict_crop_keeps_the_object(box, crop_type, size):
-    """The window is drawn around an object's centre, so that object stays, wherever it lies."""
+    """The window contains the centre of a drawn object, so that object is kept."""
     gen = RandomCrop(crop_type, size)
     for seed in range(100):
         np.random.seed(seed)
@@ -444,8 +444,8 @@ def test_crop_that_is_not_strict_may_lose_the_object():
     assert counts == {0, 1}
 
 
-def test_overlap_crop_makes_windows_no_smaller_than_asked():
-    """At least 0.5 of each side, up to a pixel; the whole image is among the choices."""
+def test_overlap_crop_has_a_minimum_window():
+    """Each side is at least 0.5, up to a pixel; the full image is among the choices."""
     gen, shapes = MinIoURandomCrop(min_crop_size=0.5), set()
     for seed in range(60):
         seed_all(seed)
@@ -460,7 +460,7 @@ def test_overlap_crop_makes_windows_no_smaller_than_asked():
 
 
 def test_pad():
-    """Right and bottom only: boxes stay."""
+    """Padding is at the right and bottom only, so boxes stay."""
     image, annotations = Pad((30, 40), value=9)(noise(), [annotation()])
     np.testing.assert_array_equal(image[:24, :32], noise())
     assert image.shape == (30, 40, 3)
@@ -474,7 +474,7 @@ def test_pad_never_cuts(size, expected):
 
 
 def test_expand():
-    """Four times as large both ways: 96 x 128, of it 24 x 32 the image, the rest the mean."""
+    """Four times as high and wide: 96 x 128, with 24 x 32 of the image and the mean elsewhere."""
     seed_all(0)
     image, (result,) = Expand((4, 4), mean=(10, 20, 30), prob=1.0)(noise(), [annotation()])
     assert image.shape == (96, 128, 3)
@@ -508,7 +508,7 @@ def test_brightness_by_hand():
 
 
 def test_contrast_by_hand():
-    """Mean 100: half-way 0 -> 50 and 200 -> 150; with 2, 0 -> -100 and 200 -> 300 are clipped."""
+    """Mean 100: weight 0.5 gives 0 -> 50, 200 -> 150; weight 2 gives -100 and 300, clipped."""
     image = np.array([[[0, 0, 0], [200, 200, 200]]], dtype=np.uint8)
     assert only_weight(RandomContrast, 0.5)(image)[0][0, :, 0].tolist() == [50, 150]
     assert only_weight(RandomContrast, 2.0)(image)[0][0, :, 0].tolist() == [0, 255]
@@ -534,7 +534,7 @@ def test_weight_one_and_probability_zero_change_nothing(cls):
 
 @pytest.mark.parametrize("name", [*UNCHANGED_SIZE, "RandomDistortion"])
 def test_colours_are_the_same_in_either_order(name):
-    """The same picture, handed in as BGR or as RGB, gives the same picture."""
+    """A picture given as BGR or as RGB gives the same picture."""
     changed = 0
     for seed in range(10):
         results = []
@@ -547,7 +547,7 @@ def test_colours_are_the_same_in_either_order(name):
     assert changed >= 8
 
 
-def test_nested_transforms_learn_the_order_too():
+def test_nested_transforms_get_the_order_too():
     step = ("OrderList", {"transforms": [("RandomSaturation", STEPS["RandomSaturation"])]})
     for order in ("RGB", "BGR"):
         (outer,) = build_transform_gens([step], order)
@@ -571,7 +571,7 @@ def test_swapped_channels():
 
 
 class Tag(Transform):
-    """Notes that it ran."""
+    """Transform that records its calls."""
 
     def __init__(self, name, ran):
         self.name, self.ran = name, ran
@@ -582,7 +582,7 @@ class Tag(Transform):
 
 
 def runs(cls, names="abc", times=60, **kwargs):
-    """What a list of tags runs, call by call."""
+    """Return the tags that a list runs, call by call."""
     np.random.seed(0)
     ran, results = [], []
     gen = cls([Tag(name, ran) for name in names], **kwargs)
@@ -629,7 +629,7 @@ def test_torch_transform():
 
 @pytest.mark.parametrize("then", [v2.Identity(), v2.SanitizeBoundingBoxes()])
 def test_torch_transform_that_removes_boxes(then):
-    """The left half of 24 x 32: of boxes at x 2..6, 20..30 and 10..24 one is outside."""
+    """Crop the left half of 24 x 32: the box at x 20..30 is outside, 2..6 and 10..24 are not."""
 
     class LeftHalf(v2.Transform):
         def transform(self, inpt, params):
@@ -647,8 +647,8 @@ def test_torch_transform_that_removes_boxes(then):
     ]
 
 
-def test_torch_transform_keeps_a_box_that_hangs_over():
-    """Annotations may reach past the border by a fraction; the object does not vanish for it."""
+def test_torch_transform_keeps_a_box_beyond_the_border():
+    """An annotation may extend beyond the border by a fraction; its object is kept."""
     box = annotation((28, 6, 32.5, 16))
     _, (result,) = TorchTransformGen(v2.ColorJitter(brightness=0.1))(noise(), [box])
     np.testing.assert_allclose(result["bbox"], [28, 6, 32, 16], atol=0.5)
@@ -748,7 +748,7 @@ def test_output_size_is_that_of_the_image(steps, expected):
 
 
 def test_output_size_of_lists():
-    """Those of random order may end in several sizes."""
+    """Lists of random order may have several sizes."""
     resize, pad = Resize((8, 8)), Pad((10, 10))
     assert output_size([OrderList([resize, pad])], 40, 60) == (10, 10)
     assert output_size([ShuffleList([resize, pad])], 40, 60) is None
@@ -757,7 +757,7 @@ def test_output_size_of_lists():
 
 
 def test_one_size_draws_no_random_number():
-    """Predictors resize in several threads; nothing that they share may change."""
+    """Predictors resize in several threads, so shared generators must not change."""
     np.random.seed(7)
     before = np.random.get_state()[1:3]
     for style in ("choice", "range"):

@@ -66,12 +66,12 @@ def test_scaling(tmp_path, values, level, expected):
             "up to 4095 and is scaled as if 65535 were white",
         ),
         (np.array([[0, 9]], np.int32), ""),
-        (np.array([[-9, 255]], np.int32), "values from -9 to 255; those below 0 become black"),
+        (np.array([[-9, 255]], np.int32), "values from -9 to 255; values below 0 become black"),
         (np.array([[0, 65535]], np.uint16), ""),
         (np.array([[0, 1]], np.float32), ""),
     ],
 )
-def test_a_guess_is_said_once(tmp_path, log, values, said):
+def test_a_guess_is_logged_once(tmp_path, log, values, said):
     path = save(tmp_path, values)
     for _ in range(3):
         read_image(path)
@@ -79,7 +79,7 @@ def test_a_guess_is_said_once(tmp_path, log, values, said):
 
 
 def test_level_of_a_sample_of_files(tmp_path):
-    """The highest value of any of them; files of 8 bits and unreadable ones say nothing."""
+    """The highest value of all files decides; files of 8 bits and unreadable ones are ignored."""
     eight = save(tmp_path, np.full((4, 4, 3), 200, np.uint8), "eight.png")
     (tmp_path / "broken.png").write_bytes(b"no image")
     dark = save(tmp_path, np.full((4, 4), 300, np.uint16), "dark.png")
@@ -101,7 +101,7 @@ def test_other_values_of_the_key_are_refused(value):
 
 
 def write_dataset(folder, name, highest):
-    """Two images of 16 bits: dark, and up to `highest`."""
+    """Write two images of 16 bits: a dark one, and one with values up to `highest`."""
     folder.mkdir()
     for i, value in enumerate((highest // 8, highest)):
         save(folder, np.full((8, 8), value, np.uint16), f"{i}.png")
@@ -113,7 +113,7 @@ def write_dataset(folder, name, highest):
 
 
 def test_one_level_for_a_data_set(tmp_path):
-    """A dark image stays dark: it is not scaled by its own maximum."""
+    """Dark images stay dark, because they are not scaled by their own maximum."""
     write_dataset(tmp_path / "a", "deep", 4095)
     dataset = COCODataset(BaseConfig(), "deep")
     assert dataset.white_level == 4095
@@ -131,11 +131,11 @@ def test_one_level_for_joined_data_sets(tmp_path):
     assert [int(joined[i]["image"].max()) for i in (1, 3)] == [63, 255]
 
 
-# -- training and what comes after it --------------------------------------------------------------
+# -- training and later use ------------------------------------------------------------------------
 
 
 def test_the_training_data_settle_the_key(tmp_path):
-    """A number in the config is used for the data set too."""
+    """If the config has a number, the data set uses it."""
     write_dataset(tmp_path / "a", "deep", 4095)
     cfg = BaseConfig()
     joined = build_dataset(cfg, ["deep"])
@@ -164,7 +164,7 @@ def test_weights_settle_the_key_or_are_refused(log):
 
 @pytest.mark.slow
 def test_a_checkpoint_keeps_the_level(experiment, run_command, tmp_path):
-    """12 bits: trained, tested on darker images and exported: one level throughout."""
+    """Train on 12 bits, test on darker images, and export: the level stays the same."""
     for name, highest in (("deep", 4000), ("dark", 900)):
         write_dataset(tmp_path / name, name, highest)
     register = "".join(

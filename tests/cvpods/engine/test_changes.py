@@ -49,7 +49,7 @@ OTHER = {
     "DATASETS.PROPOSAL_FILES_TRAIN": ("a",),
     "DATASETS.PROPOSAL_FILES_TEST": ("a",),
 }
-# Keys that change other ones and are gone then: what the log says instead.
+# Keys that are replaced by other ones when they are resolved: the key that the log names.
 THROUGH = {
     "SOLVER.LR_SCHEDULER.MAX_EPOCH": "SOLVER.LR_SCHEDULER.MAX_ITER",
 }
@@ -65,7 +65,7 @@ def log():
 
 @pytest.fixture(scope="module")
 def four_done(tmp_path_factory):
-    """A run of 6 iterations that was stopped after 4."""
+    """Make the folder of a run of 6 iterations that was stopped after 4."""
     folder = tmp_path_factory.mktemp("first")
     runs.run(folder)
     for name in ("model_final.pth", "model_iter_0000002.pth"):
@@ -76,7 +76,7 @@ def four_done(tmp_path_factory):
 
 @pytest.fixture
 def stopped(four_done, tmp_path):
-    """A copy of it."""
+    """Copy the folder of that run."""
     folder = tmp_path / "run"
     folder.mkdir()
     for path in four_done.iterdir():
@@ -86,7 +86,7 @@ def stopped(four_done, tmp_path):
 
 
 def another(key):
-    """A value of a key that it does not have in failing_runs.run()."""
+    """Return a value of a key that differs from the one in failing_runs.run()."""
     if key in OTHER:
         return OTHER[key]
     default = leaves(BaseConfig())[key]
@@ -180,7 +180,7 @@ def test_the_average_is_switched_on(tmp_path, log):
 @pytest.mark.parametrize("end", [4, 3])
 @pytest.mark.parametrize("has_final", [False, True])
 def test_fewer_iterations_than_are_done(end, has_final, stopped, log):
-    """It says so, writes model_final of the 4 iterations unless it is there, and evaluates."""
+    """The log says so; model_final is written if it is missing, and evaluated."""
     if has_final:
         (stopped / "model_iter_0000004.pth").rename(stopped / "model_final.pth")
     stamp = has_final and (stopped / "model_final.pth").stat().st_mtime_ns
@@ -202,7 +202,7 @@ def test_another_optimiser_is_refused(stopped):
 
 
 def test_a_schedule_of_ones_own(tmp_path):
-    """It continues as it was; with a changed key it is refused, with the two ways on."""
+    """It continues unchanged; a changed key is refused, and the error names two ways out."""
 
     def build(cfg, optimizer):
         return torch.optim.lr_scheduler.OneCycleLR(

@@ -81,7 +81,7 @@ def test_mapped_model():
 
 
 def write_dataset(folder, name, classes):
-    """One image with a box of each class, whose width is its place in the alphabet."""
+    """Write one image with a box of each class, whose width is its place in the alphabet."""
     folder.mkdir()
     boxes = [
         {"image_id": 1, "category_id": i, "bbox": [0, 0, 1 + sorted(classes).index(c), 9]}
@@ -161,7 +161,7 @@ def write_val(shapes_root: Path, path: Path, names: dict[str, str] | None = None
 
 @pytest.fixture
 def other_order(experiment, shapes_root):
-    """The experiment, which also knows the data sets "reordered" and "renamed"."""
+    """Give the experiment the data sets "reordered" and "renamed"."""
     images = shapes_root / "shapes/val"
     lines = ["from cvpods.data import register_coco_instances"]
     for name, names in (("reordered", {}), ("renamed", {"disc": "Disc"})):

@@ -1,4 +1,4 @@
-"""Bad numbers, too little memory, damaged images: by hand, with the model of one number."""
+"""Bad numbers, too little memory and damaged images, by hand, with a model of one number."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from tests.cvpods.engine.test_runner import Line, LineRunner, Loader, make_confi
 
 
 def runner_of(tmp_path, batches, model=None, **config):
-    """A runner over `batches`, two of two images to a step, with MAX_ITER from their number."""
+    """Return a runner over `batches`, two of two images per step; MAX_ITER is their number."""
     cfg = make_config(tmp_path)
     cfg.SOLVER.LR_SCHEDULER.MAX_ITER = len(batches) // 2
     cfg.merge(config)
@@ -195,7 +195,7 @@ def test_overflow_is_told_apart(tmp_path):
 
 
 class Hungry(Line):
-    """Has memory for so many images at once."""
+    """Has memory for `room` images at once."""
 
     def __init__(self, room):
         super().__init__()
@@ -252,7 +252,7 @@ def test_auto_batch_halves_and_accumulates(tmp_path):
     assert runner.bare_model.w.item() == pytest.approx(1.5)
     assert runner.plan == BatchPlan.make(4, 1, 1)
     assert json.loads((tmp_path / "auto_batch.json").read_text()) == {"images_at_once": 1}
-    # A run that goes on starts with what was found.
+    # A resumed run starts with that number.
     assert Stream(cfg, lambda cfg: Hungry(1)).plan.steps == 4
 
 
@@ -307,7 +307,7 @@ def test_describe_batch_without_boxes():
 
 
 def test_corrupt_images_are_counted_once():
-    """Of 1,000 images 1 % may be corrupt: the 11th ends the run."""
+    """With 1,000 images, 1 % of which may be corrupt, the 11th corrupt one ends the run."""
     corrupt = CorruptImages(1000, 0.01)
     corrupt.note([[{"unusable": {"a.jpg": "bad"}}, {}], [{"unusable": {"a.jpg": "bad"}}]])
     found = corrupt.take_new()
@@ -341,7 +341,7 @@ def test_a_signal_is_remembered():
 
 @pytest.fixture
 def default_hangup():
-    """SIGHUP as a program has it that was not started by nohup."""
+    """Handle SIGHUP like a program that was not started by nohup."""
     before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
     yield
     signal.signal(signal.SIGHUP, before)
@@ -424,7 +424,7 @@ def test_a_run_without_a_checkpoint_is_moved_aside(name, tmp_path):
 
 
 def test_metrics_of_repeated_iterations_give_way(tmp_path):
-    """Lines 0 .. 3 and half a line; the run goes on from 2: 0 and 1 stay, 2 is new."""
+    """Lines 0 .. 3 and half a line; the run resumes from 2: 0 and 1 stay, 2 is new."""
     path = tmp_path / "metrics.json"
     path.write_text("".join(f'{{"iteration": {i}, "lr": 1.0}}\n' for i in range(4)) + '{"iter')
     from cvpods.engine.writers import JSONWriter
@@ -441,7 +441,7 @@ def test_metrics_of_repeated_iterations_give_way(tmp_path):
 
 
 def test_gradients_whose_norm_overflows_are_finite(tmp_path):
-    """1e30 in float32: its square is infinite, it is not; clipped to 1, w = 2 - .1."""
+    """1e30 is finite in float32, and its square is not; clipped to 1, w = 2 - .1."""
     clip = {"ENABLED": True, "CLIP_TYPE": "value", "CLIP_VALUE": 1.0}
     runner = runner_of(tmp_path, [[1e30, 1e30], [1e30, 1e30]], SOLVER={"CLIP_GRADIENTS": clip})
     runner.train()
@@ -472,7 +472,7 @@ def test_another_optimiser_is_refused(tmp_path):
 
 
 def test_fp16_gradients_that_never_fit(tmp_path):
-    """Infinite gradients at a loss scale of 1 are no overflow: they are dumped, and stop."""
+    """Infinite gradients at a loss scale of 1 are not an overflow: the run dumps them and stops."""
     fp16 = {"TRAINER": {"AMP": {"ENABLED": True, "DTYPE": "fp16"}}}
     runner = runner_of(tmp_path, GOOD * 40, Root(), **fp16)
     with pytest.raises(FloatingPointError, match="gradient became infinite.*pods_debug replay"):

@@ -7,8 +7,9 @@ import torch
 import torch.distributed as dist
 
 from cvpods.configs import BaseDetectionConfig
-from cvpods.engine.launch import WorkersFailed, _status, launch
+from cvpods.engine.launch import WorkersFailed, launch
 from cvpods.engine.scaling import plan_batches, resolve_epochs
+from cvpods.engine.worker import exit_status
 from cvpods.utils import comm
 from cvpods.utils.errors import ConfigError
 
@@ -71,20 +72,23 @@ def test_an_exit_of_one_process_ends_the_others(end):
     ],
 )
 def test_statuses_of_processes(end, status, said, capsys):
-    assert _status(end) == status and said in capsys.readouterr().err
+    assert exit_status(end) == status and said in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
     "arguments, message",
     [
         ({"num_machines": 2}, "--dist-url"),
-        ({"num_machines": 2, "machine_rank": 2, "dist_url": "tcp://a:1"}, "--machine-rank 2"),
+        (
+            {"num_machines": 2, "machine_rank": 2, "dist_url": "tcp://a:1"},
+            r"--machine-rank must be in \[0, 2\); got 2",
+        ),
         ({"num_machines": 2, "dist_url": "nonsense"}, "tcp://host:port"),
         ({"num_machines": 2, "dist_url": "tcp://a:1/b"}, "tcp://host:port"),
         ({"num_machines": 2, "dist_url": "tcp://a:65536"}, r"\[1, 65535\]; got 65536"),
         ({"max_restarts": 1, "dist_url": "tcp://a:0"}, r"\[1, 65535\]; got 0"),
         ({"num_machines": 0}, "--num-machines must be at least 1"),
-        ({"max_restarts": -1}, "--max-restarts -1"),
+        ({"max_restarts": -1}, "--max-restarts must be at least 0; got -1"),
         ({"wait_minutes": 0.0}, "--wait-minutes must be a number above 0"),
         ({"wait_minutes": float("nan")}, "--wait-minutes must be a number above 0"),
         ({"num_processes": 0}, "--num-processes must be at least 1"),
@@ -97,7 +101,7 @@ def test_bad_arguments(arguments, message):
 
 @pytest.fixture
 def gpus(monkeypatch):
-    """Pretend that torch finds so many GPUs."""
+    """Return a function that makes torch find a number of GPUs."""
 
     def pretend(count: int) -> None:
         monkeypatch.setattr(torch.cuda, "is_available", lambda: count > 0)
@@ -125,7 +129,7 @@ def test_gpus_that_are_not_there(gpus, found, asked, message):
     [(0, {}), (0, {"num_gpus_per_machine": 0}), (2, {"num_gpus_per_machine": 0})],
 )
 def test_one_process_on_the_cpu(gpus, found, asked):
-    """Also where GPUs are: gloo, which no GPU is needed for, and no GPU is touched."""
+    """The backend is gloo, which needs no GPU, even on a machine with GPUs."""
     gpus(found)
     assert launch(backend, **asked) == "gloo"
 

@@ -1,4 +1,4 @@
-"""Launchers that meet, and each way in which they do not; all on this machine."""
+"""Launchers that meet, and each way in which they fail to; all on this machine."""
 
 from __future__ import annotations
 
@@ -36,14 +36,14 @@ def port() -> int:
 
 @pytest.fixture
 def busy_port():
-    """A port on which a program accepts connections and says nothing."""
+    """Listen on a port as a program that accepts connections and sends nothing."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         yield listener.getsockname()[1]
 
 
 @pytest.fixture
 def said(monkeypatch) -> list[str]:
-    """The messages that are logged."""
+    """Collect the messages that are logged."""
     lines: list[str] = []
     monkeypatch.setattr(machines.logger, "info", lines.append)
     return lines
@@ -62,7 +62,7 @@ def in_thread(place: Place, rank: int, results: dict) -> threading.Thread:
 
 
 def test_three_machines_meet(port, said):
-    """Machine 0 says at once for whom it waits, and again when one has come."""
+    """Machine 0 logs the missing machines at once, and again when one has come."""
     place, results = Place("localhost", port, 3, 1), {}
     threads = [in_thread(place, rank, results) for rank in (0, 1)]
     while len(said) < 3:
@@ -78,7 +78,7 @@ def test_three_machines_meet(port, said):
 
 
 def test_a_machine_that_does_not_come(port, said):
-    with pytest.raises(MeetingFailed, match=r"Machine 1 of 2 did not come to localhost:\d+ within"):
+    with pytest.raises(MeetingFailed, match=r"Machine 1 of 2 did not reach localhost:\d+ within"):
         meet(Place("localhost", port, 2, SOON), 0)
     assert f"Waiting for machine 1 of 2 at localhost:{port}" in said[0]
 
@@ -131,7 +131,7 @@ def test_another_number_of_machines(port, said):
     with pytest.raises(MeetingFailed, match="--num-machines is 2 here and 3 on machine 0"):
         meet(Place("localhost", port, 2, 0.2), 1)
     thread.join(20)
-    assert results[0].startswith("Machines 1, 2 of 3 did not come")
+    assert results[0].startswith("Machines 1, 2 of 3 did not reach")
 
 
 def test_addresses_of_ipv6():
@@ -162,7 +162,7 @@ _WORK = """
 import sys, time
 import torch
 from cvpods.engine.launch import launch
-from cvpods.tools.common import reporting_errors
+from cvpods.tools.errors import reporting_errors
 from cvpods.utils import comm
 
 def work():

@@ -23,7 +23,7 @@ def lines_of(path):
 
 
 def points_of(folder, name):
-    """(iteration, value) of a curve, as TensorBoard shows it."""
+    """Return the (iteration, value) of a curve, as TensorBoard shows it."""
     events = EventAccumulator(str(folder)).Reload()
     return [(event.step, event.value) for event in events.Scalars(name)]
 
@@ -136,11 +136,11 @@ def test_hints():
             storage.put_scalar("rough_loss", value, smoothing_hint=False)
             storage.step()
     assert storage.names() == ["a", "b", "count", "loss", "rough_loss", "smooth"]
-    values = {name: storage.shown(name, 2) for name in storage.names()}
+    values = {name: storage.display_value(name, 2) for name in storage.names()}
     assert values == {"a": 3, "b": 3, "count": 3, "loss": 4, "rough_loss": 3, "smooth": 4}
     again = EventStorage(3)
     again.restore(storage.windows(), storage.hints())
-    assert {name: again.shown(name, 2) for name in again.names()} == values
+    assert {name: again.display_value(name, 2) for name in again.names()} == values
 
 
 def test_the_log_line_has_every_scalar_but_results():

@@ -95,6 +95,48 @@ def test_non_finite_loss_stops_before_the_step(tmp_path):
     assert runner.bare_model.w.item() == 2.0
 
 
+def test_a_model_in_evaluation_mode_is_refused(tmp_path):
+    runner = LineRunner(make_config(tmp_path), lambda cfg: Line())
+    runner.model.eval()
+    with pytest.raises(RuntimeError, match=r"must be in training mode.*Call train\(\) again"):
+        runner.train()
+    assert runner.bare_model.w.item() == 2.0
+
+
+def test_a_run_is_not_saved_while_its_state_changes(tmp_path):
+    """A hook with part_of_step runs before the state is complete."""
+    runner = LineRunner(make_config(tmp_path), lambda cfg: Line())
+
+    class Early(HookBase):
+        part_of_step = True
+
+        def after_step(self):
+            runner.save("early")
+
+    runner.register_hooks([Early()])
+    with pytest.raises(RuntimeError, match="cannot be saved while its state changes"):
+        runner.train()
+    assert not (tmp_path / "early.pth").exists()
+
+
+def test_callbacks_of_a_hook():
+    """Each function replaces the method of its name and gets the runner."""
+    calls = []
+
+    class Runner(RunnerBase):
+        def run_step(self):
+            pass
+
+    runner = Runner()
+    hook = hooks_module.CallbackHook(
+        before_step=lambda runner: calls.append(runner.iter),
+        after_train=lambda runner: calls.append(runner),
+    )
+    runner.register_hooks([hook])
+    runner.train(0, 2)
+    assert calls == [0, 1, runner]
+
+
 def test_clipping_by_value(tmp_path):
     """Gradient 2.5 clipped to 1: w = 1.9."""
     cfg = make_config(tmp_path, CLIP_GRADIENTS={"ENABLED": True, "CLIP_VALUE": 1.0})
@@ -113,13 +155,13 @@ def test_ema_by_hand(tmp_path):
     assert runner.ema.module.w.item() == pytest.approx(1.725)
 
 
-def test_resume_without_checkpoint_starts_anew(tmp_path):
+def test_resume_without_checkpoint_starts_a_new_run(tmp_path):
     runner = LineRunner(make_config(tmp_path), lambda cfg: Line())
     runner.resume_or_load(resume=True)
     assert runner.start_iter == 0
 
 
-def test_resume_goes_on(tmp_path):
+def test_resume_continues(tmp_path):
     cfg = make_config(tmp_path, CHECKPOINT_PERIOD=1)
     runner = LineRunner(cfg, lambda cfg: Line())
     runner.train()

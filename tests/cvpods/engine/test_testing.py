@@ -9,12 +9,12 @@ import torch
 from torch import nn
 
 from cvpods.engine import DefaultRunner
-from cvpods.tools.common import open_experiment
+from cvpods.tools.experiment import open_experiment
 
 
 @pytest.fixture
 def evaluated(experiment, shapes_root, monkeypatch):
-    """Results of an untrained model with spread scores, so many images at once."""
+    """Return a function that evaluates an untrained model, a number of images at once."""
     monkeypatch.setenv("CVPODS_DATASETS", str(shapes_root))
 
     def run(images: int) -> tuple[dict, dict]:

@@ -1,4 +1,4 @@
-"""Evaluation: COCO's numbers, files and tables; results as scripts read them."""
+"""Evaluation: COCO's numbers, files and tables; results in the formats that scripts read."""
 
 import contextlib
 import copy
@@ -36,17 +36,17 @@ SHARED = Path(os.environ.get("CVPODS_SHARED", Path(__file__).parents[4] / "share
 COCO_VAL = SHARED / "data" / "coco" / "annotations" / "instances_val2017.json"
 
 
-# -- the numbers -----------------------------------------------------------------------------------
+# -- metrics ---------------------------------------------------------------------------------------
 
 
 def record(id_, image_id, category_id, bbox, **more):
-    """A box of the ground truth."""
+    """Return an annotation of the ground truth."""
     where = {"id": id_, "image_id": image_id, "category_id": category_id, "bbox": list(bbox)}
     return {**where, "area": bbox[2] * bbox[3], "iscrowd": 0, **more}
 
 
 def found(image_id, category_id, bbox, score):
-    """A detection."""
+    """Return a detection."""
     bbox = [float(v) for v in bbox]
     return {"image_id": image_id, "category_id": category_id, "bbox": bbox, "score": score}
 
@@ -60,7 +60,7 @@ def truth_of(annotations, classes=(1,), images=(1,)):
 
 
 def reference(truth, detections, max_detections=100):
-    """pycocotools' metrics and AP per class, in percent; NaN where it says -1."""
+    """Return pycocotools' metrics and AP per class, in percent; NaN instead of its -1."""
     with contextlib.redirect_stdout(io.StringIO()):
         coco = COCO()
         coco.dataset = {"info": {}, **copy.deepcopy(truth)}
@@ -83,7 +83,7 @@ def mean(precision):
 
 
 def jitter(truth, seed, decimals=None):
-    """Detections: most boxes moved a little, some twice, some of another class, some anywhere."""
+    """Return detections: most near an object, some twice, some of another class, some anywhere."""
     random = np.random.default_rng(seed)
     classes = [category["id"] for category in truth["categories"]]
     detections = []
@@ -104,7 +104,7 @@ def jitter(truth, seed, decimals=None):
 
 
 def random_truth(seed):
-    """20 images, classes 2, 5, 9 and 31, of which 31 never occurs; small to large; some crowds."""
+    """Return 20 images with objects of all sizes, crowds, and classes 2, 5, 9 (31 is unused)."""
     random = np.random.default_rng(seed)
     annotations = []
     for image_id in range(100, 120):
@@ -128,7 +128,7 @@ def assert_same(actual, expected):
 @pytest.mark.parametrize("decimals", [None, 1])
 @pytest.mark.parametrize("seed", range(4))
 def test_same_numbers_as_pycocotools(seed, decimals):
-    """Also where many scores are equal."""
+    """They are equal even if many scores are equal."""
     truth = random_truth(seed)
     detections = jitter(truth, seed + 100, decimals)
     metrics, per_class, _ = evaluate_boxes(truth, detections)
@@ -141,7 +141,7 @@ def test_same_numbers_as_pycocotools(seed, decimals):
 
 @pytest.mark.parametrize("max_detections", [10, 20, 300])
 def test_other_numbers_of_detections(max_detections):
-    """One image with 40 objects and 120 detections."""
+    """Score an image with 40 objects and 120 detections."""
     boxes = [(60 * (i % 8), 60 * (i // 8), 50, 50) for i in range(40)]
     truth = truth_of([record(i + 1, 1, 1, box) for i, box in enumerate(boxes)])
     detections = [d for seed in range(3) for d in jitter(truth, seed)]
@@ -153,7 +153,7 @@ def test_other_numbers_of_detections(max_detections):
 
 @pytest.mark.parametrize("max_detections, expected", [(100, 100), (8, 100), (5, 6300 / 101)])
 def test_only_the_best_detections_count(max_detections, expected):
-    """8 objects, all found. The best 5 give recall 5/8 = 0.625 at precision 1.
+    """8 objects, all detected. The best 5 give recall 5/8 = 0.625 at precision 1.
 
     So 63 of the 101 recall thresholds 0, 0.01, ... are reached: AP 63/101.
     """
@@ -190,7 +190,7 @@ def test_perfect_detections():
     assert all(line.startswith(" Average ") and line.endswith("1.000") for line in lines[:6])
 
 
-def test_half_of_the_objects_found():
+def test_half_of_the_objects_detected():
     """Recall 1/2 at precision 1: 51 of 101 thresholds. No small or large object: NaN."""
     truth = truth_of([record(i, 1, 1, (60 * i, 10, 50, 50)) for i in (1, 2)])
     metrics, _, _ = evaluate_boxes(truth, [found(1, 1, (60, 10, 50, 50), 0.5)])
@@ -207,7 +207,7 @@ def test_loose_box():
 
 
 def test_no_detections():
-    """Every AP is 0, but for classes and sizes that do not occur."""
+    """AP is 0, or NaN for classes and sizes that do not occur."""
     truth = truth_of([record(1, 1, 1, (10, 10, 50, 50))], classes=(1, 2))
     metrics, per_class, _ = evaluate_boxes(truth, [])
     expected = [0, 0, 0, math.nan, 0, math.nan]
@@ -221,7 +221,7 @@ def test_no_ground_truth_at_all():
 
 
 def test_crowds_excuse_detections():
-    """Boxes within a crowd are no false positives."""
+    """Detections within a crowd do not count as false positives."""
     crowd = record(1, 1, 1, (0, 0, 400, 400), iscrowd=1)
     truth = truth_of([crowd, record(2, 1, 1, (410, 10, 50, 50))])
     inside = [found(1, 1, (20 * i, 20 * i, 50, 50), 0.99) for i in range(5)]
@@ -230,7 +230,7 @@ def test_crowds_excuse_detections():
 
 
 def test_difficult_objects_are_ignored():
-    """As VOCDataset marks them: neither missing nor finding them counts. Elsewhere it does."""
+    """Objects marked as by VOCDataset do not count, detected or not; by default, they count."""
     boxes = [(10, 10, 50, 50), (100, 10, 50, 50), (200, 10, 50, 50)]
     truth = truth_of([record(i + 1, 1, 1, b, ignore=int(i > 0)) for i, b in enumerate(boxes)])
     detections = [found(1, 1, boxes[1], 0.9), found(1, 1, boxes[0], 0.8)]
@@ -242,8 +242,8 @@ def test_difficult_objects_are_ignored():
 
 
 @pytest.mark.parametrize("key", ["area", "iscrowd"])
-def test_ground_truth_may_lack_what_data_sets_need_not_give(key):
-    """The keys that COCODataset asks for suffice; area is then that of the box."""
+def test_ground_truth_may_lack_optional_keys(key):
+    """The keys that COCODataset requires suffice; the area is then the area of the box."""
     annotations = [record(1, 1, 1, (10, 10, 20, 20)), record(2, 1, 1, (100, 10, 50, 50))]
     for annotation in annotations:
         del annotation[key]
@@ -251,7 +251,7 @@ def test_ground_truth_may_lack_what_data_sets_need_not_give(key):
     assert (metrics["APs"], metrics["APm"]) == pytest.approx((100, 0))
 
 
-def test_arguments_stay_as_they_are():
+def test_arguments_do_not_change():
     truth = random_truth(0)
     detections = jitter(truth, 1)
     before = copy.deepcopy((truth, detections))
@@ -305,7 +305,7 @@ def test_class_numbers_become_category_ids(tmp_path):
 
 
 def test_results():
-    """A cat found perfectly, a dog with a box of IoU 1/4: AP 50."""
+    """Detect a cat perfectly and a dog with IoU 1/4: AP 50."""
     outputs = [PERFECT[0], (43, output([[5, 6, 40, 46]], [1]))]
     results = process(evaluator(), outputs).evaluate()
     assert set(results) == {"bbox"}
@@ -334,13 +334,13 @@ def test_nothing_is_written_without_a_folder(tmp_path, monkeypatch):
 
 
 def test_no_annotations(tmp_path):
-    """A test server's data set: the json, and no results."""
+    """For the data set of a test server, the json is written and the results are empty."""
     assert process(evaluator(tmp_path, ground_truth=None)).evaluate() == {}
     assert [path.name for path in tmp_path.iterdir()] == ["coco_instances_results.json"]
     assert len(json.loads((tmp_path / "coco_instances_results.json").read_text())) == 2
 
 
-def test_nothing_found(tmp_path, log):
+def test_no_detections_in_the_results(tmp_path, log):
     empty = output(torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64).tolist())
     results = process(evaluator(tmp_path), [(42, empty), (43, empty)]).evaluate()
     assert results["bbox"]["AP"] == results["bbox"]["AP-cat"] == 0
@@ -349,12 +349,12 @@ def test_nothing_found(tmp_path, log):
 
 
 @pytest.mark.parametrize("label", [2, 79, -1])
-def test_class_that_the_data_set_does_not_have(label):
-    with pytest.raises(DataError, match=f"class {label}; data set 'pets' has only 2 classes"):
+def test_class_outside_the_data_set(label):
+    with pytest.raises(DataError, match=f"class {label}, but data set 'pets' has only 2 classes"):
         process(evaluator(), [(42, output([[1, 2, 3, 4]], [label]))])
 
 
-def test_reset_forgets():
+def test_reset_discards_detections():
     what = process(evaluator())
     what.reset()
     assert process(what).evaluate()["bbox"]["AP"] == pytest.approx(100)
@@ -362,7 +362,7 @@ def test_reset_forgets():
     assert what.evaluate()["bbox"]["AP"] == 0
 
 
-def test_as_many_detections_as_the_config_says(tmp_path):
+def test_number_of_detections_in_the_config(tmp_path):
     """20 wrong boxes before the right one: with 10 detections per image it does not count."""
     cfg = BaseConfig()
     cfg.TEST.DETECTIONS_PER_IMAGE = 10
@@ -373,7 +373,7 @@ def test_as_many_detections_as_the_config_says(tmp_path):
 
 
 def test_processes_join_their_detections(monkeypatch):
-    """Each has seen one image; rank 0 gets both, the other returns nothing."""
+    """Two processes with one image each: rank 0 scores both, the other returns {}."""
     parts = [process(evaluator(), [one])._detections for one in PERFECT]
     monkeypatch.setattr("cvpods.utils.comm.gather_list", lambda items: sum(parts, []))
     assert process(evaluator(), PERFECT[:1]).evaluate()["bbox"]["AP"] == pytest.approx(100)
@@ -391,7 +391,7 @@ def test_registered():
 
 
 def test_csv_lines(log):
-    """As cvpods wrote them; scripts look for 'copypaste: '."""
+    """The lines are those of cvpods; scripts search for 'copypaste: '."""
     values = dict(zip(METRICS, (40.25, 60.5, 41, 20, 45.12346, math.nan), strict=True))
     print_csv_format("coco_2017_val", {"bbox": {**values, "AP-person": 50.0}})
     assert [line.strip() for line in log] == [
@@ -441,7 +441,7 @@ RESULTS = {"bbox": {"AP": 38.5, "AP50": 60.0, "APs": math.nan, "APl": math.inf}}
     ],
 )
 def test_verify_results(expected, passed, log):
-    """NaN and infinity are within no tolerance. Every miss is logged."""
+    """NaN and infinity are outside any tolerance. Every miss is logged."""
     assert verify_results(expected, RESULTS) is passed
     assert any(line.startswith("ERROR") for line in log) is not passed
 
@@ -470,8 +470,8 @@ def test_every_miss_is_named(log):
         "bbox",
     ],
 )
-def test_entries_that_name_no_result(entry):
-    """They are no pass and no miss; the error says what there is."""
+def test_entries_that_do_not_name_a_result(entry):
+    """They are neither passed nor missed; the error lists the results."""
     results = {**RESULTS, "val": {"bbox": {"AP": 1.0}}}
     with pytest.raises(ConfigError) as raised:
         verify_results([entry], results)
@@ -483,7 +483,7 @@ def test_entries_that_name_no_result(entry):
 
 
 class Model(nn.Module):
-    """Notes how it is called."""
+    """Model that records its calls."""
 
     def __init__(self, error=None):
         super().__init__()
@@ -519,7 +519,7 @@ class Collect(DatasetEvaluator):
 
 @pytest.mark.parametrize("training", [True, False])
 def test_inference(training):
-    """Each batch once, in evaluation mode, without gradients; the mode returns."""
+    """Run each batch once in evaluation mode, without gradients, and restore the mode."""
     model, collect = Model().train(training), Collect()
     results = inference_on_dataset(model, [[1, 2], [3]], collect)
     assert results == {"bbox": {"AP": 3}}
@@ -530,15 +530,15 @@ def test_inference(training):
     assert torch.is_grad_enabled()
 
 
-def test_parts_that_do_not_train_stay_so():
-    """A norm layer put into evaluation mode for good does not start to learn afterwards."""
+def test_modules_in_evaluation_mode_stay_in_it():
+    """Modes are restored per module: a frozen norm layer does not start to learn."""
     model = Model().train()
     model.norm.eval()
     inference_on_dataset(model, [[1]], Collect())
     assert model.training and not model.norm.training
 
 
-def test_the_mode_returns_after_an_error():
+def test_the_mode_is_restored_after_an_error():
     model = Model(RuntimeError("out of memory")).train()
     with pytest.raises(RuntimeError, match="out of memory"):
         inference_on_dataset(model, [[1]], Collect())
@@ -559,7 +559,7 @@ def test_no_data(log):
 
 
 def test_progress(log):
-    """120 images: after 50 and 100."""
+    """With 120 images, progress is logged after 50 and 100."""
     inference_on_dataset(Model(), [[1]] * 120, Collect())
     done = [line.split()[3] for line in log if "Inference done" in line]
     assert done == ["50/120.", "100/120."]
@@ -574,7 +574,7 @@ def test_weights_still_train_after_inference():
     assert model.scale.grad.item() == 1
 
 
-# -- what is not finite ----------------------------------------------------------------------------
+# -- values that are not finite --------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
@@ -598,7 +598,7 @@ def test_detections_that_are_not_finite_are_refused(field, bad):
 
 
 def test_names_stay_in_their_cells(tmp_path):
-    """A bar or a line break in a class name would make further cells and rows."""
+    """Class names with a bar or a line break must not add cells or rows."""
     truth = copy.deepcopy(TRUTH)
     truth["categories"][0]["name"], truth["categories"][1]["name"] = "a|b", "two\nlines"
     results = process(evaluator(tmp_path, truth)).evaluate()

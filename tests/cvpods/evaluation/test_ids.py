@@ -27,7 +27,7 @@ from cvpods.evaluation.score_thresholds import best_score_thresholds
 from cvpods.structures import Boxes, Instances
 from cvpods.utils.errors import DataError
 
-# What the i-th of n ids becomes, i = 0, 1, ...; "reversed" and UUIDs change the order of classes.
+# New value of the i-th of n ids, i = 0, 1, ...; "reversed" and UUIDs change the order of classes.
 SCHEMES = {
     "from 0": lambda i, n: i,
     "negative": lambda i, n: i - n,
@@ -46,7 +46,7 @@ SCHEMES = {
 
 
 def random_data(seed: int) -> tuple[dict, list[dict]]:
-    """15 images, of which some are empty, 4 classes, of which one never occurs; ids from 1."""
+    """Return 15 images, some of them empty, and 4 classes, one of them unused; ids start at 1."""
     rng = np.random.default_rng(seed)
     images = [{"id": i, "width": 640, "height": 480, "file_name": f"{i}.jpg"} for i in range(1, 16)]
     categories = [{"id": k, "name": f"class {k}"} for k in range(1, 5)]
@@ -78,7 +78,7 @@ def random_data(seed: int) -> tuple[dict, list[dict]]:
 
 
 def rewritten(truth: dict, detections: list[dict], schemes: dict[str, str]) -> tuple[dict, list]:
-    """The same data with the ids of each section written by a scheme."""
+    """Return the data with the ids of each section rewritten by a scheme."""
     truth, detections = copy.deepcopy((truth, detections))
     ids = {}
     for section, scheme in schemes.items():
@@ -93,7 +93,7 @@ def rewritten(truth: dict, detections: list[dict], schemes: dict[str, str]) -> t
 
 
 def by_pycocotools(truth: dict, detections: list[dict]) -> tuple[np.ndarray, dict[str, float]]:
-    """The twelve numbers and AP of each class, -1 where it has no objects."""
+    """Return the twelve numbers, and the AP of each class, -1 if it has no objects."""
     with contextlib.redirect_stdout(io.StringIO()):
         coco = COCO()
         coco.dataset = copy.deepcopy({"info": {}, **truth})
@@ -141,7 +141,7 @@ def test_any_ids_give_the_numbers_of_pycocotools(seed):
 
 @pytest.mark.parametrize("scheme", SCHEMES)
 def test_files_results_and_thresholds(tmp_path, scheme):
-    """Through a json file, the data set and the evaluators; results keep the user's ids."""
+    """Read a json file, evaluate, and compute thresholds; results keep the user's ids."""
     truth, detections = random_data(7)
     best = best_score_thresholds(truth, detections)
     metrics, _, _ = evaluate_boxes(truth, detections)
@@ -209,8 +209,8 @@ def one_object(**more):
         {"bbox": ["10", "10", "20", "20"]},
     ],
 )
-def test_values_as_tools_write_them(more):
-    """One small object with the annotation id 0, found: 100, also among the small ones."""
+def test_values_in_the_types_that_tools_write(more):
+    """Detect a small object with annotation id 0: AP and APs are 100."""
     metrics, _, _ = evaluate_boxes(*one_object(**more))
     assert (metrics["AP"], metrics["APs"]) == pytest.approx((100, 100))
 
@@ -231,22 +231,22 @@ def test_detections_that_cannot_be_matched_are_named(change, said):
         evaluate_boxes(truth, [{**detections[0], **change}])
 
 
-def test_two_classes_of_one_name_both_stay():
+def test_two_classes_with_one_name_are_kept():
     truth, detections = one_object()
     truth["categories"].append({"id": 7, "name": "a"})
     _, per_class, _ = evaluate_boxes(truth, detections)
     assert list(per_class) == ["a (id 1)", "a (id 7)"]
 
 
-def test_detections_of_other_classes_are_passed_over():
-    """As in pycocotools: neither an error nor a false positive."""
+def test_detections_of_other_classes_are_skipped():
+    """As in pycocotools, they are neither an error nor a false positive."""
     truth, detections = one_object()
     others = [{**detections[0], "category_id": 9, "score": 0.9}]
     assert evaluate_boxes(truth, [*others, *detections])[0]["AP"] == pytest.approx(100)
 
 
 def test_images_in_any_order():
-    """As in pycocotools, equal scores go by the image's id, wherever the file lists the image."""
+    """As in pycocotools, the image's id orders equal scores, not its position in the file."""
     for seed in range(3):
         truth, detections = random_data(seed)
         np.random.default_rng(seed).shuffle(truth["images"])

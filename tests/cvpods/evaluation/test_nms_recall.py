@@ -1,4 +1,4 @@
-"""NMS recall: counts by hand, bounds on random boxes, files, and the command as typed."""
+"""NMS recall: counts by hand, bounds on random boxes, files, and the command."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def instances(boxes, scores=None, classes=None, size=(480, 640)):
 
 
 def annotation(image_id, box, **more):
-    """An object with the given corners."""
+    """Return an annotation with the given corners."""
     x1, y1, x2, y2 = box
     return {"image_id": image_id, "category_id": 1, "bbox": [x1, y1, x2 - x1, y2 - y1], **more}
 
@@ -52,7 +52,7 @@ def recalls(what):
 
 
 def counts(what):
-    return what._found["before"], what._found["after"]
+    return what._detected["before"], what._detected["after"]
 
 
 # -- by hand ---------------------------------------------------------------------------------------
@@ -73,7 +73,7 @@ def by_hand(folder=None):
 
 
 def test_hand_case():
-    """Two objects, two boxes on each, of which NMS keeps the worse one (its score was higher).
+    """Two objects with two boxes each; NMS keeps the worse box, because its score is higher.
 
     IoU with the first object: 0.96 before, 0.8 after; with the second one: 0.9 before, 0.7 after.
 
@@ -101,7 +101,7 @@ def test_thresholds():
 
 
 def test_images_add_up():
-    """The hand case, and 3 images whose object survives NMS: (counts + 3) on both sides."""
+    """Add 3 images whose object survives NMS to the hand case: (counts + 3) on both sides."""
     objects = [annotation(i, FIRST) for i in (2, 3, 4)]
     what = evaluator([annotation(1, FIRST), annotation(1, SECOND), *objects])
     process(what, 1, BEFORE, AFTER)
@@ -113,7 +113,7 @@ def test_images_add_up():
 
 
 def test_each_object_takes_its_best_box():
-    """One box may serve several objects: 0-100 and 0-90 wide, one box 0-95 wide: 95 and 94.7 %."""
+    """Several objects may share a box: 0-100 and 0-90 wide, one box 0-95 wide: 95 and 94.7 %."""
     what = evaluator([annotation(1, FIRST), annotation(1, (0, 0, 90, 100))])
     process(what, 1, [[0, 0, 95, 100], [0, 0, 60, 100]], [[0, 0, 95, 100]])
     assert counts(what) == ([2] * 9, [2] * 9)
@@ -128,14 +128,14 @@ def test_boxes_are_matched_within_their_image():
 
 
 def test_classes_are_ignored():
-    """Objects of category 1 are found by boxes of any class."""
+    """Boxes of any class detect objects of category 1."""
     what = evaluator([annotation(1, FIRST), annotation(1, SECOND)])
     process(what, 1, BEFORE, AFTER, classes=torch.tensor([7, 8, 9, 7]))
     assert counts(what) == (FOUND_BEFORE, FOUND_AFTER)
 
 
 def test_crowds_do_not_count():
-    """A crowd box that is found perfectly before and lost after; iscrowd may be missing."""
+    """Detect a crowd perfectly before NMS only; iscrowd may be missing."""
     crowd = annotation(1, (300, 200, 400, 300), iscrowd=1)
     single = [annotation(1, FIRST, iscrowd=0), annotation(1, SECOND)]
     process(what := evaluator([crowd, *single]), 1, [*BEFORE, [300, 200, 400, 300]], AFTER)
@@ -143,7 +143,7 @@ def test_crowds_do_not_count():
 
 
 def test_images_without_objects_do_not_count():
-    """One that the annotations do not mention, and one with nothing but a crowd."""
+    """Process an image without annotations, and one with only a crowd."""
     what = evaluator([annotation(1, FIRST), annotation(1, SECOND), annotation(8, FIRST, iscrowd=1)])
     process(what, 1, BEFORE, AFTER)
     for image_id in (8, 9):
@@ -153,7 +153,7 @@ def test_images_without_objects_do_not_count():
 
 @pytest.mark.parametrize("images", [[], [1], [1, 2]])
 def test_no_detections(images):
-    """0, not NaN; also where no image has been seen."""
+    """NR is 0, not NaN, even without any image."""
     what = evaluator([annotation(1, FIRST)])
     for image_id in images:
         process(what, image_id, [], [])
@@ -170,7 +170,7 @@ def test_no_annotations_in_the_file():
     assert set(recalls(process(evaluator([]), 1, BEFORE, AFTER)).values()) == {0.0}
 
 
-def test_reset_forgets():
+def test_reset_discards_counts():
     what = by_hand()
     what.reset()
     assert recalls(what)["NR"] == 0
@@ -179,7 +179,9 @@ def test_reset_forgets():
 
 
 def test_data_set_without_annotations():
-    with pytest.raises(DataError, match="needs annotations, which 'coco_2017_test' does not have"):
+    with pytest.raises(
+        DataError, match="needs annotations, which data set 'coco_2017_test' does not have"
+    ):
         NMSRecallEvaluator("coco_2017_test", None)
 
 
@@ -194,7 +196,7 @@ def random_boxes(count, generator, side=60.0):
 @pytest.mark.parametrize("pairs_at_once", [2**24, 60, 1])
 @pytest.mark.parametrize("seed", range(5))
 def test_best_iou_matches_the_loop(seed, pairs_at_once, monkeypatch):
-    """Also where the table of 6 x 50 pairs is cut into parts of 6 x 10, or of 6 x 1."""
+    """The table of 6 x 50 pairs is computed at once, or in parts of 6 x 10 or 6 x 1."""
     monkeypatch.setattr("cvpods.evaluation.nms_recall.PAIRS_AT_ONCE", pairs_at_once)
     generator = torch.Generator().manual_seed(seed)
     objects, boxes = random_boxes(6, generator), random_boxes(50, generator)
@@ -207,12 +209,12 @@ def test_slices_are_no_larger_than_allowed(monkeypatch):
     """4 objects, 12 pairs at once: 10 boxes come as 3, 3, 3 and 1."""
     widths = []
 
-    def box_iou(objects, part):
+    def iou(objects, part):
         widths.append(len(part))
         return torch.zeros(len(objects), len(part))
 
     monkeypatch.setattr("cvpods.evaluation.nms_recall.PAIRS_AT_ONCE", 12)
-    monkeypatch.setattr("cvpods.evaluation.nms_recall.box_iou", box_iou)
+    monkeypatch.setattr("cvpods.evaluation.nms_recall.geometry.iou", iou)
     best_iou(torch.zeros(4, 4), torch.zeros(10, 4))
     assert widths == [3, 3, 3, 1]
 
@@ -224,7 +226,7 @@ def test_best_iou_of_nothing(objects, boxes):
 
 
 def test_best_iou_without_area():
-    """A point on itself is 0 / 0: found by nothing."""
+    """For a point and itself, IoU is 0 / 0, which counts as 0."""
     points = torch.tensor([[5.0, 5, 5, 5], [0, 0, 10, 10]])
     assert best_iou(points, points[:1]).tolist() == [0, 0]
     assert best_iou(points, points).tolist() == [0, 1]
@@ -259,7 +261,7 @@ def test_never_above_one(seed, threshold):
 
 @functools.cache
 def detector():
-    """A tiny RetinaNet for which everything is a detection; caps that an ordinary test feels."""
+    """Return a tiny RetinaNet with score threshold 0 and small caps on detections."""
     torch.manual_seed(0)
     config = RetinaNetConfig()
     config.merge(
@@ -294,7 +296,7 @@ def inputs_of(*sizes):
 
 
 def rows(found):
-    """{(x1, y1, x2, y2, score, class)}"""
+    """Return {(x1, y1, x2, y2, score, class)}."""
     columns = [found.pred_boxes.tensor, found.scores[:, None], found.pred_classes[:, None]]
     return {tuple(row) for row in torch.cat(columns, 1).tolist()}
 
@@ -307,7 +309,7 @@ def around_nms(inputs, monkeypatch, nms_threshold):
 
 
 @pytest.mark.parametrize("nms_threshold", [0.5, 0.9])
-def test_what_nms_leaves_is_part_of_what_it_gets(nms_threshold, monkeypatch):
+def test_nms_returns_a_subset_of_its_input(nms_threshold, monkeypatch):
     inputs = inputs_of((64, 96), (50, 64))
     for output in around_nms(inputs, monkeypatch, nms_threshold):
         before, after = output["before"], output["after"]
@@ -359,7 +361,7 @@ def test_before_and_after_are_in_the_original_image(monkeypatch):
         assert torch.allclose(large[side].pred_boxes.tensor, expected, atol=1e-3)
 
 
-def test_nms_that_drops_nothing_recalls_everything(monkeypatch):
+def test_nms_that_drops_no_box_has_recall_one(monkeypatch):
     """NMS at IoU 1, objects where the detector has boxes: NR is 1 at every threshold, exactly."""
     inputs = inputs_of((64, 96), (50, 64))
     results = around_nms(inputs, monkeypatch, 1.0)
@@ -387,7 +389,7 @@ def test_other_models_are_refused():
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """Where the hand case has written its files; it makes the folder."""
+    """Return the folder, made by the evaluator, with the files of the hand case."""
     folder = tmp_path_factory.mktemp("data") / "new" / "folder"
     by_hand(folder).evaluate()
     return folder
@@ -438,14 +440,16 @@ def test_nothing_is_written_without_a_folder(tmp_path, monkeypatch):
 
 
 def test_processes_add_their_counts(monkeypatch, tmp_path):
-    """Each has seen one image of one object; rank 0 writes the sums, the other one nothing.
+    """Two processes with one image of one object each; only rank 0 writes the sums.
 
     Before 1 + 1 (IoU 0.96 and 0.9), after 1 + 1 (0.8 and 0.7), as in the hand case.
     """
     objects = [annotation(1, FIRST), annotation(2, SECOND)]
     first = process(evaluator(objects, tmp_path), 1, BEFORE[:2], AFTER[:1])
     second = process(evaluator(objects, tmp_path), 2, BEFORE[2:], AFTER[1:])
-    monkeypatch.setattr("cvpods.utils.comm.gather", lambda data: [first._found, second._found])
+    monkeypatch.setattr(
+        "cvpods.utils.comm.gather", lambda data: [first._detected, second._detected]
+    )
     assert recalls(first)["NR"] == pytest.approx(500 / 9)
     written = json.loads((tmp_path / "nms_recall.json").read_text())
     assert (written["found_before"], written["found_after"]) == (FOUND_BEFORE, FOUND_AFTER)
@@ -465,7 +469,7 @@ TWO_SCALES += ["TEST.AUG.EXTRA_SIZES", "((72, 96),)"]
 
 @pytest.fixture
 def trained(experiment, shapes_root, monkeypatch):
-    """An experiment with weights (random ones), and its model."""
+    """Return an experiment with random weights, and its model."""
     monkeypatch.setenv("CVPODS_DATASETS", str(shapes_root))
     config, build_model = load_experiment(experiment)
     torch.manual_seed(0)
@@ -479,7 +483,7 @@ def trained(experiment, shapes_root, monkeypatch):
 
 @pytest.mark.slow
 def test_nms_recall_of_an_experiment(experiment, trained, run_command):
-    """Its files lie beside those of an ordinary test, which stay as they are."""
+    """Its files are written beside those of an ordinary test, which do not change."""
     folder = experiment / "output" / "inference"
     folder.mkdir()
     (folder / "results.json").write_text("of an ordinary test")
@@ -496,8 +500,8 @@ def test_nms_recall_of_an_experiment(experiment, trained, run_command):
     }
 
 
-def test_nms_recall_is_of_one_scale():
-    """Not silently of the image as loaded where the config asks for several scales."""
+def test_nms_recall_refuses_several_scales():
+    """A config with several scales is refused, rather than evaluated at one scale."""
     config = RetinaNetConfig()
     config.TEST.AUG.ENABLED = True
     with pytest.raises(ConfigError, match="TEST.AUG.ENABLED False"):
@@ -506,9 +510,9 @@ def test_nms_recall_is_of_one_scale():
 
 @pytest.mark.slow
 def test_multi_scale_test_of_an_experiment(experiment, trained, run_command):
-    """As an ordinary test, at short edges 48 and 72, plain and mirrored: other detections.
+    """Test at short edges 48 and 72, plain and mirrored: the detections differ.
 
-    They go beside those of an ordinary test, which stay as they are.
+    Their files are written beside those of an ordinary test, which do not change.
     """
     plain = experiment / "output" / "inference"
     plain.mkdir()

@@ -1,4 +1,4 @@
-"""Where results say that they come from, and which folder they go to."""
+"""Provenance of results, and their folders."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def config_of(folder: Path, datasets: tuple[str, ...] = ("val",), aug: bool = Fa
 
 
 def test_origin_of_a_file(tmp_path):
-    """The hash is that of the file's bytes; the entry "iteration" counts from 0."""
+    """Hash the file's bytes; its entry "iteration" counts from 0."""
     path = tmp_path / "x.pth"
     path.write_bytes(b"weights")
     origin = Origin.of_file(path, {"iteration": 99}, ["cat", "dog"])
@@ -56,8 +56,9 @@ def test_names_that_are_not_texts_count_as_none(tmp_path, names):
 
 def test_graphs_have_an_origin(tmp_path, monkeypatch):
     (tmp_path / "x.onnx").write_bytes(b"graph")
-    load = {".onnx": lambda cfg, build, path: (nn.Linear(1, 1), ["cat", "dog"])}
-    monkeypatch.setattr(detectors, "GRAPH_FILES", load)
+    load = lambda cfg, build, path: (nn.Linear(1, 1), ["cat", "dog"])  # noqa: E731
+    monkeypatch.setattr(detectors, "resolve", {"graphs:load": load}.get)
+    monkeypatch.setattr(detectors, "GRAPH_FILES", {".onnx": "graphs:load"})
     model, names = detectors.load_detector(None, None, tmp_path / "x.onnx")
     assert names == ["cat", "dog"]
     origin = origin_of(model)
@@ -85,7 +86,7 @@ def test_folder_of_results(tmp_path):
 
 
 class Data:
-    """Three images with 2, 0 and 1 boxes."""
+    """Data set of three images with 2, 0 and 1 boxes."""
 
     meta = SimpleNamespace(json_file="/data/val.json")
     datasets = [SimpleNamespace(dataset_dicts=[{"annotations": [1, 2]}, {}, {"annotations": [3]}])]
@@ -128,11 +129,11 @@ def test_results_without_provenance(tmp_path, content):
     assert read_provenance(tmp_path) == {}
 
 
-# -- which results a picture shows -----------------------------------------------------------------
+# -- results that a picture shows ------------------------------------------------------------------
 
 
 def leave(folder: Path, time: int, names: tuple[str, ...] = ("val",), sha256: str = "") -> None:
-    """What an evaluation leaves, at a time."""
+    """Write the files of an evaluation with the given time."""
     entry = provenance(Origin("x.pth", None, sha256), dict.fromkeys(names, Data()))
     write_results(folder, {"bbox": {}}, entry)
     for name in names:
@@ -148,7 +149,7 @@ def folders(found) -> list[str]:
 
 
 def test_results_are_found(tmp_path):
-    """Test-time augmentation as configured comes first, then the newest; other data sets do not."""
+    """Prefer configured test-time augmentation, then the newest results; skip other data sets."""
     cfg = config_of(tmp_path)
     with pytest.raises(DataError, match="Run pods_test first.*--results"):
         choose_results(cfg, "val")
@@ -172,7 +173,7 @@ def test_results_of_several_data_sets(tmp_path):
 
 
 def test_results_of_earlier_versions(tmp_path):
-    """Without results.json the folder's name tells: its own data set's, or one alone."""
+    """Without results.json, the folder's name or a single data set identifies the results."""
     for folder in ("inference", "inference/one"):
         (tmp_path / folder).mkdir()
         (tmp_path / folder / "coco_instances_results.json").write_text("[]")
@@ -194,8 +195,8 @@ def test_caption():
 
 
 @pytest.mark.slow
-def test_results_say_where_they_come_from(experiment, run_command):
-    """After training, of other weights, and in pods_draw's choice; nothing is overwritten."""
+def test_commands_write_provenance(experiment, run_command):
+    """It is written after training and for other weights, read by pods_draw, never overwritten."""
     run_command(["pods_train"], experiment)
     output = experiment / "output"
     entry = json.loads((output / "inference/results.json").read_text())["provenance"]

@@ -1,4 +1,4 @@
-"""The score of the best F-measure per class, against arithmetic by hand and a slow loop."""
+"""The score of the best F-measure per class, compared with hand cases and a slow loop."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from cvpods.evaluation.score_thresholds import ScoreThreshold, best_score_thresh
 
 
 def truth_of(boxes, classes=(1,), images=1):
-    """COCO's json of (image, class, xywh)."""
+    """Return COCO's json with objects (image, class, xywh)."""
     annotations = [
         {
             "id": i,
@@ -36,7 +36,7 @@ def found(image, label, box, score):
 
 
 def at(place, width=10):
-    """Boxes at different places do not overlap."""
+    """Return a box; boxes at different positions do not overlap."""
     return (50 * place, 0, width, 10)
 
 
@@ -60,7 +60,7 @@ def test_hand_case():
 
 
 def test_recall_comes_in_steps_of_a_hundredth():
-    """One of 3 objects is found: recall 1/3, in COCO's steps 0.33; F = 2 * 1 * .33 / 1.33."""
+    """Detect 1 of 3 objects: recall 1/3, in COCO's steps 0.33; F = 2 * 1 * .33 / 1.33."""
     truth = truth_of([(1, 1, at(i)) for i in range(3)])
     (best,) = best_score_thresholds(truth, [found(1, 1, at(0), 0.4)]).values()
     assert best == pytest.approx(ScoreThreshold(0.4, 0.66 / 1.33, 1.0, 0.33))
@@ -75,16 +75,16 @@ def test_overlap_decides():
     assert best_score_thresholds(truth, detections, iou=0.65) == {}
 
 
-def test_an_object_is_found_once():
-    """The second detection of an object is wrong: at .8 F = 1, at .5 it would be 2/3."""
+def test_an_object_is_matched_once():
+    """Count the second detection of an object as wrong: F = 1 at .8, and 2/3 at .5."""
     truth = truth_of([(1, 1, at(0))])
     detections = [found(1, 1, at(0), 0.5), found(1, 1, at(0), 0.8)]
     best = best_score_thresholds(truth, detections)["class 1"]
     assert best == pytest.approx(ScoreThreshold(0.8, 1.0, 1.0, 1.0))
 
 
-def test_classes_that_say_nothing_are_left_out():
-    """Class 1 is found. 2 has no object, 3 no detection, 4 only wrong ones, 5 neither."""
+def test_classes_without_correct_detections_are_left_out():
+    """Class 1 is detected. 2 has no object, 3 no detection, 4 only wrong ones, 5 neither."""
     truth = truth_of([(1, label, at(label)) for label in (1, 3, 4)], classes=(5, 4, 3, 2, 1))
     detections = [found(1, 1, at(1), 0.7), found(1, 2, at(2), 0.9), found(1, 4, at(20), 0.9)]
     assert list(best_score_thresholds(truth, detections)) == ["class 1"]
@@ -99,7 +99,7 @@ def test_no_objects_at_all():
 
 
 def test_crowds_count_neither_way():
-    """A detection inside a crowd is no mistake, and the crowd is no object to be found."""
+    """Detections inside a crowd are not wrong, and a missed crowd does not count."""
     truth = truth_of([(1, 1, at(0)), (1, 1, (500, 0, 400, 400))])
     truth["annotations"][1]["iscrowd"] = 1
     detections = [found(1, 1, (510, 10, 50, 50), 0.9), found(1, 1, at(0), 0.6)]
@@ -113,7 +113,7 @@ CLASSES = (2, 5, 9)
 
 
 def scene(seed):
-    """6 images; boxes moved a little (right), far (wrong), left out, or found twice."""
+    """Return 6 images with boxes detected nearby (right), far off (wrong), twice, or not."""
     random = np.random.default_rng(seed)
     objects, detections = [], []
     for image in range(1, 7):
@@ -139,7 +139,7 @@ def iou_of(a, b):
 
 
 def curve(truth, detections, label, iou=0.5):
-    """{score: (F, P, R)} with every detection's score as the threshold, by definition.
+    """Return {score: (F, P, R)} with every detection's score as the threshold, by definition.
 
     From the best detection down, each takes the free object of its image and class that it
     overlaps most, if by `iou` or more.
@@ -184,7 +184,7 @@ def test_matches_loop(seed, iou):
 
 
 def test_scenes_are_not_trivial():
-    """The best thresholds are neither the lowest score nor all the same."""
+    """Check that the best thresholds differ, and differ from the lowest score."""
     truth, detections = scene(0)
     best = best_score_thresholds(truth, detections)
     lowest = min(d["score"] for d in detections)
@@ -194,7 +194,7 @@ def test_scenes_are_not_trivial():
 
 @pytest.mark.parametrize("seed", range(3))
 def test_invariances(seed):
-    """The order of detections means nothing; squared scores give squared thresholds."""
+    """Permuted detections give the same thresholds; squared scores give squared ones."""
     truth, detections = scene(seed)
     best = best_score_thresholds(truth, detections)
     np.random.default_rng(seed).shuffle(detections)

@@ -3,13 +3,13 @@
 import pytest
 import torch
 from torch import nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from cvpods.checkpoint import Checkpointer, load_file, load_weights
 from cvpods.layers import ShapeSpec
 from cvpods.modeling.backbone import TimmBackbone, build_resnet_backbone, build_timm_fpn_p3_p7
 from cvpods.utils import timm as timm_module
 from cvpods.utils.errors import CheckpointError, ConfigError
+from cvpods.utils.torch_private import batch_norm_class
 from cvpods_ext.configs.fragments import RES18
 from cvpods_ext.configs.frameworks import pretrained
 from cvpods_ext.methods.atss import ATSS, ATSSConfig
@@ -43,7 +43,7 @@ def test_frozen_norms():
     """FrozenBN: statistics and affine maps stay; BN: both move."""
     for norm, moves in (("FrozenBN", False), ("BN", True)):
         backbone = TimmBackbone(name="resnet18", out_features=FEATURES, norm=norm).train()
-        norms = [m for m in backbone.modules() if isinstance(m, _BatchNorm)]
+        norms = [m for m in backbone.modules() if isinstance(m, batch_norm_class())]
         before = [m.running_mean.clone() for m in norms]
         backbone(torch.rand(2, 3, 64, 64))
         assert all(p.requires_grad is moves for m in norms for p in m.parameters())
@@ -64,12 +64,12 @@ def test_frozen_stages(freeze_at, frozen):
 @pytest.mark.parametrize(
     "values, message",
     [
-        ({"name": "resnet_eighteen"}, "timm has no such network"),
+        ({"name": "resnet_eighteen"}, "is not a network of timm"),
         ({"name": "vit_tiny_patch16_224"}, "maps of the strides"),
         ({"out_features": []}, "maps of the strides"),
         ({"out_features": ["res6"]}, "maps of the strides"),
         ({"norm": "GN"}, "'BN' or 'FrozenBN'"),
-        ({"name": "swinv2_cr_tiny_224", "freeze_at": 9}, "no part to freeze"),
+        ({"name": "swinv2_cr_tiny_224", "freeze_at": 9}, "not have a part to freeze"),
     ],
 )
 def test_errors(values, message):

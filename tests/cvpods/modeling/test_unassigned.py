@@ -8,9 +8,9 @@ import pytest
 import torch
 from loguru import logger
 
-from cvpods.modeling.meta_arch.unassigned import UnassignedObjects, assigned_boxes
+from cvpods.modeling.meta_arch.unassigned import UnassignedObjects, assigned_boxes, boxes_with_point
 from cvpods.structures import Boxes, Instances
-from cvpods.tools.common import open_experiment
+from cvpods.tools.experiment import open_experiment
 from cvpods_ext.kernels.pairs import inside_pairs
 from tests.load_script import ROOT
 
@@ -148,8 +148,9 @@ def test_locations_in_boxes_as_the_loss_lists_them(seed):
     low = torch.rand(200, 2) * torch.tensor([180.0, 110.0]) - 10
     boxes = torch.cat([low, low + torch.rand(200, 2) * 12], dim=1)
     boxes[::3] = boxes[::3].round()  # sides on points, too
-    pairs = inside_pairs(torch.cat(priors), boxes)
+    pairs = inside_pairs(torch.cat(priors), boxes, torch.zeros(200, dtype=torch.int64))
     expected = torch.zeros(200, dtype=torch.bool)
     expected[pairs.box] = True
     assert 0 < expected.sum() < 200
-    assert torch.equal(model.has_location(priors, boxes), expected)
+    strides = model.point_generator.strides
+    assert torch.equal(boxes_with_point(boxes, priors, strides), expected)

@@ -24,7 +24,7 @@ from cvpods.utils.errors import ConfigError, PodsError
 
 @pytest.fixture
 def log():
-    """The warnings logged during the test."""
+    """Return the warnings logged during the test."""
     lines = []
     sink = logger.add(lines.append, format="{message}", level="WARNING")
     yield lines
@@ -39,7 +39,7 @@ def net(norm=nn.BatchNorm2d):
 
 
 def settings(model, **kwargs):
-    """{name of a parameter: (lr, weight decay)}."""
+    """Return {name of a parameter: (lr, weight decay)}."""
     kwargs = {"base_lr": 0.1, "weight_decay": 0.01, "weight_decay_norm": 0.002, **kwargs}
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     groups = parameter_groups(model, **kwargs)
@@ -75,7 +75,7 @@ def test_every_kind_of_norm_layer(norm):
     "decay, conv, norm", [(None, 0.01, 0.002), (0.0, 0.0, 0.0), (0.5, 0.5, 0.5)]
 )
 def test_biases(decay, conv, norm):
-    """Twice the learning rate; None leaves the decay of their layer, 0 is a decay of its own."""
+    """Twice the learning rate. A decay of None keeps the layer's decay; 0 replaces it."""
     result = settings(net(), bias_lr_factor=2.0, weight_decay_bias=decay)
     assert result["0.bias"] == (0.2, conv)
     assert result["1.bias"] == (0.2, norm)
@@ -84,7 +84,7 @@ def test_biases(decay, conv, norm):
 
 
 def test_shared_parameters_come_once():
-    """A head used for two levels: its parameters are in one group, once."""
+    """A head used for two levels: its parameters are in one group, and only once."""
     conv = nn.Conv2d(2, 2, 1)
     model = nn.ModuleList([conv, nn.ReLU(), conv])
     model.tied = nn.Conv2d(2, 2, 1)
@@ -113,7 +113,7 @@ def test_nothing_to_train():
 
 
 def test_few_groups():
-    """Alike parameters share a group, so that the optimiser can update them together."""
+    """Parameters with equal options share a group, so that the optimiser updates them together."""
     model = nn.Sequential(*(net() for _ in range(5)))
     kwargs = {"base_lr": 0.1, "weight_decay": 0.01, "weight_decay_norm": 0.0}
     assert len(parameter_groups(model, **kwargs)) == 2
@@ -139,7 +139,7 @@ def test_optimisers_by_name(name, cls):
     cfg = config(name, WEIGHT_DECAY=0.03, WEIGHT_DECAY_NORM=0.5, BIAS_LR_FACTOR=2.0)
     model = net()
     optimizer = build_optimizer(cfg, model)
-    assert type(optimizer) is cls
+    assert isinstance(optimizer, cls) and type(optimizer).__name__ == cls.__name__
     found = {(g["lr"], g["weight_decay"], len(g["params"])) for g in optimizer.param_groups}
     assert found == {(0.1, 0.03, 2), (0.2, 0.03, 1), (0.1, 0.5, 1), (0.2, 0.5, 1)}
 
@@ -193,7 +193,7 @@ def test_unknown_optimiser(name, near):
 
 
 def schedule(base_lr=1.0, name="WarmupMultiStepLR", **keys):
-    """A scheduler for one weight."""
+    """Return a scheduler for one weight."""
     cfg = config(BASE_LR=base_lr)
     cfg.SOLVER.LR_SCHEDULER.update({"NAME": name, "WARMUP_ITERS": 0, "STEPS": (), **keys})
     optimizer = build_optimizer(cfg, nn.Linear(1, 1, bias=False))
@@ -201,7 +201,7 @@ def schedule(base_lr=1.0, name="WarmupMultiStepLR", **keys):
 
 
 def rates(scheduler, count):
-    """The learning rates of iterations 0, 1, ..., stepped once after each."""
+    """Return the learning rates of iterations 0, 1, ..., with one step after each."""
     result = []
     for _ in range(count):
         result.append(scheduler.optimizer.param_groups[0]["lr"])
@@ -307,7 +307,7 @@ def test_steps_may_be_a_list():
 
 
 def test_own_builders():
-    """Experiments add to the tables."""
+    """Experiments can add builders to the tables."""
     OPTIMIZER_BUILDER.register(lambda model, cfg: "mine", name="mine")
     SCHEDULER_BUILDER.register(lambda cfg, optimizer: "mine", name="mine")
     try:
@@ -327,7 +327,7 @@ FIRST = {"STEPS": (3, 6), "WARMUP_ITERS": 2, "WARMUP_FACTOR": 0.5, "GAMMA": 0.1,
 
 
 def resumed(saved, scheduler):
-    """`scheduler`, with optimizer, after loading what `saved` holds."""
+    """Return `scheduler` after it has loaded the state of `saved`."""
     scheduler.optimizer.load_state_dict(saved.optimizer.state_dict())
     scheduler.load_state_dict(saved.state_dict())
     return scheduler
@@ -369,7 +369,7 @@ def test_resuming_obeys_the_config_and_says_so(name, changed, said, log):
 
 
 def test_a_cosine_run_that_is_made_longer():
-    """8 of 8 iterations done, then 16: (1 + cos(pi / 2)) / 2 at 8, not 0."""
+    """8 of 8 iterations are done, then MAX_ITER is 16: (1 + cos(pi / 2)) / 2 at 8, not 0."""
     keys = {"MAX_ITER": 8, "WARMUP_ITERS": 0}
     first = schedule(name="WarmupCosineLR", **keys)
     rates(first, 8)
@@ -379,7 +379,7 @@ def test_a_cosine_run_that_is_made_longer():
 
 
 def test_resuming_under_another_name_says_so(log):
-    """Both are functions of the iteration: the new one continues, without milestones."""
+    """Both depend only on the iteration: the new one continues, without milestones."""
     first = schedule(name="WarmupMultiStepLR", **FIRST)
     rates(first, 4)
     second = resumed(first, schedule(name="WarmupCosineLR", **FIRST))
@@ -392,7 +392,7 @@ def optimizer_of(model, **keys):
 
 
 def test_momentum_follows_its_parameter_into_another_group():
-    """A decay of their own takes the biases out of the one group that there was.
+    """A separate decay moves the biases from the only group into another.
 
     Each parameter keeps its momentum; decay and momentum are the new config's.
     """
@@ -434,7 +434,7 @@ def test_another_kind_of_optimiser_is_refused(with_kind):
 
 
 def test_state_of_a_schedule_is_plain(tmp_path):
-    """It must load without running code."""
+    """The state must load without running code."""
     for cls in (WarmupMultiStepLR, WarmupCosineLR):
         torch.save(schedule(name=cls.__name__, **FIRST).state_dict(), tmp_path / "state.pth")
         assert torch.load(tmp_path / "state.pth", weights_only=True)["warmup_iters"] == 2
@@ -461,9 +461,9 @@ def with_gradients(*gradients):
         ("norm", 3.5, 1.0, [[1.5, -2.0], [0.0, 3.5]]),
         # Largest elements 4 and 12: x 3/4 and x 3/12.
         ("norm", 3.0, math.inf, [[2.25, -3.0], [0.0, 3.0]]),
-        # All of it has norm sqrt(25 + 144) = 13: x 6.5/13.
+        # The joint norm is sqrt(25 + 144) = 13: x 6.5/13.
         ("full_model", 6.5, 2.0, [[1.5, -2.0], [0.0, 6.0]]),
-        # Nothing is longer than that.
+        # All norms are below the limit.
         ("value", 100.0, 2.0, [[3.0, -4.0], [0.0, 12.0]]),
         ("norm", 100.0, 2.0, [[3.0, -4.0], [0.0, 12.0]]),
         ("full_model", 100.0, 2.0, [[3.0, -4.0], [0.0, 12.0]]),
@@ -488,5 +488,5 @@ def test_clipping_without_gradients(clip_type):
 
 
 def test_unknown_clipping():
-    with pytest.raises(ConfigError, match=r"CLIP_TYPE must be.*'full_model', got 'sum'"):
+    with pytest.raises(ConfigError, match=r"CLIP_TYPE must be.*'full_model'; got 'sum'"):
         clip_gradients([], clip_type="sum", clip_value=1.0, norm_type=2.0)

@@ -68,7 +68,7 @@ def test_resume_is_bit_identical(experiment, run_command):
     run_command([*part, "SOLVER.LR_SCHEDULER.MAX_ITER", "2"], experiment)
     resumed = [part[0], "--resume", *part[1:]]
     result = run_command(resumed, experiment)
-    assert "Going on at iteration 2 of 4" in result.stderr
+    assert "Continuing at iteration 2 of 4" in result.stderr
     assert losses(experiment / "parts") == losses(experiment / "whole")
     check_same_weights(experiment / "whole/model_final.pth", experiment / "parts/model_final.pth")
 
@@ -138,7 +138,7 @@ def test_pods_test_chooses_weights(experiment, run_command):
     [
         (["TEST.EVAL_PEROID", "5"], "Did you mean TEST.EVAL_PERIOD?"),
         (["SOLVER.IMS_PER_BATCH=8"], "KEY VALUE"),
-        (["SOLVER.IMS_PER_BATCH", "many"], "SOLVER.IMS_PER_BATCH is a int"),
+        (["SOLVER.IMS_PER_BATCH", "many"], "SOLVER.IMS_PER_BATCH must be an int"),
         (["MODEL.ATSS.NUM_CLASSES", "80"], "NUM_CLASSES 80, but 'shapes_train' has 6 classes"),
         (["DATASETS.TRAIN", "('shapes_trian',)"], "Did you mean shapes_train?"),
         (["MODEL.WEIGHTS", "nowhere.pth"], "nowhere.pth does not exist"),

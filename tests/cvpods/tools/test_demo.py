@@ -18,10 +18,12 @@ from cvpods.checkpoint.origin import Origin
 from cvpods.data.detection_utils import read_image
 from cvpods.engine.class_names import ClassMismatch
 from cvpods.structures import Boxes, Instances
-from cvpods.tools import demo as module
-from cvpods.tools.common import open_experiment
-from cvpods.tools.demo import Demo, main, score_thresholds, split_overrides
+from cvpods.tools import demo_run as module
+from cvpods.tools.demo import main, split_overrides
 from cvpods.tools.demo_files import OutputNames, find_sources, image_suffixes
+from cvpods.tools.demo_run import Demo
+from cvpods.tools.demo_scores import score_thresholds
+from cvpods.tools.experiment import open_experiment
 from cvpods.utils.errors import ConfigError, DataError
 from cvpods.utils.video import VideoReader, VideoWriter
 from cvpods.utils.visualize import class_color
@@ -699,7 +701,7 @@ def test_bad_sources_are_named_and_skipped(pods_demo, tmp_path):
     inputs = ["a.jpg", "bad.jpg", "nowhere.jpg", "bad.mp4", "IMG_2.JPG", "c.jpg"]
     status, printed = pods_demo("--input", *inputs, "--output", "o")
     assert status == 1
-    assert "Skipped: nowhere.jpg is no file" in printed
+    assert "Skipped: nowhere.jpg is not a file" in printed
     assert "Skipped: Image bad.jpg cannot be read" in printed
     assert "Skipped: Video bad.mp4 cannot be opened" in printed
     assert printed.rstrip().endswith("error: 4 not used: nowhere.jpg, IMG_2.JPG, bad.jpg, bad.mp4")
@@ -745,8 +747,8 @@ def test_progress_bars(pods_demo, clip, tmp_path, monkeypatch):
         (["--input", "nowhere.jpg"], "error: 1 not used: nowhere.jpg"),
         (["--input", "IMG_2.JPG", "PHOTOS"], "error: 2 not used: IMG_2.JPG, PHOTOS"),
         (["--input", "SEED", "3"], "--input names nothing"),
-        (["--input", "a.jpg", "--max-frames", "0"], "--max-frames must be at least 1, got 0"),
-        (["--input", "a.jpg", "--max-frames=-1"], "--max-frames must be at least 1, got -1"),
+        (["--input", "a.jpg", "--max-frames", "0"], "--max-frames must be at least 1; got 0"),
+        (["--input", "a.jpg", "--max-frames=-1"], "--max-frames must be at least 1; got -1"),
         (["--input", "a.jpg", "--output", "a.jpg"], "--output a.jpg cannot be made"),
         (["--input", "a.jpg", "--output", "a.jpg/sub"], "--output a.jpg/sub cannot be made"),
         (["--input", "a.jpg", "--score", "2"], "--score must be in 0 ... 1, or per-class; got '2'"),

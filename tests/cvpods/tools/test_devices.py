@@ -1,11 +1,11 @@
 """--num-gpus, --num-processes and MODEL.DEVICE, where no GPU is."""
 
-import argparse
-
 import pytest
 import torch
 
-from cvpods.tools.common import load_config, make_parser, run_tool
+from cvpods.tools.experiment import load_config
+from cvpods.tools.flags import make_parser
+from cvpods.tools.train import main as pods_train
 from cvpods.utils.env import select_device
 from cvpods.utils.errors import ConfigError
 from cvpods_ext import console
@@ -18,14 +18,20 @@ def no_gpu(monkeypatch):
 
 
 WITHOUT_GPUS = {"pods_convert"}
-FIRST_WORDS = {"pods_debug": ["replay", "x.pt"], "pods_vis": ["alignment"]}
+FIRST_WORDS = {
+    "pods_debug": ["replay", "x.pt"],
+    "pods_demo": ["--input", "x.jpg"],
+    "pods_export": ["--output", "x.onnx"],
+    "pods_infer": ["--model", "x.onnx"],
+    "pods_vis": ["alignment", "--input", "x.jpg"],
+}
 
 
 @pytest.mark.parametrize("command", sorted(set(console.__all__) - WITHOUT_GPUS))
-def test_every_command_refuses_gpus_that_are_not_there(command, capsys):
+def test_every_command_refuses_gpus_that_are_not_there(command, experiment, capsys):
     words = FIRST_WORDS.get(command, [])
     with pytest.raises(SystemExit) as ended:
-        getattr(console, command)([*words, "--num-gpus", "1"])
+        getattr(console, command)([*words, "--dir", str(experiment), "--num-gpus", "1"])
     printed = capsys.readouterr().err
     assert ended.value.code == 2
     assert "argument --num-gpus: 1 needs a CUDA GPU" in printed
@@ -47,12 +53,11 @@ def test_what_the_flags_choose(experiment, words, device):
     assert load_config(args)[0].MODEL.DEVICE == device
 
 
-def test_a_config_for_the_cpu_contradicts_gpus(experiment, capsys):
-    args = argparse.Namespace(
-        dir=str(experiment), opts=["MODEL.DEVICE", "cpu"], num_gpus=2, num_processes=None
-    )
+def test_a_config_for_the_cpu_contradicts_gpus(experiment, capsys, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     with pytest.raises(SystemExit):
-        run_tool(args, print)
+        pods_train(["--dir", str(experiment), "--num-gpus", "2", "MODEL.DEVICE", "cpu"])
     assert "MODEL.DEVICE is 'cpu', and --num-gpus 2 asks for GPUs" in capsys.readouterr().err
 
 

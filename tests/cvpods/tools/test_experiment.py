@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from cvpods.tools import common
-from cvpods.tools.common import chosen_weights, open_experiment
-from cvpods.tools.experiment import load_experiment
+from cvpods.tools.errors import explain
+from cvpods.tools.experiment import load_experiment, open_experiment
+from cvpods.tools.output_folder import alone_in
 from cvpods.tools.test import choose_weights
-from cvpods.tools.train import _alone_in
+from cvpods.tools.weights import chosen_weights
 from cvpods.utils.errors import CheckpointError, ConfigError
 
 
@@ -65,11 +65,11 @@ def test_weights_that_a_new_run_would_move(form, config, home, monkeypatch):
     config.MODEL.WEIGHTS = form.format(file, hashlib.sha256(file.read_bytes()).hexdigest())
     args = argparse.Namespace(machine_rank=0, resume=False)
     refused = pytest.raises(ConfigError, match="is of an earlier run in OUTPUT_DIR")
-    with refused, _alone_in(config, args):
+    with refused, alone_in(config, args):
         pass
     assert file.is_file()
     config.MODEL.WEIGHTS = ""
-    with _alone_in(config, args):
+    with alone_in(config, args):
         assert not file.exists() and (home / "runs/earlier_1/model_final.pth").is_file()
 
 
@@ -99,6 +99,6 @@ def test_bounds_count_the_iterations_inside(low, high, names, config):
 
 
 def test_a_full_disk_names_the_file():
-    said = common._explain(OSError(28, "No space left on device", "results.json"))
+    said = explain(OSError(28, "No space left on device", "results.json"))
     assert said.startswith("No space is left to write results.json: No space left on device.")
     assert "repeat the command" in said

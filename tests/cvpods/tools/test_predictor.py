@@ -15,12 +15,12 @@ import torch
 from PIL import Image
 from torch import nn
 
-from cvpods.checkpoint import Checkpointer
+from cvpods.checkpoint import Checkpointer, newest_checkpoint
 from cvpods.data.datasets import paths
 from cvpods.engine import DefaultRunner
 from cvpods.modeling.test_time_augmentation import TestTimeAugmentation
 from cvpods.structures import Boxes, Instances
-from cvpods.tools.common import newest_checkpoint, open_experiment
+from cvpods.tools.experiment import open_experiment
 from cvpods.tools.predictor import Predictor, as_array, coco_class_names
 from cvpods.utils.errors import CheckpointError, ConfigError, DataError, PodsError
 

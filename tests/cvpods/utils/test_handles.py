@@ -1,4 +1,4 @@
-"""Too few file handles for the workers of a loader."""
+"""Behaviour with too few file handles for the workers of a loader."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from pathlib import Path
 
 import pytest
 
-from cvpods.tools.common import reporting_errors
+from cvpods.tools.errors import reporting_errors
 from cvpods.utils import handles
 from cvpods.utils.errors import ConfigError, DataError
-from cvpods.utils.handles import is_out_of_handles, provide_handles
+from cvpods.utils.handles import is_out_of_handles, raise_handle_limit
 from tests.conftest import command_environment
 
 NEEDED = 32 + 2 * (8 + 8 * 3)  # 2 workers of 3 images: 96
 
 
 class Limits:
-    """A pretended module resource with one limit."""
+    """Stand-in for the module resource, with one limit."""
 
     RLIMIT_NOFILE, RLIM_INFINITY = 7, -1
 
@@ -45,23 +45,23 @@ class Limits:
 )
 def test_the_limit_is_raised(monkeypatch, limit, after):
     monkeypatch.setattr(handles, "resource", Limits(*limit))
-    provide_handles(2, 3)
+    raise_handle_limit(2, 3)
     assert handles.resource.limit == after
-    assert ("ulimit -n" in handles.scarce_handles()) == (after == (60, 60))
+    assert ("ulimit -n" in handles.scarcity_hint()) == (after == (60, 60))
 
 
 def test_workers_that_cannot_be_started(monkeypatch):
-    """2 workers need 48 to start."""
+    """2 workers need 48 files to start."""
     monkeypatch.setattr(handles, "resource", Limits(47, 47))
     with pytest.raises(ConfigError, match="ulimit -n 65536 .47 now.*DATALOADER.NUM_WORKERS"):
-        provide_handles(2, 3)
-    provide_handles(0, 3)
+        raise_handle_limit(2, 3)
+    raise_handle_limit(0, 3)
 
 
 def test_without_limits(monkeypatch):
-    """As on Windows."""
+    """The module resource is missing, as on Windows."""
     monkeypatch.setattr(handles, "resource", None)
-    provide_handles(2, 3)
+    raise_handle_limit(2, 3)
     assert "ulimit -n 65536, or" in handles.describe_handles()
 
 
@@ -99,7 +99,7 @@ def test_errors(error, expected, capsys):
 @pytest.mark.skipif(sys.platform == "win32", reason="no ulimit")
 @pytest.mark.parametrize("limit", [24, 85])
 def test_a_training_with_few(experiment, shapes_root, limit):
-    """Too few to start 6 workers, and too few for the images on their way from them."""
+    """Too few to start 6 workers, or too few for the images that the workers send."""
     command = Path(sys.executable).parent / "pods_train"
     words = "TEST.EVAL_PERIOD -1 DATALOADER.NUM_WORKERS 6 SOLVER.LR_SCHEDULER.MAX_ITER 40"
     result = subprocess.run(

@@ -1,4 +1,4 @@
-"""The log of a run: where it is, whatever OUTPUT_DIR is called, and what stands in its place."""
+"""The log of a run: its place for unusual names of OUTPUT_DIR, and obstacles in its place."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def test_without_permission(experiment, tmp_path, what):
 
 @pytest.mark.parametrize("where", ["mkdir", "file", "log"])
 def test_permission_is_denied(experiment, tmp_path, monkeypatch, where):
-    """As without root's rights: at the folder, at a file in it, at the log."""
+    """Without root's rights: for the folder, for a file in its place, and for the log."""
 
     def deny(*args, **kwargs):
         raise PermissionError(13, "Permission denied")
@@ -98,7 +98,7 @@ def test_a_file_in_the_place_of_the_folder(experiment, tmp_path, output):
 
 @pytest.mark.slow
 def test_a_training_with_braces_in_its_name(experiment, run_command):
-    """Everything of the run is in that folder, and nothing beside it; so is pods_test's."""
+    """All files of pods_train and pods_test are in that folder, and none outside it."""
     words = ["SOLVER.LR_SCHEDULER.MAX_ITER", "1", "OUTPUT_DIR", "runs/{exp}"]
     run_command(["pods_train", *words], experiment)
     run_command(["pods_test", *words], experiment)
@@ -118,7 +118,7 @@ def test_a_training_whose_log_is_a_folder(experiment, run_command):
 
 
 def test_a_full_disk_is_said_once(tmp_path, monkeypatch, capsys):
-    """Not for each line, and without a traceback; with room again, lines are written again."""
+    """The failure is reported once, without a traceback. Later lines are written if possible."""
     setup_logger(tmp_path)
     file = next(sink for sink in gc.get_objects() if isinstance(sink, log_module._LogFile))
     real = file._file

@@ -1,4 +1,4 @@
-"""Ranges of config values: what they hold, and the message that refuses another."""
+"""Ranges of config values, and the message that refuses a value."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def test_text(allowed, text):
 
 
 def test_check_ranges():
-    """Keys that the group does not have are not missed."""
+    """Keys that the group does not have are skipped."""
     check_ranges("MODEL.X", {"A": 3, "B": "anything"}, {"A": Range(1), "C": Range(1)})
     with pytest.raises(ConfigError, match=r"^MODEL\.X\.A must be a number >= 4; got 3\.$"):
         check_ranges("MODEL.X", {"A": 3}, {"A": Range(4)})

@@ -1,4 +1,4 @@
-"""Registries: what may be registered twice."""
+"""Registries: objects that may be registered twice."""
 
 import pytest
 
@@ -6,7 +6,7 @@ from cvpods.utils.registry import Registry
 
 
 def test_an_experiment_that_is_loaded_twice():
-    """Its classes are made again under their names, its dicts are equal: the new ones stay."""
+    """Its classes have the same names and its dicts are equal: new objects replace old ones."""
     registry = Registry("things")
     for _ in range(2):
         made = type("Own", (), {"__module__": "config"})

@@ -1,4 +1,4 @@
-"""Videos made here and read back: sizes, colours, rotation, damage; cameras by name."""
+"""Videos written and read back: sizes, colours, rotation, damage, and cameras by name."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ RED, GREEN, BLUE, GREY = (200, 30, 30), (30, 200, 30), (30, 30, 200), (128, 128,
 
 
 def picture(height=48, width=64):
-    """Red and green above, blue and grey below."""
+    """Return a picture with red and green above blue and grey."""
     image = np.empty((height, width, 3), dtype=np.uint8)
     image[: height // 2, : width // 2], image[: height // 2, width // 2 :] = RED, GREEN
     image[height // 2 :, : width // 2], image[height // 2 :, width // 2 :] = BLUE, GREY
@@ -26,7 +26,7 @@ def picture(height=48, width=64):
 
 
 def corners(frame):
-    """The nearest of the four colours at top left, top right, bottom left, bottom right."""
+    """Return the nearest of the four colours at top left, top right, bottom left, bottom right."""
     colors = np.array([RED, GREEN, BLUE, GREY])
     names = ("red", "green", "blue", "grey")
     places = ((3, 3), (3, -4), (-4, 3), (-4, -4))
@@ -34,7 +34,7 @@ def corners(frame):
 
 
 def make_video(path, frames, rate=10, codec="mpeg4", rotation=None, options=None):
-    """By PyAV alone, not by VideoWriter."""
+    """Write a video with PyAV alone, without VideoWriter."""
     frames = list(frames)
     with av.open(str(path), "w", options=options or {}) as container:
         stream = container.add_stream(codec, rate=rate)
@@ -49,7 +49,7 @@ def make_video(path, frames, rate=10, codec="mpeg4", rotation=None, options=None
 
 
 def noise(count, seed=0):
-    """Frames that compress badly, so that a cut file is cut in the middle of them."""
+    """Return frames that compress badly, so that a cut file ends in the middle of a frame."""
     random = np.random.default_rng(seed)
     return [random.integers(0, 256, (48, 64, 3), dtype=np.uint8) for _ in range(count)]
 
@@ -102,7 +102,7 @@ def test_rate(tmp_path, rate):
     ],
 )
 def test_rotation(tmp_path, rotation, shape, expected):
-    """Counter-clockwise: by 90 degrees, what was at the top right comes to the top left."""
+    """Rotation is counter-clockwise: 90 degrees move the top right corner to the top left."""
     path = make_video(tmp_path / "clip.mp4", [picture()] * 2, rotation=rotation)
     for frame in read(path):
         assert frame.shape == (*shape, 3) and frame.flags.c_contiguous
@@ -113,7 +113,7 @@ def test_rotation_as_phones_write_it(tmp_path):
     """The matrix in the track's header: x' = a x + c y, y' = b x + d y, y downwards.
 
     A phone held upright writes a = d = 0, b = 1, c = -1: right (1, 0) becomes down (0, 1), a turn
-    by 90 degrees clockwise. What was at the bottom left is shown at the top left.
+    by 90 degrees clockwise. The bottom left corner is shown at the top left.
     """
     path = make_video(tmp_path / "clip.mp4", [picture()] * 2)
     one, zero, minus = (v.to_bytes(4, "big", signed=True) for v in (1 << 16, 0, -1 << 16))
@@ -149,7 +149,7 @@ def test_sound_alone(tmp_path):
 
 
 def test_truncated_without_its_index(tmp_path):
-    """An mp4's index stands at its end."""
+    """The index of an mp4 file is at its end."""
     path = make_video(tmp_path / "cut.mp4", noise(20))
     content = path.read_bytes()
     path.write_bytes(content[: len(content) * 2 // 3])
@@ -158,7 +158,7 @@ def test_truncated_without_its_index(tmp_path):
 
 
 def test_truncated_with_its_index_first(tmp_path):
-    """As downloads that stopped: the file says 20 frames, some are there."""
+    """As after a broken download: the file states 20 frames, and has fewer."""
     path = make_video(tmp_path / "cut.mp4", noise(20), options={"movflags": "faststart"})
     content = path.read_bytes()
     path.write_bytes(content[: len(content) * 2 // 3])
@@ -171,7 +171,7 @@ def test_truncated_with_its_index_first(tmp_path):
 
 @pytest.mark.parametrize("seed", range(5))
 def test_damaged_bytes(tmp_path, seed):
-    """200 bytes changed somewhere: frames, then perhaps one error that names the frame."""
+    """200 changed bytes: the reader gives frames, and at most one error that names the frame."""
     path = make_video(tmp_path / "bad.mp4", noise(12))
     content = bytearray(path.read_bytes())
     start = int(np.random.default_rng(seed).integers(40, len(content) - 200))
@@ -206,7 +206,7 @@ def test_decoding_errors_become_data_errors(tmp_path, monkeypatch):
 
 
 def test_one_after_the_other(tmp_path):
-    """A reader is closed by `with`: its file can be read again, and removed on every system."""
+    """`with` closes a reader: its file can be read again, and removed on every system."""
     path = make_video(tmp_path / "clip.mp4", [picture()] * 3)
     assert len(read(path)) == len(read(path)) == 3
 
@@ -220,7 +220,7 @@ def test_odd_names(tmp_path, name):
 
 @pytest.mark.parametrize("name", ["12:30.mp4", "file:clip.mp4", "concat:clip.mp4"])
 def test_names_with_a_colon(tmp_path, monkeypatch, name):
-    """In the current folder, where nothing else stands before the colon."""
+    """In the current folder, where no slash comes before the colon."""
     monkeypatch.chdir(tmp_path)
     write("clip.mp4", [picture()])
     before = (tmp_path / "clip.mp4").read_bytes()

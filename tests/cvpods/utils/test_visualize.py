@@ -1,4 +1,4 @@
-"""Boxes on images: colours that can be told apart, labels that can be read, nothing cut off."""
+"""Boxes on images: distinguishable colours, and readable labels that are not cut off."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ def rgb(color):
 
 
 def linear(color):
-    """Linear light of "#RRGGBB", as WCAG 2 and sRGB define it."""
+    """Return the linear light of "#RRGGBB", as WCAG 2 and sRGB define it."""
     values = np.array(rgb(color)) / 255
     return np.where(values <= 0.04045, values / 12.92, ((values + 0.055) / 1.055) ** 2.4)
 
 
 def contrast(color, other):
-    """WCAG 2: (L1 + 0.05) / (L2 + 0.05), L = 0.2126 R + 0.7152 G + 0.0722 B."""
+    """Return WCAG 2's (L1 + 0.05) / (L2 + 0.05), L = 0.2126 R + 0.7152 G + 0.0722 B."""
     light = sorted(float(linear(c) @ (0.2126, 0.7152, 0.0722)) for c in (color, other))
     return (light[1] + 0.05) / (light[0] + 0.05)
 
@@ -44,7 +44,7 @@ def draw(image, *boxes, labels=None, names=("cat", "dog"), scores=None, min_size
 
 
 def test_hand_case():
-    """Lines are max(2, 400 / 300) = 2 pixels wide, with a white one on either side.
+    """Lines are max(2, 400 / 300) = 2 pixels wide, with a white line on either side.
 
     The left side of a box that begins at x = 100: 99 white, 100 and 101 coloured, 102 white.
     """
@@ -61,7 +61,7 @@ def test_hand_case():
 
 @pytest.mark.parametrize("color", PALETTE)
 def test_text_is_readable_on_every_colour(color):
-    """4.5 is WCAG's least contrast of text (AA)."""
+    """4.5 is WCAG's lowest contrast for text (AA)."""
     chosen = {"black": "#000000", "white": "#FFFFFF"}[text_color(color)]
     assert contrast(color, chosen) >= 4.5
 
@@ -96,7 +96,7 @@ SIGHTS = {
 
 
 def lab(light):
-    """CIE L*a*b* of linear RGB, white D65."""
+    """Return CIE L*a*b* of linear RGB, white D65."""
     to_xyz = [[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]]
     xyz = np.array(to_xyz) @ light.clip(0, 1) / (0.9505, 1, 1.089)
     f = np.where(xyz > 216 / 24389, np.cbrt(xyz), (24389 / 27 * xyz + 16) / 116)
@@ -105,7 +105,7 @@ def lab(light):
 
 @pytest.mark.parametrize("sight", SIGHTS)
 def test_colours_can_be_told_apart(sight):
-    """A difference of 2.3 is just visible; the usual ten of plots come down to 4.6 and 7.3."""
+    """A difference of 2.3 is just visible; the usual ten plot colours reach 4.6 and 7.3."""
     seen = [lab(SIGHTS[sight] @ linear(color)) for color in PALETTE]
     assert min(np.linalg.norm(a - b) for a, b in itertools.combinations(seen, 2)) > 15
 
@@ -122,14 +122,14 @@ def test_classes_have_their_own_colours():
 
 
 def ink(drawn, label=0):
-    """Pixels of the full text colour; the ground is grey, so text alone has it."""
+    """Count the pixels of the full text colour, which only text has on the grey background."""
     wanted = {"black": 0, "white": 255}[text_color(class_color(label))]
     return int((drawn == wanted).all(dim=0).sum())
 
 
 @pytest.mark.parametrize("size", [(400, 400), (300, 500), (1000, 700)])
 def test_labels_lie_inside_the_picture(size):
-    """Wherever the box is, as many pixels of text are seen as in the middle of the picture."""
+    """Any position of the box shows as many text pixels as the middle of the picture."""
     height, width = size
     middle = [width // 2 - 40, height // 2 - 40, width // 2 + 40, height // 2 + 40]
     expected = ink(draw(plain(*size), middle, names=["a long name"], scores=[0.87]))
@@ -147,7 +147,7 @@ def test_boxes_beyond_the_border_have_their_label_inside():
 
 
 def test_label_stands_above_the_box_or_inside_it():
-    """Above where there is room, so that it hides nothing of the object; else below the edge."""
+    """The label is above the box, so that the object is visible, or below the edge if need be."""
     high = draw(plain(400, 400), [100, 200, 200, 300])
     assert ink(high[:, :200]) == ink(high) > 0
     low = draw(plain(400, 400), [100, 3, 200, 100])
@@ -170,7 +170,7 @@ def test_the_image_is_not_changed():
 
 @pytest.mark.parametrize("min_size", [1, 400])
 def test_no_boxes(min_size):
-    """Only the enlargement remains; the picture that comes back is a copy."""
+    """The picture is only enlarged, and it is a copy."""
     image = plain(200, 300)
     drawn = draw(image, scores=[], min_size=min_size)
     assert drawn.shape == ((3, 200, 300) if min_size == 1 else (3, 400, 600))
@@ -197,7 +197,7 @@ def test_large_images_keep_their_size():
 
 
 def test_long_thin_images_are_enlarged_less():
-    """40 x 1000: a factor of 10 would make 10000 pixels of the long side; 2 makes 2000."""
+    """40 x 1000: a factor of 10 would give a long side of 10000 pixels; 2 gives 2000."""
     assert draw(plain(40, 1000), [1, 1, 50, 20], min_size=400).shape == (3, 80, 2000)
     assert draw(plain(3000, 2), [0, 1, 2, 20], min_size=400).shape == (3, 3000, 2)
 
@@ -208,7 +208,7 @@ def test_boxes_of_any_size(box):
 
 
 def test_lines_and_text_grow_with_the_picture():
-    """At 1200 pixels a line has 1200 / 300 = 4."""
+    """At 1200 pixels, a line is 1200 / 300 = 4 pixels wide."""
     drawn = draw(plain(1200, 1200), [500, 500, 900, 900])
     color = rgb(class_color(0))
     assert [pixel(drawn, x, 700) for x in range(499, 505)] == [WHITE, *[color] * 4, WHITE]

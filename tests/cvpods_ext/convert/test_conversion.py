@@ -6,13 +6,15 @@ import pytest
 import torch
 
 from cvpods.checkpoint import Checkpointer, load_file, load_weights
-from cvpods.tools.common import open_experiment
+from cvpods.tools.experiment import open_experiment
 from cvpods.utils.errors import CheckpointError
 from cvpods_ext.configs.frameworks import ARITHMETIC
-from cvpods_ext.convert import LAYOUTS, convert, recognise, to_mmdet
-from cvpods_ext.convert.conversion import reorder_anchors
+from cvpods_ext.convert.conversion import convert
+from cvpods_ext.convert.heads import reorder_anchors
+from cvpods_ext.convert.layouts import LAYOUTS, recognise
 from cvpods_ext.convert.network import expected_shapes
 from cvpods_ext.convert.rename import Rename
+from cvpods_ext.convert.to_mmdet import to_mmdet
 from tests.load_script import ROOT
 
 # Small detectors with trained-like (random) weights: (experiment, method of mmdetection).
@@ -163,7 +165,7 @@ def test_recognition(names, layout):
 
 def test_a_wrong_name_of_the_source():
     weights = weights_of("atss.res18.shapes")
-    with pytest.raises(CheckpointError, match="no file of mmdetection.*backbone.bottom_up"):
+    with pytest.raises(CheckpointError, match="not weights of mmdetection.*backbone.bottom_up"):
         convert(weights, "mmdet")
     with pytest.raises(CheckpointError, match="auto, mmdet, maskrcnn_benchmark"):
         convert(weights, "yolo")
@@ -171,7 +173,7 @@ def test_a_wrong_name_of_the_source():
 
 @pytest.mark.parametrize("weights", [{}, {"encoder.weight": torch.zeros(1)}])
 def test_files_of_nothing_known(weights):
-    with pytest.raises(CheckpointError, match="Nothing known"):
+    with pytest.raises(CheckpointError, match="not recognised"):
         convert(weights)
 
 
@@ -301,7 +303,7 @@ def test_networks_that_are_not_known(name):
     """Converted all the same, and it is said that nothing was checked."""
     result = convert(weights_of(name))
     assert not result.checked and not result.missing and "not known" not in result.describe(False)
-    assert "of no network that is known" in result.describe(False)
+    assert "the network is unknown" in result.describe(False)
 
 
 # -- reading ---------------------------------------------------------------------------------------
@@ -370,10 +372,10 @@ def test_averaged_weights_are_converted_too(tmp_path):
 def test_detectors_of_two_stages(tmp_path, name):
     """A pyramid from P2 has other levels under the same names: refused, also as it is read."""
     weights = {**to_mmdet(weights_of("atss.res18.shapes"), "atss").weights, name: torch.zeros(1)}
-    with pytest.raises(CheckpointError, match=f"{name} is of a pyramid from P2, or of two stages"):
+    with pytest.raises(CheckpointError, match=f"{name} belongs to a pyramid that starts at P2"):
         convert(weights)
     torch.save({"state_dict": weights}, tmp_path / "x.pth")
-    with pytest.raises(CheckpointError, match="no form here"):
+    with pytest.raises(CheckpointError, match="does not have such detectors"):
         load_file(tmp_path / "x.pth")
 
 

@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from cvpods.checkpoint import load_file
-from cvpods_ext.convert import convert, to_mmdet
+from cvpods_ext.convert.conversion import convert
+from cvpods_ext.convert.to_mmdet import to_mmdet
 from tests.load_script import ROOT, load_script
 
 script = load_script("scripts/compare_mmdet.py")

@@ -10,11 +10,11 @@ from cvpods.configs import FCOSConfig, RetinaNetConfig
 from cvpods.modeling.backbone import build_resnet_fpn_p3_p7
 from cvpods.modeling.meta_arch import FCOSDetector, RetinaNetDetector
 from cvpods_ext.configs.frameworks import ARITHMETIC
-from cvpods_ext.convert import convert
-from cvpods_ext.convert.conversion import _NO_CATEGORY
+from cvpods_ext.convert.conversion import convert
+from cvpods_ext.convert.heads import UNUSED_IDS
 
 HEIGHT, WIDTH = 128, 160
-CATEGORIES = [index for index in range(91) if index not in _NO_CATEGORY]
+CATEGORIES = [index for index in range(91) if index not in UNUSED_IDS]
 # name -> (config class, detector, group, P6 from)
 MODELS = {
     "retinanet_resnet50_fpn": (RetinaNetConfig, RetinaNetDetector, "RETINANET", "p5"),

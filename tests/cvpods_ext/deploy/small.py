@@ -9,8 +9,8 @@ import torch
 from torch import nn
 
 from cvpods.modeling.meta_arch import DenseDetector
-from cvpods.tools.common import open_experiment
-from cvpods_ext.deploy.export_tool import main as export
+from cvpods.tools.experiment import open_experiment
+from cvpods_ext.tools.export import main as export
 from tests.load_script import ROOT
 
 # method: (experiment, its group of cfg.MODEL)

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from cvpods_ext.deploy.export_tool import main as export
-from cvpods_ext.deploy.infer_tool import main as infer
 from cvpods_ext.deploy.info import ENTRY
+from cvpods_ext.tools.export import main as export
+from cvpods_ext.tools.infer import main as infer
 from tests.cvpods_ext.deploy.small import small_detector, small_opts
 from tests.load_script import ROOT
 
@@ -47,7 +47,7 @@ def graphs(folder, run_command):
     if not fixed.exists():
         words = ["pods_export", "--weights", "x.pth", "--output"]
         done = run_command([*words, free.name, "--verify"], folder)
-        assert "they differ by" in done.stdout + done.stderr
+        assert "outputs differ by" in done.stdout + done.stderr
         shape = ["--half", "--simplify", "--overwrite-input-shape", "input:4,3,96,128"]
         run_command([*words, fixed.name, *shape], folder)
     return free, fixed
@@ -133,14 +133,17 @@ def test_targets_decide_the_status(folder, graphs, run_command):
 @pytest.mark.parametrize(
     "flags, message",
     [
-        (["--model", "x.pth"], "--model takes a graph (.onnx, .pt2), not x.pth"),
+        (["--model", "x.pth"], "--model must be a graph (.onnx, .pt2); got x.pth"),
         (["--model", "none.onnx"], "none.onnx does not exist"),
-        (["--model", "fixed.onnx", "--batch", "0"], "--batch is at least 1; got 0"),
-        (["--model", "fixed.onnx", *SPEED, "--batch", "2"], "this graph is for 4"),
-        (["--model", "free.onnx", *SPEED, "--runs", "0"], "--runs is at least 1"),
-        (["--model", "free.onnx", *SPEED, "--size", "9"], "--size is HEIGHTxWIDTH"),
+        (["--model", "fixed.onnx", "--batch", "0"], "--batch must be at least 1; got 0"),
+        (["--model", "fixed.onnx", *SPEED, "--batch", "2"], "--batch must be 4, as in this graph"),
+        (["--model", "free.onnx", *SPEED, "--runs", "0"], "--runs must be at least 1"),
+        (["--model", "free.onnx", *SPEED, "--size", "9"], "--size must be HEIGHTxWIDTH"),
         (["--model", "free.onnx", *SPEED, "--size", "100x96"], "multiples of 16"),
-        (["--model", "free.onnx", *SPEED, "NO.SUCH.KEY", "1"], "NO.SUCH.KEY 1 would do nothing"),
+        (
+            ["--model", "free.onnx", *SPEED, "NO.SUCH.KEY", "1"],
+            "KEY 1 would have no effect",
+        ),
         (["--model", "free.onnx", "NO.SUCH.KEY", "1"], "NO.SUCH.KEY"),
         (["--model", "free.onnx", "--datasets", "nowhere"], "val2017 does not exist. --datasets"),
         (["--model", "free.onnx", "--provider", "tensorrt"], "this onnxruntime does not have"),

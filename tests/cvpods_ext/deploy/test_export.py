@@ -14,13 +14,14 @@ import torch
 from cvpods.data.datasets import paths
 from cvpods.utils.errors import CheckpointError, ConfigError
 from cvpods_ext.deploy import export as export_module
-from cvpods_ext.deploy.export import InputShape, export_program, parse_shape, simplify, to_onnx
-from cvpods_ext.deploy.export_tool import load
-from cvpods_ext.deploy.export_tool import main as export
+from cvpods_ext.deploy.experiment import load_dense_detector
+from cvpods_ext.deploy.export import export_program, simplify, to_onnx
 from cvpods_ext.deploy.graphs import DetectorGraph, NetworkGraph
 from cvpods_ext.deploy.info import ENTRY, GraphInfo
+from cvpods_ext.deploy.options import InputShape, parse_shape
 from cvpods_ext.deploy.sessions import open_session
 from cvpods_ext.deploy.verify import detections_difference, difference, verify
+from cvpods_ext.tools.export import main as export
 from tests.cvpods_ext.deploy.small import (
     folder_of,
     small_config,
@@ -269,23 +270,29 @@ def test_verify_of_a_detector(exported):
     "flags, message",
     [
         (["--output", "x.pt2"], "--output must end in .onnx"),
-        (["--output", "x.onnx", "--batch", "many"], "--batch is a number or 'dynamic'; got 'many'"),
-        (["--output", "x.onnx", "--batch", "0"], "--batch is a number from 1 on"),
+        (
+            ["--output", "x.onnx", "--batch", "many"],
+            "must be a number or 'dynamic'; got 'many'",
+        ),
+        (["--output", "x.onnx", "--batch", "0"], "--batch must be at least 1, or 'dynamic'; got 0"),
         (
             ["--output", "x.onnx", "--size", "800"],
-            "--size is HEIGHTxWIDTH, 800x1344 for example; got '800'",
+            "--size must be HEIGHTxWIDTH, for example 800x1344; got '800'",
         ),
-        (["--output", "x.onnx", "--size", "800x1333"], "multiples of 16, 800x1328 for example"),
+        (
+            ["--output", "x.onnx", "--size", "800x1333"],
+            "multiples of 16, for example 800x1328",
+        ),
         (["--output", "x.onnx", "--size", "0x32"], "got '0x32'"),
-        (["--output", "x.onnx", "--opset", "17"], "--opset is in 18 ... 23; got 17"),
-        (["--output", "x.onnx", "--opset", "99"], "--opset is in 18 ... 23; got 99"),
+        (["--output", "x.onnx", "--opset", "17"], "--opset must be between 18 and 23; got 17"),
+        (["--output", "x.onnx", "--opset", "99"], "--opset must be between 18 and 23; got 99"),
         (
             ["--output", "x.onnx", "--overwrite-input-shape", "input:1,3,96,96"],
-            "--overwrite-input-shape goes with --simplify",
+            "--overwrite-input-shape needs --simplify",
         ),
         (
             ["--output", "x.onnx", "--simplify", "--overwrite-input-shape", "1,3,96,96"],
-            "written input:N,3,H,W",
+            "must be input:N,3,H,W",
         ),
         (
             ["--output", "x.pt2", "--format", "pt2", "--simplify"],
@@ -293,7 +300,7 @@ def test_verify_of_a_detector(exported):
         ),
         (
             ["--output", "x.onnx", "--with-postprocess", "MODEL.NMS_TYPE", "softnms-linear"],
-            "not 'softnms-linear'. Export without --with-postprocess",
+            "got 'softnms-linear'. Export without --with-postprocess",
         ),
     ],
 )
@@ -326,7 +333,7 @@ def test_a_file_that_cannot_be_written(weights, capsys, tmp_path):
         ((1, 4, 96, 96), "does not fit the input's"),
         ((1, 3, 96), "does not fit the input's"),
         ((0, 3, 96, 96), "does not fit the input's"),
-        ((1, 3, 96, 100), "multiples of 16, 96x96 for example; got 96x100"),
+        ((1, 3, 96, 100), "multiples of 16, for example 96x96; got 96x100"),
     ],
 )
 def test_shapes_that_do_not_fit(exported, shape, message):
@@ -337,7 +344,7 @@ def test_shapes_that_do_not_fit(exported, shape, message):
 def test_parse_shape():
     assert parse_shape("input:32,3,800,1344") == (32, 3, 800, 1344)
     for text in ("input", "input:", "input:1,", "input:a,b", ":1,2", "image_sizes:3,2"):
-        with pytest.raises(ConfigError, match="is written input:N,3,H,W"):
+        with pytest.raises(ConfigError, match="must be input:N,3,H,W"):
             parse_shape(text)
 
 
@@ -346,7 +353,8 @@ def test_deform_conv_needs_opset_19(tmp_path, capsys):
     torch.save({"model": small_detector("feature_align").state_dict()}, weights)
     words = [*flags_of(weights, "feature_align"), "--output", str(tmp_path / "x.onnx")]
     error = run_tool(capsys, *words, "--opset", "18", "--size", "96x96")
-    assert "DeformConv needs --opset 19 or later, got 18; or --deform-conv grid-sample" in error
+    assert "--opset must be at least 19, the first with DeformConv; got 18" in error
+    assert "--deform-conv grid-sample" in error
 
 
 def test_a_missing_package_is_named(monkeypatch):
@@ -362,14 +370,14 @@ def test_a_missing_package_is_named(monkeypatch):
 def test_models_of_another_kind_are_refused(tmp_path):
     model = torch.nn.Linear(1, 1)
     torch.save({"model": model.state_dict()}, tmp_path / "x.pth")
-    with pytest.raises(ConfigError, match="derived from DenseDetector, not Linear"):
-        load(small_config("atss")[0], lambda _: model, tmp_path / "x.pth")
+    with pytest.raises(ConfigError, match="DenseDetector; this experiment's is Linear"):
+        load_dense_detector(small_config("atss")[0], lambda _: model, tmp_path / "x.pth")
 
 
 def test_graphs_are_not_exported_again(exported, capsys, tmp_path):
     words = ["--dir", folder_of("free_anchor"), "--weights", exported("free_anchor")]
     error = run_tool(capsys, *words, "--output", tmp_path / "x.onnx")
-    assert "is a graph already; export from its weights" in error
+    assert "is a graph already; name the weights" in error
 
 
 def test_names_of_the_data_set_where_the_weights_have_none(weights, tmp_path, monkeypatch):
@@ -378,11 +386,11 @@ def test_names_of_the_data_set_where_the_weights_have_none(weights, tmp_path, mo
     cfg.DATASETS.TEST = ("coco_2017_val",)
     path = tmp_path / "x.pth"
     torch.save({"model": build_model(cfg).state_dict()}, path)
-    _, names = load(cfg, build_model, path)
+    _, names = load_dense_detector(cfg, build_model, path)
     assert len(names) == 80 and names[0] == "person"
     monkeypatch.setattr(paths, "data_roots", list)
     monkeypatch.chdir(tmp_path)
-    assert load(*small_config("free_anchor"), weights)[1] == []
+    assert load_dense_detector(*small_config("free_anchor"), weights)[1] == []
 
 
 def test_cluster_nms_is_nms():

@@ -4,18 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
-from cvpods_ext.assigners import free_anchor
 from torch import Tensor
 from torchvision.ops import box_iou
 
-from cvpods.utils.slices import slices
-from cvpods_ext.kernels.bags import (
-    GROUP,
-    anchor_bags,
-    class_probability,
-    object_probability,
-    predictions_of,
-)
+from cvpods.structures.slices import slices
+from cvpods_ext.kernels.bags import GROUP, FoundObjects, anchor_bags, found_objects
 from tests.reference.free_anchor import found_loop
 
 CPU = torch.device("cpu")
@@ -41,27 +34,6 @@ def around(seed: int, count: int, noise: float = 4.0) -> Tensor:
 def heights(*values: float) -> Tensor:
     """Boxes 10 wide at the origin: their IoU with (0, 0, 10, 10) is a tenth of their height."""
     return torch.tensor([[0.0, 0, 10, value] for value in values])
-
-
-class ObjectsFound:
-    """P and A of one image, by the three functions that make them."""
-
-    def __init__(
-        self, boxes, gt_boxes, gt_classes, num_classes, iou_threshold=0.6, last_write=False
-    ):
-        self.threshold = {"iou_threshold": iou_threshold}
-        self.num_classes, self.last_write = num_classes, last_write
-        self.predictions = predictions_of(boxes, gt_boxes, gt_classes, **self.threshold)
-        self.best_iou = self.predictions.best_iou
-
-    def per_box(self, part: slice) -> Tensor:
-        return object_probability(self.predictions, part, **self.threshold)
-
-    def per_class(self, part: slice) -> Tensor:
-        classes = self.predictions.gt_classes
-        return class_probability(
-            self.per_box(part), classes, self.num_classes, last_write=self.last_write
-        )
 
 
 # -- bags ----------------------------------------------------------------------------------------
@@ -136,24 +108,22 @@ def test_empty_bags(boxes, anchors, size):
 
 @pytest.mark.parametrize("anchors", [3 * GROUP, 3 * GROUP + 7, 3 * GROUP - 1])
 @pytest.mark.parametrize("seed", range(20))
-def test_bags_match_a_stable_sort(seed, anchors, monkeypatch):
+def test_bags_match_a_stable_sort(seed, anchors):
     """Slices of two boxes each."""
-    monkeypatch.setattr("cvpods.utils.slices.SLICE_ON_CPU", 2 * anchors)
-    monkeypatch.setattr(free_anchor, "BAGS_AT_ONCE", 1)
+    bounds = {"bags_at_once": 1, "elements_at_once": 2 * anchors}
     anchors, boxes = whole_boxes(seed, anchors), whole_boxes(100 + seed, 7)
     size = (1, 9, 50, 150)[seed % 4]
     order = box_iou(boxes, anchors).sort(dim=1, descending=True, stable=True).indices
-    actual = anchor_bags(anchors, boxes, size).sort().values
+    actual = anchor_bags(anchors, boxes, size, **bounds).sort().values
     assert torch.equal(actual, order[:, :size].sort().values)
 
 
-def test_slices_do_not_change_the_bags(monkeypatch):
+def test_slices_do_not_change_the_bags():
     anchors, boxes = whole_boxes(4, 150), whole_boxes(5, 11)
     expected = anchor_bags(anchors, boxes, 20).sort().values
-    monkeypatch.setattr(free_anchor, "BAGS_AT_ONCE", 1)
     for bound in (1, 3 * 150, 4 * 150 - 1):
-        monkeypatch.setattr("cvpods.utils.slices.SLICE_ON_CPU", bound)
-        assert torch.equal(anchor_bags(anchors, boxes, 20).sort().values, expected)
+        bags = anchor_bags(anchors, boxes, 20, bags_at_once=1, elements_at_once=bound)
+        assert torch.equal(bags.sort().values, expected)
 
 
 def test_permuting_boxes_permutes_the_bags():
@@ -177,18 +147,18 @@ def test_permuting_anchors_renames_the_members():
 @pytest.mark.parametrize("last_write", [False, True])
 def test_objects_found_by_hand(last_write):
     """IoUs .3, .65, .7, .8: t2 = .8, P = 0, .05 / .2, .1 / .2, 1."""
-    found = ObjectsFound(heights(3, 6.5, 7, 8), GT, ZERO, 2, last_write=last_write)
+    found = found_objects(heights(3, 6.5, 7, 8), GT, ZERO, 2, last_write=last_write)
     assert found.best_iou.tolist() == [[pytest.approx(0.8)]]
     expected = pytest.approx([0, 0.25, 0.5, 1], abs=1e-6)
-    assert found.per_box(EVERYTHING).tolist() == [expected]
-    table = found.per_class(EVERYTHING)
+    assert found.object_probability(EVERYTHING).tolist() == [expected]
+    table = found[EVERYTHING]
     assert table[:, 0].tolist() == expected and table[:, 1].tolist() == [0] * 4
 
 
 def test_another_threshold():
     """t1 = .2, IoUs .1, .3, .6: t2 = .6, P = 0, .1 / .4, 1."""
-    found = ObjectsFound(heights(1, 3, 6), GT, ZERO, 1, iou_threshold=0.2)
-    assert found.per_box(EVERYTHING).tolist() == [pytest.approx([0, 0.25, 1], abs=1e-6)]
+    found = found_objects(heights(1, 3, 6), GT, ZERO, 1, iou_threshold=0.2)
+    assert found.object_probability(EVERYTHING).tolist() == [pytest.approx([0, 0.25, 1], abs=1e-6)]
 
 
 @pytest.mark.parametrize(
@@ -197,15 +167,15 @@ def test_another_threshold():
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_best_iou_about_the_threshold(best, least, most, dtype):
     """t2 - t1 would vanish, or turn negative: below and at t1 nothing is found, and no NaN."""
-    found = ObjectsFound(heights(best, 1, 0).to(dtype), GT.to(dtype), ZERO, 1)
-    table = found.per_box(EVERYTHING)
+    found = found_objects(heights(best, 1, 0).to(dtype), GT.to(dtype), ZERO, 1)
+    table = found.object_probability(EVERYTHING)
     assert table.dtype == dtype and table[0, 1:].tolist() == [0, 0]
     assert least <= table[0, 0].item() <= most
     assert found.best_iou.item() > 0.6
-    assert torch.equal(found.per_class(EVERYTHING), table.t())
+    assert torch.equal(found[EVERYTHING], table.t())
 
 
-def clash(last_write: bool, order: tuple[int, ...] = (0, 1, 2)) -> ObjectsFound:
+def clash(last_write: bool, order: tuple[int, ...] = (0, 1, 2)) -> FoundObjects:
     """Predicted boxes of heights 10, 8, 7; boxes of heights 8, 10 and 7, classes 1, 1, 0.
 
                 height 10         8                  7
@@ -214,13 +184,13 @@ def clash(last_write: bool, order: tuple[int, ...] = (0, 1, 2)) -> ObjectsFound:
     box 2, h 7  .7  -> 1/4        .875 -> .6875      1    -> 1
     """
     gt, classes = heights(8, 10, 7)[list(order)], torch.tensor([1, 1, 0])[list(order)]
-    return ObjectsFound(heights(10, 8, 7), gt, classes, 3, last_write=last_write)
+    return found_objects(heights(10, 8, 7), gt, classes, 3, last_write=last_write)
 
 
 def test_per_class_is_the_maximum_over_boxes_of_a_class():
     expected = [[0.25, 1, 0], [0.6875, 1, 0], [1, 0.6875, 0]]
     for order in [(0, 1, 2), (2, 1, 0), (1, 2, 0)]:
-        actual = clash(last_write=False, order=order).per_class(EVERYTHING)
+        actual = clash(last_write=False, order=order)[EVERYTHING]
         assert actual.shape == (3, 3)
         torch.testing.assert_close(actual, torch.tensor(expected))
 
@@ -229,30 +199,39 @@ def test_last_write_takes_the_last_box_of_a_class():
     first_then_second = [[0.25, 1, 0], [0.6875, 0.5, 0], [1, 0.25, 0]]
     second_then_first = [[0.25, 0.5, 0], [0.6875, 1, 0], [1, 0.6875, 0]]
     for order, expected in [((0, 1, 2), first_then_second), ((2, 1, 0), second_then_first)]:
-        actual = clash(last_write=True, order=order).per_class(EVERYTHING)
+        actual = clash(last_write=True, order=order)[EVERYTHING]
         torch.testing.assert_close(actual, torch.tensor(expected))
 
 
 def test_last_write_passes_over_boxes_that_the_anchor_does_not_find():
     """The last box of the class has IoU 3/8 with the first predicted box, below t1: P = 0."""
     gt, classes = heights(10, 3), torch.tensor([0, 0])
-    found = ObjectsFound(heights(8, 3), gt, classes, 1, last_write=True)
-    assert found.per_box(EVERYTHING).tolist() == [[1, 0], [0, 1]]
-    assert found.per_class(EVERYTHING).tolist() == [[1], [1]]
+    found = found_objects(heights(8, 3), gt, classes, 1, last_write=True)
+    assert found.object_probability(EVERYTHING).tolist() == [[1, 0], [0, 1]]
+    assert found[EVERYTHING].tolist() == [[1], [1]]
 
 
 @pytest.mark.parametrize("last_write", [False, True])
 @pytest.mark.parametrize("seed", range(20))
-def test_objects_found_match_the_loop(seed, last_write, monkeypatch):
+def test_objects_found_match_the_loop(seed, last_write):
     """Slices of a few predicted boxes each; classes clash."""
-    monkeypatch.setattr("cvpods.utils.slices.SLICE_ON_CPU", 37)
     count, threshold = 1 + seed % 6, (0.6, 0.5, 0.75)[seed % 3]
     boxes, gt = around(seed, 40), around(100 + seed, count)
     classes = torch.randint(0, 2, (count,), generator=torch.Generator().manual_seed(seed))
-    found = ObjectsFound(boxes, gt, classes, 3, threshold, last_write)
+    found = found_objects(
+        boxes,
+        gt,
+        classes,
+        3,
+        iou_threshold=threshold,
+        last_write=last_write,
+        elements_at_once=37,
+    )
     expected = found_loop(boxes.tolist(), gt.tolist(), threshold)
-    torch.testing.assert_close(found.per_box(EVERYTHING), torch.tensor(expected).double())
-    for j, row in enumerate(found.per_class(EVERYTHING).tolist()):
+    torch.testing.assert_close(
+        found.object_probability(EVERYTHING), torch.tensor(expected).double()
+    )
+    for j, row in enumerate(found[EVERYTHING].tolist()):
         for c, value in enumerate(row):
             values = [expected[i][j] for i in range(count) if classes[i] == c]
             if last_write:
@@ -261,51 +240,52 @@ def test_objects_found_match_the_loop(seed, last_write, monkeypatch):
 
 
 @pytest.mark.parametrize("last_write", [False, True])
-def test_slices_do_not_change_what_is_found(last_write, monkeypatch):
+def test_slices_do_not_change_what_is_found(last_write):
     boxes, gt, classes = around(1, 50), around(2, 5), torch.tensor([0, 1, 0, 1, 0])
-    whole = ObjectsFound(boxes, gt, classes, 2, last_write=last_write)
-    assert 0 < (whole.per_box(EVERYTHING) > 0).sum() < 250
-    monkeypatch.setattr("cvpods.utils.slices.SLICE_ON_CPU", 32)
-    sliced = ObjectsFound(boxes, gt, classes, 2, last_write=last_write)
+    whole = found_objects(boxes, gt, classes, 2, last_write=last_write)
+    assert 0 < (whole.object_probability(EVERYTHING) > 0).sum() < 250
+    sliced = found_objects(boxes, gt, classes, 2, last_write=last_write, elements_at_once=32)
     assert torch.equal(whole.best_iou, sliced.best_iou)
-    parts = list(slices(50, 5, CPU))
+    parts = list(slices(50, 5, CPU, elements=32))
     assert len(parts) == 9
-    for method, dim in (("per_box", 1), ("per_class", 0)):
-        joined = torch.cat([getattr(sliced, method)(part) for part in parts], dim)
-        assert torch.equal(joined, getattr(whole, method)(EVERYTHING))
+    joined = torch.cat([sliced.object_probability(part) for part in parts], dim=1)
+    assert torch.equal(joined, whole.object_probability(EVERYTHING))
+    assert torch.equal(torch.cat([sliced[part] for part in parts]), whole[EVERYTHING])
 
 
 def test_permuting_boxes_permutes_what_is_found():
     boxes, gt, classes = around(3, 50), around(4, 5), torch.tensor([0, 1, 0, 1, 0])
     order = torch.tensor([3, 0, 4, 1, 2])
-    found = ObjectsFound(boxes, gt, classes, 2)
-    permuted = ObjectsFound(boxes, gt[order], classes[order], 2)
-    assert torch.equal(found.per_box(EVERYTHING)[order], permuted.per_box(EVERYTHING))
-    assert torch.equal(found.per_class(EVERYTHING), permuted.per_class(EVERYTHING))
+    found = found_objects(boxes, gt, classes, 2)
+    permuted = found_objects(boxes, gt[order], classes[order], 2)
+    assert torch.equal(
+        found.object_probability(EVERYTHING)[order], permuted.object_probability(EVERYTHING)
+    )
+    assert torch.equal(found[EVERYTHING], permuted[EVERYTHING])
 
 
 @pytest.mark.parametrize("last_write", [False, True])
 def test_nothing_to_find(last_write):
     none, no_class = torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64)
-    without_boxes = ObjectsFound(heights(1, 2, 3), none, no_class, 2, last_write=last_write)
-    assert without_boxes.per_box(EVERYTHING).shape == (0, 3)
-    assert without_boxes.per_class(EVERYTHING).tolist() == [[0, 0]] * 3
-    without_anchors = ObjectsFound(none, GT, ZERO, 2, last_write=last_write)
-    assert without_anchors.per_box(EVERYTHING).shape == (1, 0)
-    assert without_anchors.per_class(EVERYTHING).shape == (0, 2)
+    without_boxes = found_objects(heights(1, 2, 3), none, no_class, 2, last_write=last_write)
+    assert without_boxes.object_probability(EVERYTHING).shape == (0, 3)
+    assert without_boxes[EVERYTHING].tolist() == [[0, 0]] * 3
+    without_anchors = found_objects(none, GT, ZERO, 2, last_write=last_write)
+    assert without_anchors.object_probability(EVERYTHING).shape == (1, 0)
+    assert without_anchors[EVERYTHING].shape == (0, 2)
 
 
 def test_zero_area_boxes_are_never_found():
     """Not even by a predicted box that is the same point."""
     gt = torch.tensor([[5.0, 5, 5, 5], [0, 0, 0, 10], [0, 0, 10, 10]])
     boxes = torch.tensor([[5.0, 5, 5, 5], [0, 0, 10, 9], [0, 0, 0, 10]])
-    found = ObjectsFound(boxes, gt, torch.tensor([0, 0, 1]), 2)
-    assert found.per_box(EVERYTHING).tolist() == [[0] * 3, [0] * 3, [0, 1, 0]]
+    found = found_objects(boxes, gt, torch.tensor([0, 0, 1]), 2)
+    assert found.object_probability(EVERYTHING).tolist() == [[0] * 3, [0] * 3, [0, 1, 0]]
 
 
 def test_no_gradient_flows_through_what_is_found():
     boxes = heights(7, 8).requires_grad_()
-    found = ObjectsFound(boxes, GT, ZERO, 1)
+    found = found_objects(boxes, GT, ZERO, 1)
     assert not found.best_iou.requires_grad
-    assert not found.per_box(EVERYTHING).requires_grad
-    assert not found.per_class(EVERYTHING).requires_grad
+    assert not found.object_probability(EVERYTHING).requires_grad
+    assert not found[EVERYTHING].requires_grad

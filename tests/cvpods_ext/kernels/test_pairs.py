@@ -1,24 +1,14 @@
-"""AutoAssign's pairs, center prior and found objects: by hand, against a slow loop, at the edge."""
+"""Pairs of a box and a location inside it: by hand, against a slow loop, in chunks, at the edge."""
 
 from __future__ import annotations
 
-import math
-
 import pytest
 import torch
-from cvpods_ext.assigners import auto_assign
 from torch import Tensor
 
-from cvpods_ext.kernels.pairs import (
-    Pairs,
-    best_iou,
-    chunks,
-    found_objects,
-    inside_pairs,
-    log_center_prior,
-)
-from tests.reference.auto_assign import center_prior, found_loop
-from tests.reference.boxes import iou, is_inside
+from cvpods_ext.kernels import pairs as module
+from cvpods_ext.kernels.pairs import Pairs, chunks, in_chunks, inside_pairs, join
+from tests.reference.boxes import is_inside
 
 GT = torch.tensor([[0.0, 0, 10, 10]])
 ROW = torch.tensor([[2.0, 5], [4, 5], [6, 5], [8, 5]])
@@ -26,46 +16,38 @@ NO_AREA = [[5, 2, 5, 8], [2, 5, 8, 5], [5, 5, 5, 5], [8, 2, 2, 8], [8, 8, 2, 2]]
 NO_AREA_IDS = ["no width", "no height", "point", "left of itself", "inside out"]
 
 
-def heights(*values: float) -> Tensor:
-    """Boxes 10 wide at the origin: their IoU with (0, 0, 10, 10) is a tenth of their height."""
-    return torch.tensor([[0.0, 0, 10, value] for value in values])
+def list_pairs(points: Tensor, boxes: Tensor, elements: int | None = None) -> Pairs:
+    """Pairs of boxes of class 0."""
+    return inside_pairs(points, boxes, torch.zeros(len(boxes), dtype=torch.int64), elements)
+
+
+def of_sizes(*sizes: int) -> Pairs:
+    """Pairs of boxes with so many locations, numbered from 100 on; all of one image."""
+    count = len(sizes)
+    return Pairs(
+        torch.arange(count).repeat_interleave(torch.tensor(sizes, dtype=torch.int64)),
+        torch.arange(sum(sizes)) + 100,
+        torch.arange(4.0 * count).view(count, 4),
+        torch.arange(count),
+        torch.zeros(count, dtype=torch.int64),
+        1,
+    )
 
 
 def as_set(pairs: Pairs) -> set[tuple[int, int]]:
-    found = list(zip(pairs.box.tolist(), pairs.location.tolist(), strict=True))
-    assert len(set(found)) == len(found)
-    return set(found)
+    listed = list(zip(pairs.box.tolist(), pairs.location.tolist(), strict=True))
+    assert len(set(listed)) == len(listed)
+    return set(listed)
 
 
-def found(
-    predicted: Tensor,
-    gt_boxes: Tensor,
-    gt_classes: list[int],
-    num_classes: int = 1,
-    points: Tensor = ROW,
-) -> Tensor:
-    pairs = inside_pairs(points, gt_boxes)
-    return found_objects(predicted, pairs, gt_boxes, torch.tensor(gt_classes).long(), num_classes)
-
-
-class Image:
-    """Locations on a grid of whole numbers, boxes of quarters, predicted boxes close to boxes."""
-
-    def __init__(self, seed: int, count: int = 5, num_classes: int = 2) -> None:
-        random = torch.Generator().manual_seed(seed)
-        y, x = torch.meshgrid(torch.arange(7.0), torch.arange(9.0), indexing="ij")
-        self.points = torch.stack([x, y], dim=-1).view(-1, 2).double() * 8
-        low = torch.randint(0, 120, (count, 2), generator=random) / 4
-        size = torch.randint(1, 160, (count, 2), generator=random) / 4
-        self.boxes = torch.cat([low, low + size], dim=1).double()
-        self.classes = torch.randint(0, num_classes, (count,), generator=random)
-        near = self.boxes[torch.randint(0, count, (63,), generator=random)]
-        self.predicted = near + torch.randn(63, 4, generator=random, dtype=torch.float64)
-
-    def found(self, order: list[int] | None = None, num_classes: int = 2) -> Tensor:
-        order = list(range(len(self.boxes))) if order is None else order
-        classes = self.classes[order].tolist()
-        return found(self.predicted, self.boxes[order], classes, num_classes, self.points)
+def grid_and_boxes(seed: int, count: int) -> tuple[Tensor, Tensor]:
+    """63 locations on a grid of whole numbers, boxes of quarters."""
+    random = torch.Generator().manual_seed(seed)
+    y, x = torch.meshgrid(torch.arange(7.0), torch.arange(9.0), indexing="ij")
+    low = torch.randint(0, 120, (count, 2), generator=random) / 4
+    size = torch.randint(1, 160, (count, 2), generator=random) / 4
+    points = torch.stack([x, y], dim=-1).view(-1, 2).double() * 8
+    return points, torch.cat([low, low + size], dim=1).double()
 
 
 # -- pairs ---------------------------------------------------------------------------------------
@@ -74,7 +56,7 @@ class Image:
 def test_pairs_by_hand():
     """Box after box, locations in order; the second box contains nothing."""
     boxes = torch.tensor([[3.0, 0, 7, 10], [0, 0, 1, 1], [5, 4, 20, 6]])
-    pairs = inside_pairs(ROW, boxes)
+    pairs = list_pairs(ROW, boxes)
     assert pairs.box.tolist() == [0, 0, 2, 2] and pairs.location.tolist() == [1, 2, 2, 3]
     assert pairs.box.dtype == pairs.location.dtype == torch.int64
 
@@ -85,53 +67,88 @@ def test_border_is_outside(dtype):
     sides = [[2, 5], [8, 5], [5, 3], [5, 7], [2, 3], [8, 7]]
     points = torch.tensor(sides, dtype=dtype)
     box = torch.tensor([[2, 3, 8, 7]], dtype=dtype)
-    assert as_set(inside_pairs(points, box)) == set()
+    assert as_set(list_pairs(points, box)) == set()
     inner = torch.nextafter(points, torch.tensor([5, 5], dtype=dtype))
-    assert as_set(inside_pairs(inner, box)) == {(0, j) for j in range(6)}
+    assert as_set(list_pairs(inner, box)) == {(0, j) for j in range(6)}
 
 
 @pytest.mark.parametrize("box", NO_AREA, ids=NO_AREA_IDS)
 def test_box_without_area_contains_nothing(box):
     points = torch.tensor([[5.0, 5], [5, 4], [4, 5], [2, 2]])
-    assert as_set(inside_pairs(points, torch.tensor([box], dtype=torch.float32))) == set()
+    assert as_set(list_pairs(points, torch.tensor([box], dtype=torch.float32))) == set()
 
 
 @pytest.mark.parametrize("shape", [(0, 4), (3, 0), (0, 0)], ids=str)
 def test_no_pairs(shape):
     boxes = GT.repeat(shape[0], 1)
     points = torch.ones(shape[1], 2)
-    pairs = inside_pairs(points, boxes)
+    pairs = list_pairs(points, boxes)
     assert pairs.box.shape == pairs.location.shape == (0,)
     assert pairs.box.dtype == pairs.location.dtype == torch.int64
 
 
 @pytest.mark.parametrize("bound", [None, 1, 63, 64, 200])
-@pytest.mark.parametrize("seed", range(3))
-def test_pairs_match_the_loop_in_any_slices(seed, bound, monkeypatch):
+def test_pairs_match_the_loop_in_any_slices(bound):
     """63 locations: slices of one box, one, one and three."""
-    image = Image(seed, count=8)
-    expected = [
-        (i, j)
-        for i, box in enumerate(image.boxes.tolist())
-        for j, point in enumerate(image.points.tolist())
-        if is_inside(point, box)
+    for seed in range(3):
+        points, boxes = grid_and_boxes(seed, count=8)
+        expected = [
+            (i, j)
+            for i, box in enumerate(boxes.tolist())
+            for j, point in enumerate(points.tolist())
+            if is_inside(point, box)
+        ]
+        pairs = list_pairs(points, boxes, bound)
+        assert list(zip(pairs.box.tolist(), pairs.location.tolist(), strict=True)) == expected
+
+
+def test_join_numbers_boxes_through_and_names_images():
+    """Two boxes, an image without boxes, and one box: boxes 0, 1 and 2 of images 0, 0 and 2."""
+    boxes = torch.tensor([[3.0, 0, 7, 10], [5, 4, 20, 6]])
+    images = [
+        inside_pairs(ROW, boxes, torch.tensor([7, 8])),
+        inside_pairs(ROW, boxes[:0], torch.zeros(0, dtype=torch.int64)),
+        inside_pairs(ROW, GT, torch.tensor([9])),
     ]
-    if bound is not None:
-        monkeypatch.setattr("cvpods.utils.slices.SLICE_ON_CPU", bound)
-    pairs = inside_pairs(image.points, image.boxes)
-    assert list(zip(pairs.box.tolist(), pairs.location.tolist(), strict=True)) == expected
+    pairs = join(images)
+    assert pairs.box.tolist() == [0, 0, 1, 1, 2, 2, 2, 2]
+    assert pairs.location.tolist() == [1, 2, 2, 3, 0, 1, 2, 3]
+    assert torch.equal(pairs.boxes, torch.cat([boxes, GT]))
+    assert pairs.classes.tolist() == [7, 8, 9] and pairs.image.tolist() == [0, 0, 2]
+    assert pairs.num_images == 3
+
+
+def test_values_of_pairs_by_hand():
+    """The pairs of the test above, outputs (3 images, 4 locations, 2 classes) = 0, 1, 2, ..."""
+    pairs = Pairs(
+        torch.tensor([0, 0, 1]),
+        torch.tensor([1, 2, 3]),
+        torch.zeros(2, 4),
+        torch.tensor([1, 0]),
+        torch.tensor([0, 2]),
+        3,
+    )
+    outputs = torch.arange(24.0).view(3, 4, 2)
+    assert pairs.per_output(outputs).tolist() == [[2, 3], [4, 5], [22, 23]]
+    assert pairs.per_class_output(outputs).tolist() == [3, 5, 22]
+    assert pairs.per_box(torch.tensor([10, 20])).tolist() == [10, 10, 20]
+    assert pairs.per_location(torch.arange(4) * 10).tolist() == [10, 20, 30]
+    values = torch.tensor([1.0, 3.0, 5.0])
+    assert pairs.sum(values).tolist() == [4, 5]
+    assert pairs.logsumexp(values.log()).exp().tolist() == pytest.approx([4, 5])
+    assert pairs.min_max(values).tolist() == pytest.approx([0, 1, 1])
+    assert pairs.sum_per_image(values).tolist() == [4, 0, 5]
 
 
 # -- chunks --------------------------------------------------------------------------------------
 
 
-def test_chunks_by_hand(monkeypatch):
+def test_chunks_by_hand():
     """Boxes of 0, 2, 2, 6, 0, 2, 1 and 1 pairs: as many as fit, boxes counted from the first.
 
-    Four at once: the box of six is alone. One at once: so is everyone.
+    Four at once: the box of six is alone. One at once: every box is.
     """
-    sizes = torch.tensor([0, 2, 2, 6, 0, 2, 1, 1])
-    pairs = Pairs(torch.arange(8).repeat_interleave(sizes), torch.arange(14) + 100)
+    pairs = of_sizes(0, 2, 2, 6, 0, 2, 1, 1)
     for bound, expected in (
         (14, [(0, 8)]),
         (13, [(0, 7), (7, 8)]),
@@ -140,284 +157,86 @@ def test_chunks_by_hand(monkeypatch):
         (4, [(0, 3), (3, 4), (4, 8)]),
         (1, [(i, i + 1) for i in range(8)]),
     ):
-        monkeypatch.setattr(auto_assign, "PAIRS_AT_ONCE", bound)
-        parts = list(chunks(pairs, 8))
-        assert [(part.start, part.stop) for part, _ in parts] == expected
-        for part, (box, location) in parts:
-            own = (pairs.box >= part.start) & (pairs.box < part.stop)
-            assert box.tolist() == (pairs.box[own] - part.start).tolist()
-            assert location.tolist() == pairs.location[own].tolist()
+        parts = list(chunks(pairs, bound))
+        assert len(parts) == len(expected)
+        for part, (first, stop) in zip(parts, expected, strict=True):
+            own = (pairs.box >= first) & (pairs.box < stop)
+            assert part.box.tolist() == (pairs.box[own] - first).tolist()
+            assert part.location.tolist() == pairs.location[own].tolist()
+            for name in ("boxes", "classes", "image"):
+                assert torch.equal(getattr(part, name), getattr(pairs, name)[first:stop])
+            assert part.num_images == pairs.num_images
 
 
 @pytest.mark.parametrize("bound", [1, 3])
-def test_chunks_of_empty_boxes(bound, monkeypatch):
-    """First and last; and where there is no pair, or no box, there is one chunk all the same."""
-    monkeypatch.setattr(auto_assign, "PAIRS_AT_ONCE", bound)
-    pairs = Pairs(torch.tensor([2, 2, 2, 2]), torch.arange(4))
-    parts = [(part.start, part.stop, len(inside.box)) for part, inside in chunks(pairs, 5)]
-    assert parts == [(0, 2, 0), (2, 3, 4), (3, 5, 0)]
-    none = Pairs(torch.zeros(0, dtype=torch.int64), torch.zeros(0, dtype=torch.int64))
-    for count in (0, 4):
-        ((part, inside),) = chunks(none, count)
-        assert part == slice(0, count) and inside is none
+def test_chunks_of_empty_boxes(bound):
+    """First and last; without any pair, or any box, there is one chunk all the same."""
+    parts = list(chunks(of_sizes(0, 0, 4, 0, 0), bound))
+    assert [(len(part.boxes), len(part.box)) for part in parts] == [(2, 0), (1, 4), (2, 0)]
+    for none in (of_sizes(), of_sizes(0, 0, 0, 0)):
+        (part,) = chunks(none, bound)
+        assert part is none
 
 
-# -- center prior --------------------------------------------------------------------------------
+@pytest.mark.parametrize("bound", [1, 4, 6, 13, 14])
+def test_results_and_gradients_add_up_over_chunks(bound):
+    """A function of pairs and of a parameter; with several chunks each is computed twice."""
+    pairs = of_sizes(0, 2, 2, 6, 0, 2, 1, 1)
+    parameter = torch.arange(120.0, dtype=torch.float64).requires_grad_()
+    sizes = []
+
+    def sums(part: Pairs, parameter: Tensor, power: int) -> tuple[Tensor, Tensor]:
+        sizes.append(len(part.box))
+        values = part.per_location(parameter).sin() ** power
+        return part.logsumexp(values).sum(), part.sum_per_image(values)
+
+    expected = sums(pairs, parameter, 2)
+    (slope,) = torch.autograd.grad(expected[0] + 3 * expected[1].sum(), parameter)
+    sizes.clear()
+    actual = in_chunks(sums, [pairs], parameter, 2, at_once=bound)
+    torch.testing.assert_close(actual, expected)
+    count = len(list(chunks(pairs, bound)))
+    assert len(sizes) == count
+    loss = actual[0] + 3 * actual[1].sum()
+    torch.testing.assert_close(torch.autograd.grad(loss, parameter), (slope,))
+    assert len(sizes) == (1 if count == 1 else 2 * count) and sum(sizes) in (14, 28)
+    with torch.no_grad():
+        torch.testing.assert_close(in_chunks(sums, [pairs], parameter, 2, at_once=bound), actual)
 
 
-def test_center_prior_by_hand():
-    """Box (0, 0, 32, 16), centre (16, 8), stride 8.
+def test_in_chunks_joins_the_images():
+    """Boxes of three images, two pairs at once: sums per image as without chunks."""
+    images = [of_sizes(0, 2, 3), of_sizes(), of_sizes(1, 4)]
+    values = torch.rand(120, dtype=torch.float64)
 
-    location (16, 8): d = (0, 0), mu 0, sigma 1: 0
-    location (24, 4): d = (1, -.5): -(1 + .25) / 2 = -.625
-    the same, mu = (.5, .5), sigma = (2, .5): -(.25 / 8 + 1 / .5) = -2.03125
-    the same at stride 16: d = (.5, -.25): -(0 / 8 + .5625 / .5) = -1.125
-    """
-    points = torch.tensor([[16.0, 8], [24, 4], [24, 4], [24, 4]])
-    strides = torch.tensor([8.0, 8, 8, 16])
-    boxes = torch.tensor([[0.0, 0, 32, 16]]).repeat(4, 1)
-    mu = torch.tensor([[0, 0], [0, 0], [0.5, 0.5], [0.5, 0.5]])
-    sigma = torch.tensor([[1, 1], [1, 1], [2, 0.5], [2, 0.5]])
-    log_prior = log_center_prior(points, strides, boxes, mu, sigma)
-    assert log_prior.tolist() == pytest.approx([0, -0.625, -2.03125, -1.125])
-    assert torch.equal(log_prior, log_center_prior(points, strides, boxes, mu, -sigma))
+    def sums(part: Pairs, values: Tensor) -> tuple[Tensor]:
+        return (part.sum_per_image(part.per_location(values)),)
+
+    (actual,) = in_chunks(sums, images, values, at_once=2)
+    expected = [values[100:105].sum(), torch.zeros(()).double(), values[100:105].sum()]
+    torch.testing.assert_close(actual, torch.stack(expected))
 
 
-def test_center_prior_matches_the_loop():
-    random = torch.Generator().manual_seed(0)
-    points, mu, sigma = (torch.rand(30, 2, generator=random).double() for _ in range(3))
-    points, sigma = 60 * points, sigma + 0.5
-    strides = torch.tensor([8.0, 16, 32]).double().repeat(10)
-    corners = torch.rand(30, 2, generator=random).double() * 40
-    boxes = torch.cat([corners, corners + 5 + 20 * mu], dim=1)
-    arguments = (points, strides, boxes, mu, sigma)
-    actual = log_center_prior(*arguments).exp().tolist()
-    expected = [
-        center_prior(*(values[k].tolist() for values in arguments)) for k in range(len(points))
-    ]
-    assert actual == pytest.approx(expected, rel=1e-9)
-    trained = [t.requires_grad_() for t in (mu, sigma)]
-    assert torch.autograd.gradcheck(
-        lambda mu, sigma: log_center_prior(points, strides, boxes.detach(), mu, sigma), trained
-    )
+def test_in_chunks_bounds_what_is_kept():
+    """Between forward and backward, a chunk keeps its inputs: nothing of the pairs' size."""
+    pairs = of_sizes(*[1000] * 8)
+    parameter = torch.rand(9000, requires_grad=True)
+
+    def sums(part: Pairs, parameter: Tensor) -> tuple[Tensor]:
+        return (part.per_location(parameter).exp().sin().sum(),)
+
+    for at_once, chunked in ((10**9, False), (1000, True)):
+        saved = []
+
+        def note(tensor: Tensor, saved: list = saved) -> Tensor:
+            saved.append(tensor.shape)
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+            in_chunks(sums, [pairs], parameter, at_once=at_once)
+        assert any(shape == (8000,) for shape in saved) is not chunked
+        assert not chunked or not any(shape == (1000,) for shape in saved)
 
 
-@pytest.mark.parametrize("value", [0.0, 1e-30, -1e-30])
-def test_sigma_of_zero_is_finite(value):
-    mu = torch.zeros(2, 2, requires_grad=True)
-    sigma = torch.full((2, 2), value, requires_grad=True)
-    points, strides = torch.tensor([[5.0, 5], [8, 8]]), torch.tensor([8.0, 8])
-    log_prior = log_center_prior(points, strides, GT.repeat(2, 1), mu, sigma)
-    assert log_prior[0] == 0 and -math.inf < log_prior[1] < -1e10
-    for gradient in torch.autograd.grad(log_prior.exp().sum(), (mu, sigma)):
-        assert gradient.isfinite().all()
-
-
-# -- the largest IoU -----------------------------------------------------------------------------
-
-
-def test_best_iou_by_hand():
-    """IoU .8, 2/3 with the second box, 0, not asked for, 2/3 with the first; asked in any order."""
-    gt_boxes = torch.tensor([[0.0, 0, 10, 10], [20, 0, 30, 10]])
-    predicted = torch.tensor(
-        [[0.0, 0, 10, 8], [20, 0, 35, 10], [50, 0, 60, 10], [0, 0, 10, 10], [0, 0, 10, 15]]
-    )
-    best = best_iou(predicted, gt_boxes, torch.tensor([4, 0, 2, 0, 1, 1]))
-    assert best.tolist() == pytest.approx([0.8, 2 / 3, 0, 0, 2 / 3])
-
-
-@pytest.mark.parametrize("bound", [None, 1, 11, 100])
-@pytest.mark.parametrize("seed", range(3))
-def test_best_iou_matches_the_loop_in_any_slices(seed, bound, monkeypatch):
-    image = Image(seed)
-    boxes, predicted = image.boxes.tolist(), image.predicted.tolist()
-    expected = [
-        0.0 if j % 3 == 1 else max(iou(b, p) for b in boxes) for j, p in enumerate(predicted)
-    ]
-    if bound is not None:
-        monkeypatch.setattr("cvpods.utils.slices.SLICE_ON_CPU", bound)
-    location = torch.tensor([j for j in range(63) if j % 3 != 1]).flip(0)
-    actual = best_iou(image.predicted, image.boxes, location).tolist()
-    assert actual == pytest.approx(expected, rel=1e-9)
-
-
-@pytest.mark.parametrize("box", NO_AREA, ids=NO_AREA_IDS)
-def test_best_iou_without_area(box):
-    """A box of no area, predicted alike or not; it is in no other box's way."""
-    flat = torch.tensor([box], dtype=torch.float32)
-    here = torch.zeros(1, dtype=torch.int64)
-    for predicted in (flat, GT):
-        assert best_iou(predicted, flat, here).tolist() == [0]
-    assert best_iou(GT, torch.cat([flat, GT]), here).tolist() == [1]
-
-
-@pytest.mark.parametrize("box", NO_AREA[:3], ids=NO_AREA_IDS[:3])
-def test_best_iou_of_a_flat_predicted_box(box):
-    here = torch.zeros(1, dtype=torch.int64)
-    assert best_iou(torch.tensor([box], dtype=torch.float32), GT, here).tolist() == [0]
-
-
-def test_best_iou_of_nothing():
-    nothing = torch.zeros(0, dtype=torch.int64)
-    for predicted, boxes in ((GT, GT), (GT, torch.zeros(0, 4)), (torch.zeros(0, 4), GT)):
-        assert best_iou(predicted, boxes, nothing).tolist() == [0] * len(predicted)
-
-
-# -- objects found -------------------------------------------------------------------------------
-
-
-def test_found_by_hand():
-    """IoUs 0, .5, .75: 1 / (1 - IoU) = 1, 2, 4: f = 0, 1/3, 1; class 1 of 2.
-
-    The fourth location predicts the box exactly, but lies outside.
-    """
-    gt_boxes = torch.tensor([[0.0, 0, 7, 10]])
-    predicted = torch.tensor([[20.0, 0, 30, 10], [0, 0, 7, 5], [0, 0, 7, 7.5], [0, 0, 7, 10]])
-    table = found(predicted, gt_boxes, [1], num_classes=2)
-    assert table.shape == (4, 2) and table[:, 0].tolist() == [0] * 4
-    assert table[:, 1].tolist() == pytest.approx([0, 1 / 3, 1, 0], abs=1e-6)
-
-
-def test_exact_prediction_takes_it_all():
-    """1 - IoU = 0 counts as 1e-12: f = 1, of the others next to nothing, and nothing infinite."""
-    table = found(heights(10, 9, 5, 10), GT, [0])
-    assert table[:, 0].tolist() == pytest.approx([1, 0, 0, 1], abs=1e-8)
-    exact = found(heights(10, 9, 5, 8).double(), GT.double(), [0], points=ROW.double())
-    assert exact[1].item() == pytest.approx(8e-12, rel=1e-3) and exact[2] < 1e-20
-
-
-@pytest.mark.parametrize("height", [10, 7, 0])
-def test_equal_ious_are_all_found(height):
-    """Exact, close, and without overlap: f = 1."""
-    assert found(heights(*[height] * 4), GT, [0]).tolist() == [[1]] * 4
-
-
-@pytest.mark.parametrize("height", [10, 3, 0])
-def test_single_location_is_found(height):
-    """However badly it predicts."""
-    box = torch.tensor([[3.0, 0, 5, 10]])
-    table = found(heights(height, height, 5, 5), box, [0])
-    assert table.flatten().tolist() == [0, 1, 0, 0]
-
-
-def test_box_without_location_is_found_by_nobody():
-    """Nor does it change another box."""
-    tiny = torch.tensor([[2.5, 4, 3.5, 6]])
-    predicted = heights(9, 8, 7, 6)
-    assert found(predicted, tiny, [0]).tolist() == [[0]] * 4
-    alone = found(predicted, GT, [1], 2)
-    for boxes, classes in ((torch.cat([tiny, GT]), [0, 1]), (torch.cat([GT, tiny]), [1, 0])):
-        assert torch.equal(found(predicted, boxes, classes, 2), alone)
-
-
-@pytest.mark.parametrize("box", NO_AREA, ids=NO_AREA_IDS)
-def test_box_without_area_is_found_by_nobody(box):
-    flat = torch.tensor([box], dtype=torch.float32)
-    predicted = torch.cat([flat, heights(8, 7, 6)])
-    assert found(predicted, flat, [0]).tolist() == [[0]] * 4
-    alone = found(predicted, GT, [0])
-    assert alone.isfinite().all()
-    assert torch.equal(found(predicted, torch.cat([flat, GT]), [0, 0]), alone)
-    assert torch.equal(found(predicted, torch.cat([GT, flat]), [0, 0]), alone)
-
-
-def test_predicted_boxes_without_area():
-    """IoU 0, the least that can be found."""
-    predicted = torch.tensor([[2.0, 5, 2, 5], [4, 5, 4, 9], [0, 0, 10, 5], [0, 0, 10, 6]])
-    table = found(predicted, GT, [0]).flatten()
-    assert table.tolist() == pytest.approx([0, 0, 1 / 1.5, 1], abs=1e-6)
-
-
-def test_of_one_class_the_last_box_counts():
-    """Box A = (0, 0, 10, 10) contains all of ROW, box B = (3, 0, 20, 10) all but the first.
-
-    predicted        IoU with A   with B     1 / (1 - best)   f of A    f of B
-    (0, 0, 10, 5)    .5           35 / 185   2                0         -
-    (0, 0, 10, 6)    .6           42 / 188   2.5              1/4       0
-    (0, 0, 10, 7)    .7           49 / 191   3.3333           2/3       5/9
-    (0, 0, 10, 7.5)  .75          .2717      4                1         1
-    """
-    boxes = torch.tensor([[0.0, 0, 10, 10], [3, 0, 20, 10]])
-    predicted = heights(5, 6, 7, 7.5)
-    of_a, of_b = [0, 0.25, 2 / 3, 1], [0, 0, 5 / 9, 1]
-    table = found(predicted, boxes, [0, 0]).flatten()
-    assert table.tolist() == pytest.approx(of_b, abs=1e-5)
-    table = found(predicted, boxes.flip(0), [0, 0]).flatten()
-    assert table.tolist() == pytest.approx(of_a, abs=1e-5)
-    for order, classes in (([0, 1], [0, 1]), ([1, 0], [1, 0])):
-        table = found(predicted, boxes[order], classes, 2)
-        assert table[:, 0].tolist() == pytest.approx(of_a, abs=1e-5)
-        assert table[:, 1].tolist() == pytest.approx(of_b, abs=1e-5)
-
-
-def test_iou_is_the_largest_with_any_box_of_the_image():
-    """The second box lies elsewhere, of another class; the first location predicts it exactly.
-
-    Best IoUs 1, .5, .75, 0: nearly all of f is the first location's, also for the first box.
-    Without the second box 0, .5, .75, 0.
-    """
-    elsewhere = torch.tensor([[100.0, 100, 120, 120]])
-    predicted = torch.cat([elsewhere, heights(5, 7.5), elsewhere + 50])
-    table = found(predicted, torch.cat([GT, elsewhere]), [0, 1], 2)
-    assert table[:, 0].tolist() == pytest.approx([1, 0, 0, 0], abs=1e-8)
-    assert table[:, 1].tolist() == [0] * 4
-    alone = found(predicted, GT, [0])
-    assert alone.flatten().tolist() == pytest.approx([0, 1 / 3, 1, 0], abs=1e-6)
-
-
-@pytest.mark.parametrize("count", [1, 2, 6])
-@pytest.mark.parametrize("seed", range(10))
-def test_found_objects_match_the_loop(seed, count, monkeypatch):
-    """Slices of a few predicted boxes each; classes clash."""
-    monkeypatch.setattr("cvpods.utils.slices.SLICE_ON_CPU", 37)
-    image = Image(seed, count)
-    expected = found_loop(
-        *(t.tolist() for t in (image.predicted, image.points, image.boxes, image.classes)), 2
-    )
-    expected = torch.tensor(expected, dtype=torch.float64)
-    torch.testing.assert_close(image.found(), expected, rtol=1e-9, atol=1e-12)
-    shared = inside_pairs(image.points, image.boxes).location.unique(return_counts=True)[1] > 1
-    assert count < 6 or shared.any()
-
-
-def test_slices_do_not_change_what_is_found(monkeypatch):
-    image = Image(20, 6)
-    expected = image.found()
-    assert 0 < (expected > 0).sum() < expected.numel()
-    for bound in (1, 7, 64, 500):
-        monkeypatch.setattr("cvpods.utils.slices.SLICE_ON_CPU", bound)
-        assert torch.equal(image.found(), expected)
-
-
-@pytest.mark.parametrize("bound", [1, 10, 40])
-@pytest.mark.parametrize("seed", range(5))
-def test_chunks_do_not_change_what_is_found(seed, bound, monkeypatch):
-    """Nor which box of a class is the last, where they lie in different chunks."""
-    image = Image(seed, 7)
-    expected = image.found()
-    monkeypatch.setattr(auto_assign, "PAIRS_AT_ONCE", bound)
-    assert torch.equal(image.found(), expected)
-
-
-def test_permuting_boxes_of_other_classes_changes_nothing():
-    """Classes 0, 1, 0, 1, 2: every order that keeps those of one class in theirs."""
-    image = Image(21)
-    image.classes = torch.tensor([0, 1, 0, 1, 2])
-    expected = image.found(num_classes=3)
-    for order in ([0, 2, 1, 3, 4], [4, 1, 3, 0, 2], [1, 0, 4, 3, 2]):
-        assert torch.equal(image.found(order, num_classes=3), expected)
-
-
-def test_nothing_to_find():
-    table = found(heights(1, 2, 3, 4), torch.zeros(0, 4), [], 3)
-    assert table.tolist() == [[0] * 3] * 4
-    table = found(torch.zeros(0, 4), GT, [0], 3, points=torch.zeros(0, 2))
-    assert table.shape == (0, 3)
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_no_gradient_flows_through_what_is_found(dtype):
-    predicted, boxes = heights(5, 6, 7, 8).to(dtype).requires_grad_(), GT.to(dtype)
-    table = found(predicted, boxes, [0], points=ROW.to(dtype))
-    assert table.dtype == dtype and not table.requires_grad
-    assert torch.equal(predicted, heights(5, 6, 7, 8).to(dtype))
+def test_default_chunk():
+    assert module.PAIRS_AT_ONCE == 2**19

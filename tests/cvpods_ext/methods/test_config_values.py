@@ -118,7 +118,7 @@ def test_attention_out_of_range(key, value):
 
 def test_attention_that_the_backbone_does_not_have():
     """A net.py that builds the plain pyramid."""
-    with pytest.raises(ConfigError, match="ATTENTION.ENABLED is True, but the backbone has none"):
+    with pytest.raises(ConfigError, match="ENABLED is True, but the backbone has no attention"):
         build("FEATURE_ALIGN", ATTENTION={"ENABLED": True})
 
 
@@ -126,5 +126,5 @@ def test_width_that_group_norm_does_not_take():
     config = AutoAssignConfig()
     config.MODEL.FPN.OUT_CHANNELS = 48
     backbone = build_p3_p7_pyramid(config, TinyBackbone())
-    with pytest.raises(ConfigError, match="multiple of 32 channels, not 48 .*FPN.OUT_CHANNELS"):
+    with pytest.raises(ConfigError, match="multiple of 32; got 48 .*FPN.OUT_CHANNELS"):
         AutoAssign.from_config(config, backbone)

@@ -18,16 +18,14 @@ from __future__ import annotations
 import faulthandler
 from functools import partial
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
-from cvpods_ext.assigners import auto_assign as assigner
 from torch import Tensor, nn
 
 from cvpods.engine.launch import launch
-from cvpods.engine.runner import DefaultRunner
+from cvpods.engine.model import distribute
 from cvpods.modeling.backbone.fpn import build_p3_p7_pyramid
 from cvpods.solver.optimizer import build_optimizer
 from cvpods.utils import comm
@@ -74,17 +72,22 @@ def build(name: str) -> tuple[Any, nn.Module]:
     one side of which rounding in float32 would put one process, and two on the other.
     """
     method, values, in_parts = MODELS[name]
-    # Unless one box has more pairs; a box here has 15 to 100.
-    assigner.PAIRS_AT_ONCE = 60 if in_parts else 2**19
     config = tiny_config(method, **values)
     torch.manual_seed(0)
     if method == "AUTO_ASSIGN":
         backbone = build_p3_p7_pyramid(config, TinyBackbone())
-        return config, AutoAssign.from_config(config, backbone).double()
+        return config, with_parts(AutoAssign.from_config(config, backbone).double(), in_parts)
     attention = {"num_layers": 1, "num_heads": 2, "feedforward_dim": 16, "dropout": 0.0}
     make_fpn = partial(AttentionFPN, attention=attention)
     backbone = build_p3_p7_pyramid(config, TinyBackbone(), make_fpn)
-    return config, FeatureAlign.from_config(config, backbone).double()
+    return config, with_parts(FeatureAlign.from_config(config, backbone).double(), in_parts)
+
+
+def with_parts(model: AutoAssign, in_parts: bool) -> AutoAssign:
+    """The model, with a loss of 60 pairs at once if `in_parts`; a box here has 15 to 100."""
+    if in_parts:
+        model.loss["pairs_at_once"] = 60
+    return model
 
 
 def inputs_of(truth: str) -> list[dict[str, Any]]:
@@ -105,8 +108,7 @@ def train(name: str, truth: str, steps: int = STEPS) -> dict[str, dict[str, Tens
     inputs = inputs_of(truth)
     distributed: nn.Module = model
     if comm.get_world_size() > 1:
-        runner = SimpleNamespace(cfg=config, device=torch.device("cpu"))
-        distributed = DefaultRunner._distribute(runner, model)
+        distributed = distribute(model, config.TRAINER.FIND_UNUSED_PARAMETERS)
         assert distributed is not model
         inputs = inputs[comm.get_rank() :][:1]
     result: dict[str, dict[str, Tensor]] = {}
@@ -141,12 +143,6 @@ def of_two(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, str], An
     path = tmp_path_factory.mktemp("ranks") / "results.pth"
     launch(train_all, 2, args=(path,))
     return torch.load(path)
-
-
-@pytest.fixture(autouse=True)
-def parts_as_before(monkeypatch):
-    """build() sets how many pairs make a part."""
-    monkeypatch.setattr(assigner, "PAIRS_AT_ONCE", assigner.PAIRS_AT_ONCE)
 
 
 def check_close(actual: dict[str, Tensor], expected: dict[str, Tensor], factor: float = 1) -> None:

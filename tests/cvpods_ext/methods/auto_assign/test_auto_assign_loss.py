@@ -8,16 +8,15 @@ from typing import Any, NamedTuple
 
 import pytest
 import torch
-from cvpods_ext.assigners import auto_assign
-from cvpods_ext.losses import auto_assign_loss, location_bags
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from cvpods_ext.kernels.pairs import inside_pairs
+from cvpods_ext.kernels.pairs import Pairs, inside_pairs
+from cvpods_ext.methods.auto_assign import definition
+from cvpods_ext.methods.auto_assign.loss import auto_assign_loss, positive_loss
 from tests.reference.auto_assign import (
     auto_assign_loss_loop,
-    auto_assign_loss_per_image,
     bag_loop,
     min_max,
 )
@@ -180,14 +179,10 @@ def test_golden_bag():
     assert bag_loop([0.2, 0.6], [1, 0.5]) == pytest.approx(0.7993361, abs=1e-7)
     assert min_max([1, 2, 4]) == pytest.approx([0, 1 / 3, 1])
     log_score = torch.tensor([0.2, 0.6], dtype=torch.float64).log()
-    terms = location_bags.PairTerms(
-        log_score,
-        torch.zeros(2),
-        torch.tensor([1, 0.5], dtype=torch.float64).log(),
-        torch.tensor([1, 1]),
-        3,
-    )
-    losses = location_bags.bag_loss(log_score, terms).tolist()
+    box, none = torch.tensor([1, 1]), torch.zeros(3, dtype=torch.int64)
+    pairs = Pairs(box, box, torch.zeros(3, 4), none, none, 1)
+    log_g = torch.tensor([1, 0.5], dtype=torch.float64).log()
+    losses = positive_loss(pairs, log_score, log_g).tolist()
     assert losses == [100, pytest.approx(0.7993361, abs=1e-7), 100]
 
 
@@ -293,11 +288,11 @@ def test_matches_loop(seed, clash):
 
 @pytest.mark.parametrize("clash", [False, True], ids=["", "clash"])
 @pytest.mark.parametrize("seed", range(20))
-def test_gradients_match_tensors_image_by_image(seed, clash):
+def test_matches_the_definition(seed, clash):
     """Of every loss by every input, in float64, where the plain formulas are good enough."""
     counts = [(3, 2), (0, 4), (5, 0), (1,)][seed % 4]
     given = scene(seed, counts, num_classes=2 + seed % 3, clash=clash)
-    losses, expected = auto_assign_loss(*given), auto_assign_loss_per_image(*given)
+    losses, expected = auto_assign_loss(*given), definition.auto_assign_loss(*given)
     torch.testing.assert_close(losses, expected, rtol=1e-9, atol=1e-12)
     sides = [gradients(side, given.leaves) for side in (losses, expected)]
     torch.testing.assert_close(*sides, rtol=1e-9, atol=1e-9)
@@ -308,7 +303,7 @@ def test_gradients_match_tensors_image_by_image(seed, clash):
 
 def test_matches_tensors_in_float32():
     given = scene(1, (4, 0, 3), clash=True).to(torch.float32)
-    actual, expected = auto_assign_loss(*given), auto_assign_loss_per_image(*given)
+    actual, expected = auto_assign_loss(*given), definition.auto_assign_loss(*given)
     assert all(loss.dtype == torch.float32 for loss in actual.values())
     torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-6)
     sides = [gradients(side, given.leaves) for side in (actual, expected)]
@@ -526,7 +521,7 @@ def test_thousand_boxes():
     given = with_boxes(scene(15, (1, 1)), boxes, classes=tuple(classes)).to(torch.float32)
     losses = auto_assign_loss(*given)
     assert_finite(losses, given)
-    expected = auto_assign_loss_per_image(*given)
+    expected = definition.auto_assign_loss(*given)
     torch.testing.assert_close(losses, expected, rtol=1e-4, atol=1e-5)
 
 
@@ -631,29 +626,26 @@ def test_hopeless_bag_costs_in_proportion():
 # -- gradients -----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("chunk", [None, 7], ids=["whole", "chunks"])
+@pytest.mark.parametrize("chunk", [2**19, 7], ids=["at once", "chunks"])
 @pytest.mark.parametrize("gamma", [1.5, 2.0])
-def test_grad_of_logits(gamma, chunk, monkeypatch):
-    if chunk:
-        monkeypatch.setattr(auto_assign, "PAIRS_AT_ONCE", chunk)
+def test_grad_of_logits(gamma, chunk):
     given = scene(21, (2, 0, 1), num_classes=2, strides=(24,), clash=True)
 
     def losses(*logits: Tensor) -> tuple[Tensor, ...]:
-        return tuple(auto_assign_loss(*logits, *given[2:], gamma=gamma).values())
+        losses = auto_assign_loss(*logits, *given[2:], gamma=gamma, pairs_at_once=chunk)
+        return tuple(losses.values())
 
     assert torch.autograd.gradcheck(losses, given[:2], fast_mode=True)
 
 
-@pytest.mark.parametrize("chunk", [None, 7], ids=["whole", "chunks"])
-def test_grad_of_boxes_and_prior(chunk, monkeypatch):
+@pytest.mark.parametrize("chunk", [2**19, 7], ids=["at once", "chunks"])
+def test_grad_of_boxes_and_prior(chunk):
     """Not of loss_neg, whose A and N_G are constants by definition."""
-    if chunk:
-        monkeypatch.setattr(auto_assign, "PAIRS_AT_ONCE", chunk)
     given = scene(22, (2, 0, 1), num_classes=2, strides=(24,), clash=True)
 
     def losses(ltrb: Tensor, mu: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
         changed = given._replace(ltrb=ltrb, mu=mu, sigma=sigma)
-        result = auto_assign_loss(*changed)
+        result = auto_assign_loss(*changed, pairs_at_once=chunk)
         return result["loss_pos"], result["loss_norm"]
 
     inputs = (given.ltrb, given.mu, given.sigma)
@@ -670,12 +662,11 @@ def test_loss_norm_enlarges_sigma(seed):
     assert gradient.count_nonzero() == 2 * len(present)
 
 
-def test_backward_twice(monkeypatch):
+def test_backward_twice():
     """The gradients that backward gives away are neither reused nor written to."""
     for bound in (2**19, 7):
-        monkeypatch.setattr(auto_assign, "PAIRS_AT_ONCE", bound)
         given = scene(23)
-        total = sum(auto_assign_loss(*given).values())
+        total = sum(auto_assign_loss(*given, pairs_at_once=bound).values())
         kept, copies = [], []
         for _ in range(3):
             for leaf in given.leaves:
@@ -827,7 +818,7 @@ def test_the_last_box_of_a_class_counts():
 
 @pytest.mark.parametrize("bound", [1, 7, 40, 100])
 @pytest.mark.parametrize("empty", ["none", "first", "middle", "last", "all"])
-def test_chunks_change_nothing(empty, bound, monkeypatch):
+def test_chunks_change_nothing(empty, bound):
     """Also with boxes without pairs, and images without boxes, at any place among the others."""
     given = scene(35, (3, 0, 2), clash=True)
     first, second, third = given.boxes[0]
@@ -843,74 +834,31 @@ def test_chunks_change_nothing(empty, bound, monkeypatch):
         given = with_boxes(given, TINY, classes=(2,), n=2)
     expected = auto_assign_loss(*given)
     expected_gradients = gradients(expected, given.leaves)
-    monkeypatch.setattr(auto_assign, "PAIRS_AT_ONCE", bound)
-    actual = auto_assign_loss(*given)
+    actual = auto_assign_loss(*given, pairs_at_once=bound)
     torch.testing.assert_close(actual, expected, rtol=1e-9, atol=0)
     sides = (gradients(actual, given.leaves), expected_gradients)
     torch.testing.assert_close(*sides, rtol=1e-9, atol=1e-12)
 
 
-def test_chunks_are_as_large_as_allowed(monkeypatch):
-    """Boxes of 0, 2, 2, 6, 0, 2, 1 and 1 pairs, 4 at once: one box has more, and is alone.
-
-    Three locations in a row, twice; the first two boxes share a chunk with the empty one.
-    """
-    x = torch.tensor([8.0, 16, 24])
-    points = torch.cat([torch.stack([x, torch.full((3,), y)], dim=1) for y in (8.0, 16)])
-    two, six, one, none = [4, 4, 20, 12], [4, 4, 28, 20], [4, 4, 12, 12], [1, 1, 2, 2]
-    boxes = torch.tensor([none, two, two, six, none, two, one, one], dtype=torch.float32)
-    given = Scene(
-        torch.zeros(1, 6, 1, requires_grad=True),
-        torch.zeros(1, 6, 1),
-        torch.ones(1, 6, 4),
-        points,
-        torch.full((6,), 8.0),
-        torch.zeros(1, 2),
-        torch.ones(1, 2),
-        [boxes],
-        [torch.zeros(8, dtype=torch.int64)],
-    )
-    seen = []
-
-    def recorded(*arguments: Any) -> location_bags.PairTerms:
-        seen.append((len(arguments[3].boxes), len(arguments[4].box)))
-        return pair_terms(*arguments)
-
-    pair_terms = location_bags.pair_terms
-    monkeypatch.setattr(location_bags, "pair_terms", recorded)
-    for bound, expected in (
-        (4, [(3, 4), (1, 6), (4, 4)]),
-        (14, [(8, 14)]),
-        (13, [(7, 13), (1, 1)]),
-        (1, [(1, 0), (1, 2), (1, 2), (1, 6), (1, 0), (1, 2), (1, 1), (1, 1)]),
-    ):
-        monkeypatch.setattr(auto_assign, "PAIRS_AT_ONCE", bound)
-        seen.clear()
-        auto_assign_loss(*given)
-        assert seen == expected
-
-
-def test_chunks_without_a_gradient(monkeypatch):
+def test_chunks_without_a_gradient():
     given = scene(36)
     expected = auto_assign_loss(*given)
-    monkeypatch.setattr(auto_assign, "PAIRS_AT_ONCE", 7)
     with torch.no_grad():
-        losses = auto_assign_loss(*given)
+        losses = auto_assign_loss(*given, pairs_at_once=7)
     torch.testing.assert_close(losses, {name: loss.detach() for name, loss in expected.items()})
     halves = [t.detach().bfloat16().requires_grad_() for t in given[:3]]
     given = Scene(*halves, *given.to(torch.float32)[3:])
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        losses = auto_assign_loss(*given)
+        losses = auto_assign_loss(*given, pairs_at_once=7)
     assert_finite(losses, given)
 
 
 @pytest.mark.parametrize("bound", [1, 100, 2**10])
-def test_slices_change_nothing(bound, monkeypatch):
+def test_slices_change_nothing(bound):
     given = scene(37, (4, 0, 2), clash=True)
     expected = auto_assign_loss(*given)
     expected_gradients = gradients(expected, given.leaves)
-    monkeypatch.setattr("cvpods.utils.slices.SLICE_ON_CPU", bound)
-    actual = auto_assign_loss(*given)
+    actual = auto_assign_loss(*given, elements_at_once=bound)
     torch.testing.assert_close(actual, expected, rtol=1e-9, atol=0)
     sides = (gradients(actual, given.leaves), expected_gradients)
     torch.testing.assert_close(*sides, rtol=1e-9, atol=1e-12)
@@ -931,32 +879,31 @@ class Largest(TorchDispatchMode):
         return result
 
 
-def test_memory_does_not_grow_with_boxes_times_locations(monkeypatch):
+def test_memory_does_not_grow_with_boxes_times_locations():
     """200 boxes, 126 locations, 5 to 35 of them in a box: two indices to a pair, and no table.
 
     Chunks and slices of 512: the largest tensor of floats has four numbers to a pair of a chunk.
     """
-    monkeypatch.setattr("cvpods.utils.slices.SLICE_ON_CPU", 2**9)
-    monkeypatch.setattr(auto_assign, "PAIRS_AT_ONCE", 2**9)
     random = torch.Generator().manual_seed(0)
     low = torch.rand(200, 2, generator=random) * torch.tensor([50, 24])
     boxes = torch.cat([low, low + 20 + torch.rand(200, 2, generator=random) * 20], dim=1)
     given = scene(38, (1,), num_classes=4)
     given = with_boxes(given, boxes, classes=(0, 1, 2, 3) * 50).to(torch.float32)
-    num_pairs = len(inside_pairs(given.points, given.boxes[0]).box)
+    num_pairs = len(inside_pairs(given.points, given.boxes[0], given.classes[0]).box)
     assert 2**11 < num_pairs < 200 * len(given.points) / 4
     with Largest() as largest:
-        assert_finite(auto_assign_loss(*given), given)
+        losses = auto_assign_loss(*given, pairs_at_once=2**9, elements_at_once=2**9)
+        assert_finite(losses, given)
     assert largest.elements <= 2 * num_pairs
     assert given.cls_logits.numel() <= largest.floats <= 4 * 2**9
 
 
-def test_chunks_keep_only_their_inputs_for_the_gradient(monkeypatch):
+def test_chunks_keep_only_their_inputs_for_the_gradient():
     """Floats that the graph keeps: several to a pair; in chunks, fewer than there are pairs."""
     given = scene(38, (9,))
     given = with_boxes(given, *[given.boxes[0]] * 9, classes=(0, 1, 2) * 27)
-    num_pairs = len(inside_pairs(given.points, given.boxes[0]).box)
-    inputs = {leaf.data_ptr() for leaf in given.leaves}
+    num_pairs = len(inside_pairs(given.points, given.boxes[0], given.classes[0]).box)
+    inputs = {tensor.data_ptr() for tensor in given[:7]}
     kept = []
 
     def count(tensor: Tensor) -> Tensor:
@@ -965,10 +912,9 @@ def test_chunks_keep_only_their_inputs_for_the_gradient(monkeypatch):
         return tensor
 
     for bound, in_chunks in ((2**19, False), (2**6, True)):
-        monkeypatch.setattr(auto_assign, "PAIRS_AT_ONCE", bound)
         kept.clear()
         with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
-            losses = auto_assign_loss(*given)
+            losses = auto_assign_loss(*given, pairs_at_once=bound)
         assert (sum(kept) < num_pairs) == in_chunks
         assert_finite(losses, given)
 
@@ -992,7 +938,7 @@ def message_of(given: Scene) -> str:
         ("points", torch.zeros(30, 3), "points (30, 2), got (30, 3)"),
         ("strides", torch.ones(29), "strides (30,), got (29,)"),
         ("strides", torch.ones(30, 1), "strides (30,), got (30, 1)"),
-        ("mu", torch.zeros(80, 2), "need mu of (3, 2) on each level, got (1, 80, 2)"),
+        ("mu", torch.zeros(80, 2), "need mu (3, 2), got (80, 2)"),
         ("sigma", torch.zeros(3, 1), "need sigma"),
         ("sigma", torch.zeros(80, 2), "need sigma"),
     ],

@@ -7,12 +7,22 @@ from typing import Any, NamedTuple
 
 import pytest
 import torch
-from cvpods_ext.assigners import auto_assign
-from cvpods_ext.losses import auto_assign_loss, feature_align_loss, location_bags
-from cvpods_ext.losses.location_bags import PairTerms, bag_loss, log_weights
 from torch import Tensor
 
-from cvpods_ext.methods.feature_align.loss import filtered_score, misalignment_score, quality
+from cvpods_ext.kernels.pairs import Pairs
+from cvpods_ext.methods.auto_assign.loss import (
+    auto_assign_loss,
+    log_positive_weights,
+    positive_loss,
+)
+from cvpods_ext.methods.feature_align import definition
+from cvpods_ext.methods.feature_align import loss as module
+from cvpods_ext.methods.feature_align.loss import (
+    feature_align_loss,
+    log_filtered_score,
+    misalignment_score,
+    quality,
+)
 from tests.reference.feature_align import feature_align_loss_loop
 
 NAMES = ["loss_pos", "loss_neg", "loss_quality"]
@@ -140,19 +150,19 @@ def double(*values: float) -> Tensor:
     return torch.tensor(values, dtype=torch.float64)
 
 
-def golden_terms() -> PairTerms:
-    """Two locations inside one box: Pc .4 and .8, Pb .5 and .3, G 1 and .5."""
-    pc, pb, prior = double(0.4, 0.8), double(0.5, 0.3), double(1, 0.5)
-    return PairTerms(pc.log(), pb.log(), prior.log(), torch.tensor([0, 0]), 1)
+# Two locations inside one box: Pc .4 and .8, Pb .5 and .3, G 1 and .5.
+ZERO = torch.tensor([0])
+PAIRS = Pairs(torch.tensor([0, 0]), torch.tensor([0, 1]), torch.zeros(1, 4), ZERO, ZERO, 1)
+LOG_PC, LOG_PB = double(0.4, 0.8).log(), double(0.5, 0.3).log()
+LOG_G = double(1, 0.5).log()
 
 
 def test_scores_by_hand():
     """Sa = .4 * .5, .8 * .3; gaps .1 and .5: Sm = 2 / 1.99, 2 / 1.75; x = .2 * .995, .24 * .875."""
-    terms = golden_terms()
-    assert terms.log_joint.exp().tolist() == pytest.approx([0.2, 0.24])
     score = misalignment_score(double(0.4, 0.8), double(0.5, 0.3))
     assert score.tolist() == pytest.approx([1.0050251, 1.1428571], abs=1e-7)
-    assert filtered_score(terms).exp().tolist() == pytest.approx([0.199, 0.21])
+    x = log_filtered_score(LOG_PC, LOG_PB).exp()
+    assert x.tolist() == pytest.approx([0.199, 0.21])
 
 
 def test_bag_by_hand():
@@ -160,26 +170,26 @@ def test_bag_by_hand():
 
     Bag .6592935 * .199 + .3407066 * .21 = .2027478, -log 1.5957926.
     """
-    terms = golden_terms()
-    x = filtered_score(terms)
-    assert log_weights(x, terms).exp().tolist() == pytest.approx([0.6592935, 0.3407066], abs=1e-7)
-    loss = bag_loss(x, terms)
+    log_x = log_filtered_score(LOG_PC, LOG_PB)
+    w = log_positive_weights(PAIRS, log_x, LOG_G).exp()
+    assert w.tolist() == pytest.approx([0.6592935, 0.3407066], abs=1e-7)
+    loss = positive_loss(PAIRS, log_x, LOG_G)
     assert loss.tolist() == pytest.approx([1.5957926], abs=1e-7)
     assert loss.neg().exp().item() == pytest.approx(0.2027478, abs=1e-7)
 
 
 def test_quality_by_hand():
     """exp(.2) and exp(.24) become q = 2.0e-11 and 1; with G 1 and .5 roots 4.5e-6 and .7071068."""
-    terms = golden_terms()
-    roots = quality(terms)
+    log_sa = LOG_PC + LOG_PB
+    roots = quality(PAIRS, log_sa, LOG_G)
     q = (roots.square() / double(1, 0.5)).tolist()
     assert q == pytest.approx([2.0e-11, 1], rel=0.01)
     assert roots.sum().item() == pytest.approx(0.7071113, abs=1e-7)
     # No quality: of two equal scores both are the best. q G is kept above 1e-12.
-    equal = terms._replace(log_confidence=double(0, 0), log_box=double(0, 0))
-    assert quality(equal).tolist() == pytest.approx([1, math.sqrt(0.5)])
-    far = terms._replace(log_prior=double(-1000, -1000))
-    assert quality(far).tolist() == pytest.approx([1e-6, 1e-6])
+    equal = quality(PAIRS, double(0, 0), LOG_G)
+    assert equal.tolist() == pytest.approx([1, math.sqrt(0.5)])
+    far = quality(PAIRS, log_sa, double(-1000, -1000))
+    assert far.tolist() == pytest.approx([1e-6, 1e-6])
 
 
 def golden_scene(dtype: torch.dtype = torch.float64) -> Scene:
@@ -256,8 +266,7 @@ def test_misalignment_score_is_symmetric_and_filters():
     score = misalignment_score(pc, pb)
     assert torch.equal(score, misalignment_score(pb, pc))
     assert (score >= 1).all() and (score <= 2).all() and score.shape == pc.shape
-    terms = PairTerms(pc.log(), pb.log(), pc, torch.zeros(len(pc), dtype=torch.int64), 1)
-    x, joint = filtered_score(terms), terms.log_joint
+    x, joint = log_filtered_score(pc.log(), pb.log()), pc.log() + pb.log()
     assert torch.equal(x < joint, pc != pb)
     assert torch.equal(x[pc == pb], joint[pc == pb])
     torch.testing.assert_close(x.exp(), pc * pb * (1 - (pc - pb) ** 2 / 2))
@@ -279,6 +288,7 @@ def test_matches_loop(seed):
     expected = feature_align_loss_loop(*given, **settings)
     assert_same(actual, expected, given, given)
     assert all(gradients(actual["loss_pos"], given)[k].abs().sum() > 0 for k in given.leaves)
+    assert_same(actual, definition.feature_align_loss(*given, **settings), given, given)
 
 
 def test_defaults():
@@ -739,27 +749,25 @@ def test_chunks_change_nothing(counts, bound, monkeypatch):
     """Losses and gradients; no part has more pairs than allowed, but for a single box."""
     given = scene(43, counts)
     expected = feature_align_loss(*given)
-    seen, pair_terms = [], location_bags.pair_terms
+    seen, box_sums = [], module.box_sums
 
-    def watch(*args, **kwargs):
-        terms = pair_terms(*args, **kwargs)
-        seen.append((len(terms.box), terms.num_boxes))
-        return terms
+    def watch(pairs, *args):
+        seen.append((len(pairs.box), len(pairs.boxes)))
+        return box_sums(pairs, *args)
 
-    monkeypatch.setattr(auto_assign, "PAIRS_AT_ONCE", bound)
-    monkeypatch.setattr(location_bags, "pair_terms", watch)
-    actual = feature_align_loss(*given)
+    monkeypatch.setattr(module, "box_sums", watch)
+    actual = feature_align_loss(*given, pairs_at_once=bound)
     assert sum(boxes for _, boxes in seen) == sum(counts)
     assert all(pairs <= bound or boxes == 1 for pairs, boxes in seen)
     assert_same(actual, expected, given, given)
 
 
-def test_chunks_with_a_box_without_location(monkeypatch):
+def test_chunks_with_a_box_without_location():
     given = scene(44, (4,))
     given.boxes[0][1] = double(20, 20, 20, 20)
     expected = feature_align_loss(*given)
-    monkeypatch.setattr(auto_assign, "PAIRS_AT_ONCE", 3)
-    assert_same(feature_align_loss(*given), expected, given, given)
+    actual = feature_align_loss(*given, pairs_at_once=3)
+    assert_same(actual, expected, given, given)
 
 
 # -- wrong shapes --------------------------------------------------------------------------------
@@ -768,14 +776,14 @@ def test_chunks_with_a_box_without_location(monkeypatch):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"level_sizes": [24, 6]}, r"level_sizes \[24, 6\] must sum to 32 points, .* 3 levels"),
-        ({"level_sizes": [24, 6, 3]}, r"\[24, 6, 3\] must sum to 32 points"),
-        ({"level_sizes": [24, 8]}, r"\[24, 8\] must sum to 32 points, and mu has 3 levels"),
-        ({"mu": torch.zeros(2, 3, 2)}, "mu has 2 levels"),
-        ({"mu": torch.zeros(3, 4, 2)}, r"need mu of \(3, 2\) on each level, got \(3, 4, 2\)"),
-        ({"sigma": torch.zeros(2, 3, 2)}, r"sigma of \(3, 2\) on each level, got \(2, 3, 2\)"),
-        ({"sigma": torch.zeros(3, 2)}, r"sigma of \(3, 2\) on each level, got \(3, 2\)"),
-        ({"points": torch.zeros(31, 2)}, "must sum to 31 points"),
+        ({"level_sizes": [24, 6]}, r"need mu \(2, 3, 2\), got \(3, 3, 2\)"),
+        ({"level_sizes": [24, 6, 3]}, r"\[24, 6, 3\] must sum to the 32 points"),
+        ({"level_sizes": [24, 8]}, r"need mu \(2, 3, 2\), got \(3, 3, 2\)"),
+        ({"mu": torch.zeros(2, 3, 2)}, r"need mu \(3, 3, 2\), got \(2, 3, 2\)"),
+        ({"mu": torch.zeros(3, 4, 2)}, r"need mu \(3, 3, 2\), got \(3, 4, 2\)"),
+        ({"sigma": torch.zeros(2, 3, 2)}, r"need sigma \(3, 3, 2\), got \(2, 3, 2\)"),
+        ({"sigma": torch.zeros(3, 2)}, r"need sigma \(3, 3, 2\), got \(3, 2\)"),
+        ({"points": torch.zeros(31, 2)}, r"need points \(32, 2\), got \(31, 2\)"),
         ({"points": torch.zeros(32, 3)}, r"need points \(32, 2\), got \(32, 3\)"),
         ({"strides": torch.zeros(31)}, r"need strides \(32,\), got \(31,\)"),
         ({"obj_logits": torch.zeros(2, 32, 3)}, r"need obj_logits \(2, 32, 1\), got \(2, 32, 3\)"),

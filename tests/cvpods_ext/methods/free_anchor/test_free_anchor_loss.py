@@ -8,18 +8,17 @@ from typing import Any, NamedTuple
 
 import pytest
 import torch
-from cvpods_ext.assigners import free_anchor
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torchvision.ops import box_iou
 
 from cvpods.modeling.anchor_generator import AnchorGrid
-from cvpods_ext.methods.free_anchor import free_anchor_loss
-from cvpods_ext.methods.free_anchor.loss import negative_log_mean_max
+from cvpods_ext.kernels.bags import BAGS_AT_ONCE, GROUP
+from cvpods_ext.methods.free_anchor import definition
+from cvpods_ext.methods.free_anchor.loss import free_anchor_loss, positive_loss
 from tests.reference.free_anchor import (
     encode,
     free_anchor_loss_loop,
-    free_anchor_loss_per_image,
     mean_max,
 )
 
@@ -121,18 +120,18 @@ def test_mean_max_by_hand():
 
     -log .4666667 = .7621401. Three of .5: all shares 1/3, log 2. One alone is its own MeanMax.
     """
-    loss = negative_log_mean_max(torch.tensor([[0.2, 0.6]], dtype=torch.float64).log())
+    loss = positive_loss(torch.tensor([[0.2, 0.6]], dtype=torch.float64).log())
     assert loss.tolist() == pytest.approx([0.7621401], abs=1e-7)
-    assert negative_log_mean_max(torch.full((1, 3), 0.5).log()).item() == pytest.approx(math.log(2))
+    assert positive_loss(torch.full((1, 3), 0.5).log()).item() == pytest.approx(math.log(2))
     alone = torch.tensor([[-1e4], [-3.0], [-1e-3], [-1e-9]])
-    assert negative_log_mean_max(alone).tolist() == pytest.approx([1e4, 3, 1e-3, 1e-9], rel=1e-6)
+    assert positive_loss(alone).tolist() == pytest.approx([1e4, 3, 1e-3, 1e-9], rel=1e-6)
 
 
 def test_mean_max_shapes():
-    assert negative_log_mean_max(torch.full((5, 3), -1.0)).shape == (5,)
-    assert negative_log_mean_max(torch.zeros(0, 3)).shape == (0,)
-    nobody = torch.zeros(2, 0, requires_grad=True)
-    loss = negative_log_mean_max(nobody)
+    assert positive_loss(torch.full((5, 3), -1.0)).shape == (5,)
+    assert positive_loss(torch.zeros(0, 3)).shape == (0,)
+    empty = torch.zeros(2, 0, requires_grad=True)
+    loss = positive_loss(empty)
     assert loss.tolist() == [0, 0] and loss.requires_grad
 
 
@@ -141,7 +140,7 @@ def test_mean_max_matches_the_definition(seed):
     random = torch.Generator().manual_seed(seed)
     x = torch.rand(4, 1 + seed % 7, generator=random, dtype=torch.float64)
     expected = [-math.log(mean_max(row)) for row in x.tolist()]
-    assert negative_log_mean_max(x.log()).tolist() == pytest.approx(expected, rel=1e-9)
+    assert positive_loss(x.log()).tolist() == pytest.approx(expected, rel=1e-9)
 
 
 def test_mean_max_nears_the_maximum():
@@ -150,12 +149,12 @@ def test_mean_max_nears_the_maximum():
     D = sum 1 / (1 - x) = 1e6 + 9 / .99; small losses keep their digits, also in float32.
     """
     x = torch.full((1, 10), 0.01, dtype=torch.float64)
-    assert negative_log_mean_max(x.log()).item() == pytest.approx(-math.log(0.01))
+    assert positive_loss(x.log()).item() == pytest.approx(-math.log(0.01))
     log_x = x.log()
     log_x[0, 3] = math.log1p(-1e-6)
     missed = 10 / (1e6 + 9 / 0.99)
     for dtype in (torch.float64, torch.float32):
-        loss = negative_log_mean_max(log_x.to(dtype)).item()
+        loss = positive_loss(log_x.to(dtype)).item()
         assert loss == pytest.approx(-math.log1p(-missed), rel=1e-5)
 
 
@@ -163,10 +162,10 @@ def test_gradient_passes_through_the_limit_of_the_weights():
     """x = (x0, .5), x0 -> 1: the loss is about 2 (1 - x0), slope -2 in x0 - also at x0 = 1."""
     for dtype, rest in itertools.product((torch.float32, torch.float64), (1e-5, 1e-9)):
         log_x = torch.tensor([[-rest, math.log(0.5)]], dtype=dtype, requires_grad=True)
-        (gradient,) = torch.autograd.grad(negative_log_mean_max(log_x).sum(), log_x)
+        (gradient,) = torch.autograd.grad(positive_loss(log_x).sum(), log_x)
         assert gradient[0, 0].item() == pytest.approx(-2, abs=1e-4)
     certain = torch.tensor([[0.0, math.log(0.5)]], requires_grad=True)
-    loss = negative_log_mean_max(certain).sum()
+    loss = positive_loss(certain).sum()
     (gradient,) = torch.autograd.grad(loss, certain)
     assert 0 <= loss.item() < 1e-11
     assert gradient[0].tolist() == pytest.approx([-2, 0], abs=1e-6)
@@ -180,7 +179,7 @@ def test_mean_max_gradcheck(rest):
     log_x[:, 2] = math.log1p(-rest)
     log_x[0, 4] = math.log1p(-rest)
     log_x.requires_grad_()
-    assert torch.autograd.gradcheck(negative_log_mean_max, (log_x,), eps=min(1e-6, rest * 1e-3))
+    assert torch.autograd.gradcheck(positive_loss, (log_x,), eps=min(1e-6, rest * 1e-3))
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -201,7 +200,7 @@ def test_mean_max_in_float32_is_as_good_as_in_float64(seed):
     # Of 1 - MeanMax, and of MeanMax, whichever is small keeps its digits.
     mean, missed = (exact.exp() * w).sum(1) / w.sum(1), exact.shape[1] / w.sum(1)
     expected = torch.where(missed < 0.5, -torch.log1p(-missed), -mean.log())
-    losses = negative_log_mean_max(log_x)
+    losses = positive_loss(log_x)
     torch.testing.assert_close(losses.double(), expected, rtol=1e-5, atol=0)
     (gradient,) = torch.autograd.grad(losses.sum(), log_x)
     (exact_gradient,) = torch.autograd.grad(expected.sum(), exact)
@@ -357,7 +356,7 @@ def test_matches_tensors_image_by_image(seed):
     # More than 50 anchors overlap each box: no choice between anchors of IoU 0.
     assert all((box_iou(b, given.anchors) > 0).sum(dim=1).gt(50).all() for b in given.boxes)
     given = given.to(torch.float32)
-    actual, expected = free_anchor_loss(*given), free_anchor_loss_per_image(*given)
+    actual, expected = free_anchor_loss(*given), definition.free_anchor_loss(*given)
     torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-6)
     for name in actual:
         sides = [
@@ -656,7 +655,7 @@ def test_thousand_boxes():
     )
     losses = free_anchor_loss(*given)
     assert_finite(losses, given)
-    expected = free_anchor_loss_per_image(*given)
+    expected = definition.free_anchor_loss(*given)
     assert losses["loss_neg"].item() == pytest.approx(expected["loss_neg"].item(), rel=1e-4)
     # Many anchors cover a box with the same IoU; the reference takes others of them.
     assert losses["loss_pos"].item() == pytest.approx(expected["loss_pos"].item(), rel=1e-2)
@@ -667,14 +666,12 @@ def test_thousand_boxes():
 
 @pytest.mark.parametrize("last_write", [False, True])
 @pytest.mark.parametrize("bound", [1, 100, 2**10])
-def test_slices_change_nothing(bound, last_write, monkeypatch):
+def test_slices_change_nothing(bound, last_write):
     given = scene(20, (4, 0, 2), anchors=150, clash=True)
     settings = {"bag_size": 20, "last_write": last_write}
     expected = free_anchor_loss(*given, **settings)
     expected_gradients = gradients(expected, given)
-    monkeypatch.setattr("cvpods.utils.slices.SLICE_ON_CPU", bound)
-    monkeypatch.setattr(free_anchor, "BAGS_AT_ONCE", 1)
-    actual = free_anchor_loss(*given, **settings)
+    actual = free_anchor_loss(*given, **settings, bags_at_once=1, elements_at_once=bound)
     torch.testing.assert_close(actual, expected, rtol=1e-9, atol=0)
     torch.testing.assert_close(gradients(actual, given), expected_gradients, rtol=1e-9, atol=0)
 
@@ -834,12 +831,12 @@ def test_watch_sees_what_it_looks_for():
 
 @pytest.mark.parametrize("last_write", [False, True])
 @pytest.mark.parametrize("counts", [(3, 2), (0, 3), (0, 0)])
-def test_nothing_waits_for_the_device(counts, last_write, monkeypatch):
+def test_nothing_waits_for_the_device(counts, last_write):
     """Forwards, backwards, and backwards again."""
-    monkeypatch.setattr("cvpods.utils.slices.SLICE_ON_CPU", 64)
     given = scene(29, counts)
+    settings = {"bag_size": 5, "last_write": last_write, "elements_at_once": 64}
     with Watch() as watch:
-        losses = free_anchor_loss(*given, bag_size=5, last_write=last_write)
+        losses = free_anchor_loss(*given, **settings)
         before_backward = watch.calls
         total = sum(losses.values())
         total.backward(retain_graph=True)
@@ -848,12 +845,11 @@ def test_nothing_waits_for_the_device(counts, last_write, monkeypatch):
     assert watch.waiting == []
 
 
-def test_no_table_of_boxes_and_anchors(monkeypatch):
+def test_no_table_of_boxes_and_anchors():
     """300 boxes x 20,000 anchors: nothing of their product, 6,000,000, is ever made.
 
     The largest are BAGS_AT_ONCE rows of anchors, the last group of them filled up.
     """
-    monkeypatch.setattr("cvpods.utils.slices.SLICE_ON_CPU", 2**14)
     given = scene(30, (300,), anchors=300, num_classes=4)
     random = torch.Generator().manual_seed(0)
     anchors = given.anchors.repeat(67, 1)[:20000]
@@ -862,10 +858,10 @@ def test_no_table_of_boxes_and_anchors(monkeypatch):
     deltas = torch.randn(1, 20000, 4, generator=random, dtype=torch.float64).requires_grad_()
     given = given._replace(logits=logits, deltas=deltas, anchors=anchors).to(torch.float32)
     with Watch() as watch:
-        losses = free_anchor_loss(*given)
+        losses = free_anchor_loss(*given, elements_at_once=2**14)
         sum(losses.values()).backward()
     assert all(loss.isfinite() for loss in losses.values())
-    bound = free_anchor.BAGS_AT_ONCE * (20000 + free_anchor.GROUP)
+    bound = BAGS_AT_ONCE * (20000 + GROUP)
     assert 4 * 20000 <= watch.largest <= bound < 300 * 20000 / 10
 
 
@@ -875,12 +871,12 @@ def test_no_table_of_boxes_and_anchors(monkeypatch):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"deltas": torch.zeros(2, 39, 4)}, r"box_deltas \(2, 40, 4\).*got \(2, 39, 4\)"),
-        ({"deltas": torch.zeros(1, 40, 4)}, r"got \(1, 40, 4\) and \(40, 4\)"),
+        ({"deltas": torch.zeros(2, 39, 4)}, r"need box_deltas \(2, 40, 4\), got \(2, 39, 4\)"),
+        ({"deltas": torch.zeros(1, 40, 4)}, r"box_deltas .*, got \(1, 40, 4\)"),
         ({"deltas": torch.zeros(2, 40, 3)}, r"got \(2, 40, 3\)"),
-        ({"anchors": torch.zeros(41, 4)}, r"anchors \(40, 4\); got .* and \(41, 4\)"),
-        ({"anchors": torch.zeros(2, 40, 4)}, r"and \(2, 40, 4\)"),
-        ({"logits": torch.zeros(40, 3)}, r"cls_logits \(40, 3\)"),
+        ({"anchors": torch.zeros(41, 4)}, r"need anchors \(40, 4\), got \(41, 4\)"),
+        ({"anchors": torch.zeros(2, 40, 4)}, r"anchors .*, got \(2, 40, 4\)"),
+        ({"logits": torch.zeros(40, 3)}, r"cls_logits must be .*, got \(40, 3\)"),
         ({"boxes": [torch.zeros(3, 4)]}, "2 images need .*; got 1 and 2"),
         ({"classes": [torch.zeros(3).long()] * 3}, "2 images need .*; got 2 and 3"),
         ({"boxes": [torch.zeros(3, 4), torch.zeros(3, 4)]}, r"2 classes .*\(2, 4\); got \(3, 4\)"),
@@ -895,7 +891,7 @@ def test_wrong_shapes(change, message):
 
 def test_no_image():
     nothing = Scene(torch.zeros(0, 40, 3), torch.zeros(0, 40, 4), torch.zeros(40, 4), [], [])
-    with pytest.raises(ValueError, match=r"no image: cls_logits \(0, 40, 3\)"):
+    with pytest.raises(ValueError, match=r"N > 0 images, got \(0, 40, 3\)"):
         free_anchor_loss(*nothing)
 
 

@@ -1,4 +1,4 @@
-"""The messages of configs/check.py; the commands that they advise can be typed."""
+"""The messages of configs/validation.py; the commands that they advise can be typed."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import shlex
 import pytest
 
 from cvpods.configs import BaseConfig
-from cvpods.configs.check import check_config, check_training
+from cvpods.configs.validation import check_config, check_training
 from cvpods.utils.errors import ConfigError
 
 

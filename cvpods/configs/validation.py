@@ -1,17 +1,17 @@
-"""What the values of a configuration may be, and which of them cannot work together.
+"""Checks of a configuration's values: type, range, choices, and values that contradict each other.
 
-Checked before anything is built; what only a model knows, its levels and anchors, it checks itself.
+They run before anything is built. A model checks the keys that only it understands.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from functools import cache
 from typing import Any
 
 from cvpods.configs.config_dict import ConfigDict, check_type, leaves
 from cvpods.utils.errors import ConfigError
-from cvpods.utils.logger import log_first_n
 from cvpods.utils.ranges import Range, read_auto
 
 _COUNT = Range(0, whole=True)
@@ -22,7 +22,7 @@ _ANY = Range(-math.inf, whole=True)
 _SHARE = Range(0, 1)
 _WEIGHT = Range(0)
 
-# Numbers, by key; a list must hold such numbers.
+# Allowed range of each numeric key. For a list, the range applies to every element.
 RANGES: dict[str, Range] = {
     "MODEL.PIXEL_STD": Range(0, inside=True),
     "MODEL.BACKBONE.FREEZE_AT": Range(0, 5, whole=True),
@@ -62,21 +62,21 @@ RANGES: dict[str, Range] = {
     "GLOBAL.LOG_INTERVAL": _POSITIVE,
     "SEED": Range(-(2**63), 2**63 - 1, whole=True),
 }
-# The same of keys of a method's group, with the number of entries.
+# The range of each entry, and the number of entries, of lists in a method's group.
 METHOD_LISTS: dict[str, tuple[Range, int]] = {
     "BBOX_REG_WEIGHTS": (Range(0, inside=True), 4),
     "IOU_THRESHOLDS": (_SHARE, 2),
 }
-# Keys that may be None, and what else they may be.
+# Allowed range of keys that may also be None.
 OR_NONE: dict[str, Range] = {
     "MODEL.RESNETS.NUM_CLASSES": _POSITIVE,
     "SOLVER.LR_SCHEDULER.MAX_EPOCH": Range(0, inside=True),
     "SOLVER.OPTIMIZER.WEIGHT_DECAY_BIAS": _WEIGHT,
     "TEST.AUG.DETECTIONS_PER_IMAGE": _POSITIVE,
 }
-# Keys that may be None though their default is not.
+# Keys that may be None although their default is not.
 _NONE_TOO = ("MODEL.NMS_TYPE", *OR_NONE)
-# Lists that are empty by default: what they hold.
+# Lists of names that are empty by default.
 TEXTS = (
     "DATASETS.TRAIN",
     "DATASETS.TEST",
@@ -100,7 +100,7 @@ def check_config(cfg: ConfigDict) -> None:
     """Check type and range of every value.
 
     Raises:
-        ConfigError: naming every key that is wrong, its value and what it may be.
+        ConfigError: the message names every wrong key, its value and the allowed values.
     """
     values = leaves(cfg)
     errors = _wrong_types(cfg, values) or _wrong_values(values)
@@ -109,14 +109,16 @@ def check_config(cfg: ConfigDict) -> None:
 
 
 def check_training(cfg: ConfigDict) -> None:
-    """Check, beside check_config(), that a training can work.
+    """Run check_config(), and check that the schedule can work.
 
     Raises:
-        ConfigError: the schedule ends before its steps.
+        ConfigError: a value is wrong, or the schedule ends before its steps.
     """
     check_config(cfg)
     schedule = cfg.SOLVER.LR_SCHEDULER
     if schedule.MAX_EPOCH is None and schedule.WARMUP_ITERS >= schedule.MAX_ITER:
+        from cvpods.utils.logger import log_first_n
+
         log_first_n(
             "WARNING",
             f"SOLVER.LR_SCHEDULER.WARMUP_ITERS {schedule.WARMUP_ITERS} is not below MAX_ITER "
@@ -136,6 +138,7 @@ def check_training(cfg: ConfigDict) -> None:
 
 
 def _auto_errors(key: str, value: Any) -> list[str]:
+    """Return the error of a key that must be "auto" or a number; [] if it is."""
     try:
         read_auto(key, value)
     except ConfigError as error:
@@ -144,9 +147,9 @@ def _auto_errors(key: str, value: Any) -> list[str]:
 
 
 def _wrong_types(cfg: ConfigDict, values: Mapping[str, Any]) -> list[str]:
-    """Values of another type than their class's default."""
+    """Return an error for each value that is missing or has another type than its default."""
     errors = []
-    for key, default in leaves(type(cfg)()).items():
+    for key, default in _defaults(type(cfg)).items():
         if key not in values or (values[key] is None and default is not None):
             if key not in _NONE_TOO:
                 errors.append(f"{key} is {'None' if key in values else 'missing'}.")
@@ -158,23 +161,36 @@ def _wrong_types(cfg: ConfigDict, values: Mapping[str, Any]) -> list[str]:
     return errors
 
 
+@cache
+def _defaults(kind: type[ConfigDict]) -> Mapping[str, Any]:
+    """Return the defaults of a config class by dotted name."""
+    return leaves(kind())
+
+
 def _check_entries(name: str, default: Any, value: Any) -> None:
-    """The entries of a list must be of the kind that those of the default have, where it is one."""
+    """Check that a list has entries of the same kind as its default.
+
+    A default that is empty or mixes kinds allows any entries.
+
+    Raises:
+        ConfigError: an entry is of another kind.
+    """
     if not isinstance(default, (list, tuple)):
         return
     kinds = {_kind(entry) for entry in default}
     kind = kinds.pop() if len(kinds) == 1 else None
     if kind is not None and any(_kind(entry) != kind for entry in value):
-        raise ConfigError(f"{name} is a list of {kind}s ({default!r}); got {value!r}.")
+        raise ConfigError(f"{name} must be a list of {kind}s (default {default!r}); got {value!r}.")
 
 
 def _kind(value: Any) -> str | None:
+    """Return a word for the type of a list's entry; None for a type without one."""
     kinds = {bool: "boolean", int: "number", float: "number", str: "text", list: "list"}
     return kinds.get(list if isinstance(value, (list, tuple)) else type(value))
 
 
 def _wrong_values(values: Mapping[str, Any]) -> list[str]:
-    """Values of the right type that lie out of range; keys that are not there are passed over."""
+    """Return an error for each value that is out of its range or not one of its choices."""
     errors = []
     for key, value in values.items():
         allowed, length = METHOD_LISTS.get(key.rpartition(".")[2], (RANGES.get(key), None))

@@ -1,4 +1,4 @@
-"""pods_check's findings, each by hand, and what --fix leaves."""
+"""Findings of the data check, the repaired content, and substitutes for unusable images."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from PIL import Image
 
 from cvpods.configs import BaseConfig
 from cvpods.data import register_coco_instances
-from cvpods.data.check import check_coco
+from cvpods.data.dataset_check import check_coco
 from cvpods.data.datasets import COCODataset
 from cvpods.data.samplers import SampleKey
 from cvpods.data.seeded_dataset import SeededDataset
@@ -21,7 +21,7 @@ from cvpods.utils.errors import DataError
 
 @pytest.fixture
 def folder(tmp_path):
-    """Three images of 60 x 40."""
+    """Return a folder with three images of 60 x 40."""
     for i in range(3):
         pixels = np.full((40, 60, 3), 40 * i, dtype=np.uint8)
         Image.fromarray(pixels).save(tmp_path / f"{i}.png")
@@ -44,8 +44,8 @@ def findings(report):
 
 
 def test_nothing_wrong(folder):
-    report, mended = check_coco("a", content(), folder, num_classes=2)
-    assert findings(report) == {} and mended == content()
+    report, repaired = check_coco("a", content(), folder, num_classes=2)
+    assert findings(report) == {} and repaired == content()
     assert report.per_class == {"cat": 2, "dog": 1} and report.files_read == 3
     assert "Nothing wrong" in str(report)
 
@@ -68,16 +68,16 @@ def test_nothing_wrong(folder):
     ],
 )
 def test_boxes(folder, bbox, kind, left):
-    """Of the image 0, whose one box it is."""
+    """`bbox` is the only box of image 0."""
     broken = content()
     broken["annotations"][0]["bbox"] = bbox
-    report, mended = check_coco("a", broken, folder)
+    report, repaired = check_coco("a", broken, folder)
     expected = {} if kind is None else {kind: 1}
-    # Training leaves boxes of negative size out, though --fix turns them around.
+    # Training leaves out boxes of negative size, although --fix reverses them.
     unused = left is None or kind == "zero or negative box"
     expected |= {"image without boxes": 1} if unused else {}
     assert findings(report) == expected
-    boxes = [a["bbox"] for a in mended["annotations"] if a["id"] == 10]
+    boxes = [a["bbox"] for a in repaired["annotations"] if a["id"] == 10]
     assert boxes == ([] if left is None else [left])
 
 
@@ -109,24 +109,24 @@ def change(place, value):
     ],
 )
 def test_records(folder, spoil, expected):
-    """What is left has nothing wrong any more, and training reads it."""
+    """The repaired content has no more errors, and training reads it."""
     broken = content()
     spoil(broken)
     before = copy.deepcopy(broken)
-    report, mended = check_coco("a", broken, folder)
+    report, repaired = check_coco("a", broken, folder)
     assert findings(report)[expected] >= 1 and report.count("error") >= 1
     assert broken == before
-    again, _ = check_coco("a", mended, folder)
+    again, _ = check_coco("a", repaired, folder)
     assert set(findings(again)) <= {
         "image without boxes",
         "class without boxes",
         "no box at all",
         "no image at all",
     }
-    if mended["annotations"]:
-        (folder / "mended.json").write_text(json.dumps(mended))
-        register_coco_instances("mended", folder / "mended.json", folder)
-        COCODataset(BaseConfig(), "mended")
+    if repaired["annotations"]:
+        (folder / "repaired.json").write_text(json.dumps(repaired))
+        register_coco_instances("repaired", folder / "repaired.json", folder)
+        COCODataset(BaseConfig(), "repaired")
 
 
 def test_corrupt_file_and_many_boxes(folder):
@@ -135,7 +135,7 @@ def test_corrupt_file_and_many_boxes(folder):
     broken = content()
     box = broken["annotations"][1]
     broken["annotations"] += [{**box, "id": 100 + i} for i in range(1000)]
-    report, mended = check_coco("a", broken, folder, num_classes=80)
+    report, repaired = check_coco("a", broken, folder, num_classes=80)
     assert findings(report) == {
         "corrupt file": 1,
         "box of an image that is left out": 1,
@@ -143,7 +143,7 @@ def test_corrupt_file_and_many_boxes(folder):
         "NUM_CLASSES": 1,
         "the same box twice": 1000,
     }
-    assert [image["id"] for image in mended["images"]] == [1, 2]
+    assert [image["id"] for image in repaired["images"]] == [1, 2]
     assert "corrupt file" in str(report) and "error" in str(report)
 
 
@@ -162,7 +162,7 @@ def dataset(folder):
     return COCODataset(BaseConfig(), "seeded")
 
 
-def test_a_corrupt_image_is_replaced_the_same_everywhere(folder):
+def test_substitutes_for_a_corrupt_image_are_deterministic(folder):
     data = dataset(folder)
     (folder / "1.png").write_bytes(b"no image")
     sample = SeededDataset(data)[SampleKey(1, 5)]
@@ -174,7 +174,7 @@ def test_a_corrupt_image_is_replaced_the_same_everywhere(folder):
     assert "unusable" not in SeededDataset(data)[SampleKey(0, 5)]
 
 
-def test_all_images_gone(folder):
+def test_all_images_missing(folder):
     data = dataset(folder)
     for path in folder.glob("*.png"):
         path.unlink()
@@ -183,7 +183,7 @@ def test_all_images_gone(folder):
 
 
 def test_unknown_image_ids_of_two_kinds(folder):
-    """Found by mutation: ids that cannot be sorted."""
+    """Ids that cannot be sorted together (found by mutation)."""
     broken = content()
     broken["annotations"][0]["image_id"], broken["annotations"][1]["image_id"] = -1, "x"
     (folder / "kinds.json").write_text(json.dumps(broken))
@@ -193,11 +193,11 @@ def test_unknown_image_ids_of_two_kinds(folder):
 
 
 def test_repeated_text_ids_stay_texts(folder):
-    """Found by mutation: "a", "a", "b" become "a", a new text, "b"."""
+    """Ids "a", "a", "b" become "a", a new text, "b" (found by mutation)."""
     broken = content()
     for annotation, id_ in zip(broken["annotations"], ("a", "a", "b"), strict=True):
         annotation["id"] = id_
-    _, mended = check_coco("a", broken, folder)
-    ids = [annotation["id"] for annotation in mended["annotations"]]
+    _, repaired = check_coco("a", broken, folder)
+    ids = [annotation["id"] for annotation in repaired["annotations"]]
     assert len(set(ids)) == 3 and all(isinstance(id_, str) for id_ in ids)
-    assert findings(check_coco("a", mended, folder)[0]) == {}
+    assert findings(check_coco("a", repaired, folder)[0]) == {}

@@ -1,4 +1,4 @@
-"""Slices of a table of boxes x locations, so that memory does not grow with their product."""
+"""Slices of tables (boxes x locations), so that memory does not grow with their product."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import torch
 
-# Elements of one slice (float32: 2 and 64 MiB a table), but never less than one row.
+# Largest number of elements of a slice (2 and 64 MiB in float32), unless one row has more.
 SLICE_ON_CPU = 2**19
 SLICE_ON_GPU = 2**24
 
@@ -14,11 +14,12 @@ SLICE_ON_GPU = 2**24
 def slices(
     length: int, width: int, device: torch.device, at_least: int = 1, elements: int | None = None
 ) -> Iterator[slice]:
-    """Cut `length` rows of `width` elements into slices of a bounded number of elements.
+    """Return slices of `length` rows of `width` elements, each with a bounded number of elements.
 
     Args:
-        at_least: rows of a slice, even if they have more elements than the bound.
-        elements: the bound; by default SLICE_ON_CPU or SLICE_ON_GPU, as the device is.
+        at_least: smallest number of rows of a slice, even if they have more elements than the
+            bound.
+        elements: the bound; by default SLICE_ON_CPU or SLICE_ON_GPU, depending on the device.
     """
     if elements is None:
         elements = SLICE_ON_CPU if device.type == "cpu" else SLICE_ON_GPU

@@ -14,9 +14,9 @@ from safetensors import safe_open
 
 from cvpods.checkpoint import Checkpointer, load_file, write_weights
 from cvpods.tools import Predictor
-from cvpods.tools.common import open_experiment
-from cvpods_ext.convert import to_mmdet
-from cvpods_ext.convert.tool import main
+from cvpods.tools.experiment import open_experiment
+from cvpods_ext.convert.to_mmdet import to_mmdet
+from cvpods_ext.tools.convert import main
 from tests.load_script import ROOT
 
 EXPERIMENT = ROOT / "playground" / "atss.res18.shapes"
@@ -157,7 +157,7 @@ def test_a_partial_match_is_refused(tmp_path, model):
         (["IN", "IN"], "is the input"),
         (["IN", "x.pth", "--to", "mmdet"], "--to mmdet needs --method"),
         (["IN", "x.pth", "--to", "mmdet", "--method", "retinanet"], "not weights of retinanet"),
-        (["IN", "x.pth", "--from", "mmdet"], "no file of mmdetection"),
+        (["IN", "x.pth", "--from", "mmdet"], "not weights of mmdetection"),
         (["IN", "x.pth", "--dir", "nowhere"], "nowhere"),
         (["IN", "IN/x.pth"], "cannot be written"),
     ],
@@ -194,7 +194,7 @@ def test_what_mmdetection_computes_otherwise(checkpoint, tmp_path):
     """Said on the way there; on the way back the weights expect what they were trained with."""
     words = ["--to", "mmdet", "--method", "atss", "--quiet", "--dir", EXPERIMENT]
     output = run(checkpoint, tmp_path / "there.pth", *words)[1]
-    assert "computes otherwise" in output and "MODEL.ATSS.SCORE_TYPE class_first" in output
+    assert "computes with other values" in output and "MODEL.ATSS.SCORE_TYPE class_first" in output
     run(tmp_path / "there.pth", tmp_path / "back.pth", "--quiet")
     for name in ("there.pth", "back.pth"):
         expects = load_file(tmp_path / name)["expects"]

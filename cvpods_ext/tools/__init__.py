@@ -1,0 +1,1 @@
+"""The commands of the research package: pods_convert, pods_export, pods_infer, pods_vis."""
