@@ -7,6 +7,8 @@ import inspect
 from collections.abc import Callable
 from typing import Any
 
+import pytest
+
 
 def each_seed(count: int) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Run a test with `seed` from 0 to count - 1; the error names the seed that fails."""
@@ -17,7 +19,7 @@ def each_seed(count: int) -> Callable[[Callable[..., None]], Callable[..., None]
             for seed in range(count):
                 try:
                     test(*args, seed=seed, **kwargs)
-                except Exception as error:
+                except (Exception, pytest.fail.Exception) as error:
                     raise AssertionError(f"seed {seed} of {count}: {error}") from error
 
         signature = inspect.signature(test)
