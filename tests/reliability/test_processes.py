@@ -47,11 +47,7 @@ def start(experiment: Path, shapes_root: Path, programs: Path) -> Callable[..., 
 
 
 def start_really(words: list[str], folder: Path, shapes_root: Path) -> subprocess.Popen:
-<<<<<<< HEAD
     """Start an installed command in a process group of its own; its log is on stderr."""
-=======
-    """Start an installed command, with a process group of its own; its log is on stderr."""
->>>>>>> main
     return subprocess.Popen(
         [str(BIN / words[0]), *words[1:]],
         cwd=folder,
@@ -64,11 +60,7 @@ def start_really(words: list[str], folder: Path, shapes_root: Path) -> subproces
 
 
 def read_until(process: subprocess.Popen | Started, sign: str) -> str:
-<<<<<<< HEAD
     """Return the output of the process up to a line with the sign."""
-=======
-    """What the process writes, up to a line with the sign."""
->>>>>>> main
     text = ""
     for line in process.stderr:
         text += line
@@ -157,13 +149,8 @@ def test_the_message_of_the_failing_rank_comes_first(experiment, start):
 
 @pytest.mark.slow
 def test_a_signal_to_all_processes_and_another_number_of_them(experiment, start, run_command):
-<<<<<<< HEAD
     """Launcher, 2 ranks and loaders' workers get SIGINT, as from Ctrl-C; they save and stop.
     One process resumes with the same images in the same order; the log says what changes.
-=======
-    """As Ctrl-C in a terminal: launcher, 2 ranks and loaders' workers get it; they save and stop.
-    One process goes on with the same images in the same order; the log says what changes.
->>>>>>> main
     """
     words = ["pods_train", "--num-processes", "2", *SHORT, "DATALOADER.NUM_WORKERS", "1"]
     process = start(words)
@@ -180,11 +167,7 @@ def test_a_signal_to_all_processes_and_another_number_of_them(experiment, start,
     assert sorted(losses(experiment / "output")) == list(range(12))
 
 
-<<<<<<< HEAD
 # Signals are handled like in a shell's foreground, however the tests were started.
-=======
-# As in a shell's foreground, however the tests were started.
->>>>>>> main
 DEFAULT_SIGNALS = {"SIGHUP": "default", "SIGUSR1": "default"}
 
 
