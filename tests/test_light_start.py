@@ -13,7 +13,7 @@ import pytest
 
 import cvpods
 import cvpods_ext
-from cvpods.utils.lazy import resolve
+from cvpods.lazy import resolve
 from cvpods_ext.console import COMMANDS
 from tests.load_script import ROOT
 
@@ -88,9 +88,19 @@ def test_outside_an_experiment(tmp_path):
     check_light(modules)
 
 
-@pytest.mark.parametrize("name", ["pods_test", "pods_check", "pods_draw", "pods_demo"])
-def test_a_misspelt_key(name, experiment):
-    words = {"pods_demo": ["--input", "x.jpg"]}.get(name, [])
+@pytest.mark.parametrize(
+    "name, words",
+    [
+        ("pods_test", []),
+        ("pods_check", []),
+        ("pods_draw", []),
+        ("pods_demo", ["--input", "x.jpg"]),
+        ("pods_export", ["--output", "x.onnx"]),
+        ("pods_infer", ["--model", "x.onnx"]),
+        ("pods_vis", ["alignment", "--input", "x.jpg"]),
+    ],
+)
+def test_a_misspelt_key(name, words, experiment):
     status, printed, modules = command(name, *words, "TEST.EVAL_PEROID", "5", cwd=experiment)
     assert status == 1 and "Did you mean TEST.EVAL_PERIOD?" in printed
     check_light(modules)
@@ -102,7 +112,7 @@ def test_a_misspelt_key(name, experiment):
         "cvpods.modeling.losses",
         "cvpods.modeling.losses.focal_loss",
         "cvpods.modeling.losses.iou_loss",
-        "cvpods.utils.slices",
+        "cvpods.structures.slices",
         "cvpods.structures.geometry",
         "cvpods_ext.methods.atss.loss",
         "cvpods_ext.methods.auto_assign.loss",

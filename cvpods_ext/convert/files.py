@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 import cvpods
 from cvpods.checkpoint import read_file, write_weights
@@ -19,6 +19,7 @@ from cvpods.checkpoint.expectations import check_expectations, differences
 from cvpods.checkpoint.files import check_writable, find_weights, plain_dict
 from cvpods.configs import BaseConfig
 from cvpods.configs.config_dict import flatten
+from cvpods.tools.experiment import BuildModel
 from cvpods.utils.errors import CheckpointError
 from cvpods_ext.configs.frameworks import ARITHMETIC
 from cvpods_ext.convert import mmdet_meta
@@ -85,7 +86,7 @@ def convert_file(
     source: str = "auto",
     to: str = "cvpods",
     method: str | None = None,
-    experiment: tuple[BaseConfig, Callable[[BaseConfig], nn.Module]] | None = None,
+    experiment: tuple[BaseConfig, BuildModel] | None = None,
     strip: bool = False,
 ) -> ConvertedFile:
     """Read and convert a file of weights.
@@ -146,9 +147,7 @@ def _choose_target(output: str | None, source: Path, strip: bool) -> Path:
     return target
 
 
-def _network_shapes(
-    config: BaseConfig, build_model: Callable[[BaseConfig], nn.Module]
-) -> dict[str, Shape]:
+def _network_shapes(config: BaseConfig, build_model: BuildModel) -> dict[str, Shape]:
     """Return the shapes of the tensors of an experiment's network."""
     with torch.device("meta"):
         states = build_model(config).state_dict()

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
+import argparse
 import os
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
-
-from torch import nn
 
 from cvpods.configs import BaseConfig
 from cvpods.data import register_coco_instances
@@ -15,19 +13,20 @@ from cvpods.engine import RUNNERS, default_setup
 from cvpods.evaluation import without_nan
 from cvpods.evaluation.provenance import ENTRY, read_provenance
 from cvpods.tools.detectors import load_detector
+from cvpods.tools.experiment import BuildModel
 from cvpods.utils.errors import ConfigError, DataError
 
 
 def evaluate_graph(
     config: BaseConfig,
-    build_model: Callable[[BaseConfig], nn.Module],
+    build_model: BuildModel,
     path: str | Path,
     *,
     datasets: str | None = None,
     provider: str | None = None,
     resize: str | None = None,
     batch: int | None = None,
-    arguments: object = None,
+    arguments: argparse.Namespace | None = None,
 ) -> dict[str, Any]:
     """Evaluate a graph on the experiment's test data set, or on COCO's val2017.
 

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from loguru import logger
-from torch import nn
 
 from cvpods.configs import BaseConfig
 from cvpods.layers import DeformConv
 from cvpods.modeling.meta_arch import DenseDetector
 from cvpods.tools.detectors import is_graph, load_detector
+from cvpods.tools.experiment import BuildModel
 from cvpods.tools.predictor import class_names
 from cvpods.tools.weights import chosen_weights
 from cvpods.utils.errors import CheckpointError, ConfigError
@@ -27,7 +27,7 @@ from cvpods_ext.deploy.verify import verify
 
 def export_experiment(
     config: BaseConfig,
-    build_model: Callable[[BaseConfig], nn.Module],
+    build_model: BuildModel,
     options: ExportOptions,
     weights: str | None = None,
     opts: Sequence[Any] = (),
@@ -61,7 +61,7 @@ def export_experiment(
         detector=type(model).__name__,
         inputs=list(graph.input_names),
         outputs=list(graph.output_names),
-        divisor=model.backbone.size_divisibility,
+        divisor=model.network.size_divisibility,
         num_classes=model.num_classes,
         levels=list(model.in_features),
         anchors=anchors_of(model),
@@ -79,7 +79,7 @@ def export_experiment(
 
 
 def load_dense_detector(
-    config: BaseConfig, build_model: Callable[[BaseConfig], nn.Module], weights: str | Path
+    config: BaseConfig, build_model: BuildModel, weights: str | Path
 ) -> tuple[DenseDetector, list[str]]:
     """Load a detector in evaluation mode, and its class names.
 
