@@ -111,6 +111,12 @@ def test_network_of_a_copy_is_its_own():
         assert any((level != 0).any() for level in model.network(images))
 
 
+def test_network_follows_a_replaced_head():
+    model = make_detector()
+    model.head = nn.Identity()
+    assert model.network.head is model.head
+
+
 def test_another_network_takes_the_place():
     class Constant:
         size_divisibility = 7
