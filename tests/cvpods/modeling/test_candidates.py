@@ -18,7 +18,7 @@ LEVELS = ["p3", "p4", "p5", "p6", "p7"]
 
 @pytest.fixture(params=["few", "all"], autouse=True)
 def ranked(request, monkeypatch):
-    """Whether entries that passed are ranked, as on a CPU, or all, as on a GPU and in a graph."""
+    """Rank the entries that passed, as on a CPU, or all of them, as on a GPU and in a graph."""
     monkeypatch.setattr(torch.compiler, "is_compiling", lambda: request.param == "all")
     return request.param
 
