@@ -118,7 +118,7 @@ def test_class_names_come_with_the_weights(tmp_path):
 
 
 def test_fixed_shape_and_half_and_simplified(exported):
-    """As the seed asks for it: a graph of any size, fixed to 4 images of 96 x 128, in FP16."""
+    """A graph of any size is fixed to 4 images of 96 x 128, in FP16."""
     path = exported(
         "free_anchor", "--half", "--simplify", "--overwrite-input-shape", "input:4,3,96,128"
     )
@@ -173,7 +173,7 @@ def test_nothing_is_printed_but_the_result(weights, tmp_path, capfd):
 
 
 def test_pt2_of_the_network_needs_torch_alone(exported, tmp_path):
-    """In a new process that imports neither cvpods nor cvpods_ext."""
+    """A new process that imports neither cvpods nor cvpods_ext runs the file."""
     path = exported("free_anchor", "--format", "pt2")
     code = (
         "import sys, torch\n"
