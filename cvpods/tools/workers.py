@@ -92,6 +92,7 @@ def _report_in_worker(
         sys.exit(1)
     except Exception as error:
         if not fails_first():  # another process failed before, and has printed why
+            time.sleep(_FAREWELL)  # for the launcher to name that process, see above
             sys.exit(1)
         if is_lost_peer(error):
             print(f"error: Rank {comm.get_rank()} has lost another process.", file=sys.stderr)
