@@ -43,7 +43,7 @@ def network(method, exported):
 
 @pytest.fixture
 def detector(method, exported):
-    """Of any batch and size; FeatureAlign's, which takes a minute so, of one size."""
+    """Return a detector's graph of any size; of one size for FeatureAlign, whose export is slow."""
     size = ["--size", "128x160"] if method == "feature_align" else []
     return exported(method, "--with-postprocess", *size)
 
@@ -85,7 +85,7 @@ def test_network_outputs(network, method):
 
 
 def assert_same_detections(found, wanted):
-    """Each of `found` is one of `wanted`; those of nearly equal scores may have changed places."""
+    """Check that both have the same detections; those of nearly equal scores may change places."""
     assert len(found) == len(wanted) and found.image_size == wanted.image_size
     units = torch.tensor([0.01] * 4 + [1e-4, 0.5])  # pixels, score, label
     rows = [
