@@ -6,7 +6,7 @@ A command's module is imported when the command is used.
 
 from typing import Any
 
-from cvpods.utils.lazy import resolve
+from cvpods.lazy import resolve
 
 COMMANDS = {
     "pods_check": "cvpods.tools.check:main",

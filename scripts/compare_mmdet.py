@@ -125,8 +125,7 @@ def run_ours(method: str, weights: dict[str, Tensor]) -> dict[str, Any]:
     losses = {name: loss.item() for name, loss in model.train()(inputs).items()}
     model.eval()
     with torch.no_grad():
-        levels = model.features(model.preprocess_image(inputs))
-        maps = model.head([levels[name] for name in model.in_features])
+        maps = model.network(model.preprocess_image(inputs))
         found = [output["instances"] for output in model(inputs)]
     maps["box_deltas"] = _box_maps(method, model, maps["box_deltas"])
     best = [_best_first(one) for one in found]

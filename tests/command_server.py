@@ -1,38 +1,47 @@
 """The commands of this project, started in a fraction of a second: imported once, forked for each.
 
 `server(folder)` starts the process and fills `folder` with programs pods_train, pods_test, ..., and
-python, which hand their words, their folder, their environment and their files to it.
+python, which hand their words, their folder, their environment and their files to it. `start` runs
+a command in the background, with a process group of its own.
 """
 
 from __future__ import annotations
 
 import array
 import contextlib
+import fcntl
+import importlib
 import json
 import os
+import resource
 import runpy
 import signal
 import socket
 import subprocess
 import sys
+import termios
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any, NamedTuple, TextIO
 
 from tests.forking import fork, status_of
 from tests.load_script import ROOT, load_script
 
+# The server answers with a line of the process id and a line of the exit status.
 PROGRAM = """#!{python} -IS
 import array, json, os, socket, sys
 with socket.socket(socket.AF_UNIX) as server:
     server.connect({address!r})
-    request = json.dumps([[{name!r}, *sys.argv[1:]], os.getcwd(), dict(os.environ)]).encode()
+    request = json.dumps([[{name!r}, *sys.argv[1:]], os.getcwd(), dict(os.environ), {{}}]).encode()
     files = array.array("i", [0, 1, 2])
     size = len(request).to_bytes(8, "big")
     server.sendmsg([size], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, files)])
     server.sendall(request)
-    sys.exit(int(server.makefile().read()))
+    reply = server.makefile()
+    reply.readline()
+    sys.exit(int(reply.readline()))
 """
 NAMES = ("train", "test", "check", "debug", "convert", "demo", "export", "infer", "draw", "vis")
 
@@ -47,6 +56,7 @@ def server(folder: Path) -> Iterator[None]:
         program = folder / name
         program.write_text(PROGRAM.format(python=sys.executable, address=address, name=name))
         program.chmod(0o755)
+    (folder / "address").write_text(address)
     process = subprocess.Popen(
         [sys.executable, __file__, address],
         stdout=subprocess.PIPE,
@@ -78,22 +88,117 @@ def call(words: list[str]) -> None:
         runpy.run_path(words[1], run_name="__main__")
 
 
-def run(words: list[str], cwd: str, environment: dict[str, str], files: list[int]) -> int:
-    """Run a command in a forked process; return its exit status."""
+def fork_ranks() -> None:
+    """Make the launcher of several processes fork them: they need not import everything again."""
+    launch = importlib.import_module("cvpods.engine.launch")  # cvpods.engine.launch is a function
+    configure = launch._launch_config
+
+    def forking(*args: Any) -> Any:
+        config = configure(*args)
+        config.start_method = "fork"
+        return config
+
+    launch._launch_config = forking
+
+
+def enter(options: dict[str, Any]) -> None:
+    """Enter a session of its own, with the signals, the terminal and the limit that are asked for.
+
+    Args:
+        options: "signals" maps names to "default" or "ignore"; "terminal": file 0 becomes the
+            controlling terminal; "file_size" limits files to so many bytes.
+    """
+    os.setsid()
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    for name, action in options.get("signals", {}).items():
+        handler = signal.SIG_IGN if action == "ignore" else signal.SIG_DFL
+        signal.signal(getattr(signal, name), handler)
+    if options.get("terminal"):
+        fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+    if limit := options.get("file_size"):
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+
+
+def run(
+    words: list[str],
+    cwd: str,
+    environment: dict[str, str],
+    options: dict[str, Any],
+    files: Sequence[int],
+) -> int:
+    """Run a command in a forked process; return its process id."""
 
     def work() -> None:
         for target, file in enumerate(files):
             os.dup2(file, target)
+        os.closerange(3, 256)  # the server's connections among them
         os.chdir(cwd)
         os.environ.clear()
         os.environ.update(environment)
+        if options:
+            enter(options)
+        fork_ranks()
         call(words)
 
-    return status_of(fork(work))
+    return fork(work)
+
+
+def answer(connection: socket.socket) -> None:
+    """Run what a connection asks for; send the process id and, in the end, the status."""
+    size, ancillary, _, _ = connection.recvmsg(8, socket.CMSG_LEN(12))
+    files = array.array("i")
+    files.frombytes(ancillary[0][2])
+    request = connection.makefile("rb").read(int.from_bytes(size, "big"))
+    pid = run(*json.loads(request), files=files)
+    for file in files:
+        os.close(file)
+    connection.sendall(f"{pid}\n".encode())
+    connection.sendall(f"{status_of(pid)}\n".encode())
+
+
+class Started(NamedTuple):
+    """A command in the background, used like subprocess.Popen."""
+
+    pid: int
+    stderr: TextIO
+    reply: TextIO
+
+    def wait(self) -> int:
+        """Return the exit status, negative if a signal ended the process."""
+        with self.reply:
+            return int(self.reply.readline())
+
+
+def start(
+    programs: Path,
+    words: list[str],
+    folder: Path,
+    environment: dict[str, str],
+    terminal: int | None = None,
+    **options: Any,
+) -> Started:
+    """Start a command in the background; see `enter` for the options.
+
+    Args:
+        programs: the folder of a server's programs.
+        terminal: a terminal for the command's files; by default, its log is read from `stderr`.
+    """
+    request = [words, str(folder), environment, {"terminal": terminal is not None, **options}]
+    content = json.dumps(request).encode()
+    read, write = os.pipe()
+    with socket.socket(socket.AF_UNIX) as server, open(os.devnull, "r+") as nothing:
+        server.connect((programs / "address").read_text())
+        files = [nothing.fileno(), nothing.fileno(), write] if terminal is None else [terminal] * 3
+        rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", files))]
+        server.sendmsg([len(content).to_bytes(8, "big")], rights)
+        server.sendall(content)
+        reply = server.makefile()
+        os.close(write)
+        return Started(int(reply.readline()), open(read), reply)
 
 
 def serve(address: str) -> None:
-    """Answer requests, one after the other, for ever."""
+    """Answer each request in a process of its own, for ever."""
     import torch
 
     load_script("scripts/import_all.py").import_modules()  # the commands import them when needed
@@ -110,14 +215,10 @@ def serve(address: str) -> None:
         while True:
             connection, _ = listening.accept()
             with connection:
-                size, ancillary, _, _ = connection.recvmsg(8, socket.CMSG_LEN(12))
-                files = array.array("i")
-                files.frombytes(ancillary[0][2])
-                request = connection.makefile("rb").read(int.from_bytes(size, "big"))
-                status = run(*json.loads(request), files=list(files))
-                for file in files:
-                    os.close(file)
-                connection.sendall(str(status).encode())
+                fork(lambda: answer(connection))  # noqa: B023 - the child has its own copy
+            with contextlib.suppress(ChildProcessError):
+                while os.waitpid(-1, os.WNOHANG)[0]:
+                    pass
 
 
 if __name__ == "__main__":

@@ -18,15 +18,50 @@ from tests import command_server
 from tests.load_script import ROOT, load_script
 
 SHARED = Path(os.environ.get("CVPODS_SHARED", ROOT.parent / "shared"))
+# The test processes share the cores: one thread each, in the processes that they start too.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
+
+# What -m smoke runs besides one test of every file: a command, and a tiny training and evaluation.
+SMOKE = ("test_pods_test_chooses_weights", "test_old_style_experiment")
+# Fixtures that take seconds.
+SLOW_FIXTURES = {"exported", "graphs", "programs", "run_command", "template"}
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skip what this machine cannot run, and say why; files that take long come first.
+def is_quick(item: pytest.Item) -> bool:
+    """Return whether a test is expected to take less than a second."""
+    return not (
+        {"slow", "gpu", "coco"} & set(item.keywords)
+        or SLOW_FIXTURES & set(getattr(item, "fixturenames", ()))
+    )
 
-    So that no process is left alone with one of them in the end.
+
+def mark_smoke(items: list[pytest.Item]) -> None:
+    """Mark the selection for daily work: SMOKE, and one quick test of every file.
+
+    A file's hand-computed case stands for it, otherwise its first quick test.
     """
-    long = {item.path for item in items if "slow" in item.keywords or "playground" in item.nodeid}
-    items.sort(key=lambda item: item.path not in long)
+    chosen: dict[Path, pytest.Item] = {}
+    for item in items:
+        if item.name.partition("[")[0] in SMOKE:
+            item.add_marker("smoke")
+        elif is_quick(item):
+            first = chosen.setdefault(item.path, item)
+            if "hand" in item.name and "hand" not in first.name:
+                chosen[item.path] = item
+    for item in chosen.values():
+        item.add_marker("smoke")
+
+
+@pytest.hookimpl(tryfirst=True)  # -m needs the marker
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark the smoke tests, skip what this machine cannot run, and put slow files first.
+
+    The processes take tests from each other in the end (--dist worksteal), which short tests suit.
+    """
+    mark_smoke(items)
+    slow = {item.path for item in items if "slow" in item.keywords or "playground" in item.nodeid}
+    items.sort(key=lambda item: item.path not in slow)
     for item in items:
         if "gpu" in item.keywords and not torch.cuda.is_available():
             item.add_marker(pytest.mark.skip(reason="no CUDA device"))

@@ -10,7 +10,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 def load_script(path: str) -> ModuleType:
-    """The module at `path` below the repository's root ("scripts/benchmark.py")."""
+    """Return the module at `path` below the repository's root ("scripts/benchmark.py")."""
     spec = importlib.util.spec_from_file_location(Path(path).stem, ROOT / path)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)

@@ -21,7 +21,7 @@ ROWS = [("shapes", title) for title in script.SHAPES] + [("bccd", title) for tit
 
 @pytest.mark.parametrize(("data", "title"), ROWS, ids=str)
 def test_every_row_has_an_experiment_that_takes_its_overrides(data, title):
-    """One budget for all rows of a table: iterations, batch, learning rate, images, pyramid."""
+    """All rows of a table have one budget: iterations, batch, learning rate, images, pyramid."""
     rows = script.SHAPES if data == "shapes" else script.BCCD
     configs = []
     for _, experiment, own in (rows[title], rows["ATSS"]):
@@ -39,7 +39,7 @@ def test_every_row_has_an_experiment_that_takes_its_overrides(data, title):
 
 
 def finished_run(output: Path, name: str, seed: int, ap: float, words: list[str]) -> None:
-    """What a run leaves of the shapes."""
+    """Write what a run on the shapes leaves."""
     folder = output / f"shapes.{name}.{seed}"
     path = folder / "inference" / "results.json"
     path.parent.mkdir(parents=True)
@@ -76,7 +76,7 @@ def test_runs_of_other_settings_are_refused(tmp_path):
 
 
 def test_a_failed_run_is_named(tmp_path, monkeypatch):
-    """With no data to train on."""
+    """The run fails because it finds no data."""
     monkeypatch.setenv("CVPODS_DATASETS", str(tmp_path))
     with pytest.raises(SystemExit, match="atss.res18.shapes, seed 0, failed; see .*log"):
         script.train("atss.res18.shapes", 0, tmp_path / "out", ("SOLVER.NAME", "x"))

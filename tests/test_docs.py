@@ -50,7 +50,7 @@ class Block(NamedTuple):
 
 
 def blocks_of(page: str) -> list[Block]:
-    """All fenced blocks of a page."""
+    """Return all fenced blocks of a page."""
     lines = (ROOT / page).read_text().splitlines()
     blocks, start = [], None
     for number, line in enumerate(lines):
@@ -155,7 +155,7 @@ def save_cells(folder: Path, file_names: tuple[str, ...]) -> None:
 
 @pytest.fixture(scope="module")
 def template(tmp_path_factory) -> Path:
-    """The repository's layout with tiny experiments on the shapes, weights and pictures."""
+    """Make the repository's layout, with tiny experiments on the shapes, weights and pictures."""
     root = tmp_path_factory.mktemp("template")
     for name in ("playground", "scripts"):
         shutil.copytree(ROOT / name, root / name, ignore=shutil.ignore_patterns("output", "log"))
@@ -202,7 +202,7 @@ def bash(text: str, cwd: Path, environment: dict[str, str]) -> None:
 
 
 def write(block: Block, root: Path) -> None:
-    """Type a block into its file. Of a new experiment on small data, the config becomes tiny."""
+    """Write a block into its file. The config of a new experiment on small data becomes tiny."""
     path = root / block.value
     path.parent.mkdir(exist_ok=True)
     path.write_text(block.text.replace("/data/", f"{root}/data/"))

@@ -13,7 +13,7 @@ import pytest
 
 import cvpods
 import cvpods_ext
-from cvpods.utils.lazy import resolve
+from cvpods.lazy import resolve
 from cvpods_ext.console import COMMANDS
 from tests.load_script import ROOT
 
@@ -112,7 +112,7 @@ def test_a_misspelt_key(name, words, experiment):
         "cvpods.modeling.losses",
         "cvpods.modeling.losses.focal_loss",
         "cvpods.modeling.losses.iou_loss",
-        "cvpods.utils.slices",
+        "cvpods.structures.slices",
         "cvpods.structures.geometry",
         "cvpods_ext.methods.atss.loss",
         "cvpods_ext.methods.auto_assign.loss",

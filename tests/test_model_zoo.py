@@ -19,7 +19,7 @@ def test_the_page_is_up_to_date():
 
 
 def test_measurements_have_a_date_and_a_commit():
-    """And what is not measured says so."""
+    """An experiment without a measurement says so."""
     for path in (ROOT / "playground").glob("*/config.py"):
         about = script.describe(path.parent)
         assert ("Measured" in about) == ("Recorded" in about), path.parent.name
@@ -30,7 +30,7 @@ def test_measurements_have_a_date_and_a_commit():
 
 
 def test_a_row(tmp_path):
-    """Of a folder with everything."""
+    """A folder with every entry fills every cell."""
     folder = tmp_path / "atss.res50.1x"
     folder.mkdir()
     source = (ROOT / "playground" / "atss.res50.1x" / "config.py").read_text()

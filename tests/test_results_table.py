@@ -13,7 +13,7 @@ script = load_script("scripts/make_results_table.py")
 
 
 def test_readme_is_up_to_date():
-    """A row for each folder; its mark names the command that writes it anew."""
+    """The table has a row for each folder; its mark names the command that writes it again."""
     readme = (ROOT / "README.md").read_text()
     assert readme.count(script.BEGIN) == readme.count(script.END) == 1
     assert readme == script.with_table(readme), f"the results table is old; run: {COMMAND}"
@@ -49,7 +49,7 @@ def test_ap_of_the_paper(text, expected):
 
 
 def test_description_joins_lines(tmp_path):
-    """An entry goes on where a line begins with a space; the file's other strings do not count."""
+    """A line that begins with a space continues an entry; the file has other strings, too."""
     (tmp_path / "config.py").write_text(
         '"""FreeAnchor, ResNet-50-FPN, 1x.\n'
         "\n"

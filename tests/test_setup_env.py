@@ -1,4 +1,4 @@
-"""scripts/setup_env.sh: which Python it takes."""
+"""scripts/setup_env.sh: the choice of a Python."""
 
 import shutil
 import subprocess
@@ -13,7 +13,7 @@ pytestmark = pytest.mark.skipif(shutil.which("bash") is None, reason="no bash")
 
 
 def find_python(folder: Path, suitable: list[str], others: list[str], **env: str):
-    """What it finds among commands that accept its question and those that refuse it."""
+    """Return its result among commands that pass its check and commands that fail it."""
     for name in (*suitable, *others):
         path = folder / name
         path.write_text(f"#!/bin/sh\nexit {int(name in others)}\n")

@@ -25,8 +25,8 @@ from cvpods.checkpoint.torch_files import (
     plain_dict,
     unreadable_error,
 )
+from cvpods.lazy import resolve
 from cvpods.utils.errors import CheckpointError
-from cvpods.utils.lazy import resolve
 
 # Functions that convert the content of a file after it is read, as "module:function". Content of
 # another format gets this project's names; any other content is returned as it is.

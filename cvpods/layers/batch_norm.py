@@ -1,4 +1,4 @@
-"""Normalisation layers by name."""
+"""Normalisation layers and activations, built by name."""
 
 from __future__ import annotations
 
@@ -11,17 +11,21 @@ from torch.nn import functional as F
 
 from cvpods.utils.errors import ConfigError
 
-# cvpods' name; torch's layer computes the same statistics over all ranks.
+# The name of cvpods; torch's layer computes the same statistics over all ranks.
 NaiveSyncBatchNorm = nn.SyncBatchNorm
 
 
 class FrozenBatchNorm2d(nn.Module):
     """Batch normalisation with fixed statistics and affine parameters, all of them buffers.
 
-    Starts as the identity: weight 1, bias 0, mean 0, variance 1 - eps.
+    It starts as the identity: weight 1, bias 0, mean 0, variance 1 - eps.
     """
 
     _version = 3
+    weight: Tensor
+    bias: Tensor
+    running_mean: Tensor
+    running_var: Tensor
 
     def __init__(self, num_features: int, eps: float = 1e-5) -> None:
         super().__init__()
@@ -33,7 +37,7 @@ class FrozenBatchNorm2d(nn.Module):
         self.register_buffer("running_var", torch.ones(num_features) - eps)
 
     def forward(self, x: Tensor) -> Tensor:
-        scale = self.weight * (self.running_var + self.eps).rsqrt()
+        scale = self.weight * torch.rsqrt(self.running_var + self.eps)
         bias = self.bias - self.running_mean * scale
         if x.requires_grad:  # a fused affine keeps one tensor for backward, batch_norm keeps two
             scale, bias = scale.to(x.dtype).view(1, -1, 1, 1), bias.to(x.dtype).view(1, -1, 1, 1)
@@ -62,13 +66,10 @@ class FrozenBatchNorm2d(nn.Module):
     def convert_frozen_batchnorm(cls, module: nn.Module) -> nn.Module:
         """Return `module` with every BatchNorm2d and SyncBatchNorm replaced by a frozen one."""
         if isinstance(module, (nn.BatchNorm2d, nn.SyncBatchNorm)):
-            frozen = cls(module.num_features, module.eps).to(module.running_mean.device)
-            with torch.no_grad():
-                if module.affine:
-                    frozen.weight.copy_(module.weight)
-                    frozen.bias.copy_(module.bias)
-                frozen.running_mean.copy_(module.running_mean)
-                frozen.running_var.copy_(module.running_var)
+            frozen = cls(module.num_features, module.eps)
+            for name, tensor in module.state_dict().items():
+                if name in frozen._buffers:
+                    frozen.register_buffer(name, tensor.to(torch.float32, copy=True))
             return frozen
         for name, child in module.named_children():
             setattr(module, name, cls.convert_frozen_batchnorm(child))
@@ -78,8 +79,8 @@ class FrozenBatchNorm2d(nn.Module):
 class EvalBatchNorm2d(BatchNorm2d):
     """Batch normalisation with fixed statistics and a learned affine map: mmdetection's norm_eval.
 
-    Differs from FrozenBatchNorm2d in that weight and bias train; from BatchNorm2d in that training
-    mode makes no difference.
+    Unlike in FrozenBatchNorm2d, weight and bias train. Unlike in BatchNorm2d, training mode makes
+    no difference.
     """
 
     def forward(self, x: Tensor) -> Tensor:
@@ -89,10 +90,14 @@ class EvalBatchNorm2d(BatchNorm2d):
 
 
 def group_norm(channels: int) -> nn.GroupNorm:
-    """GroupNorm of 32 groups."""
+    """Return a GroupNorm with 32 groups.
+
+    Raises:
+        ConfigError: `channels` is not a multiple of 32.
+    """
     if channels % 32:
         raise ConfigError(
-            f"Norm 'GN' has 32 groups: it needs a multiple of 32 channels, not {channels} (a "
+            f"Norm 'GN' has 32 groups: its channels must be a multiple of 32; got {channels} (a "
             "detector's towers have MODEL.FPN.OUT_CHANNELS)."
         )
     return nn.GroupNorm(32, channels)
@@ -109,22 +114,30 @@ _NORMS: dict[str, Callable[[int], nn.Module]] = {
 
 
 def get_norm(norm: str | Callable[[int], nn.Module] | None, out_channels: int) -> nn.Module | None:
-    """Build a norm by name (see _NORMS), or by a callable of the channels; "" is None."""
+    """Return the norm of a name (see _NORMS) or of a callable of the channels; None for "".
+
+    Raises:
+        ConfigError: the name is unknown.
+    """
     if not norm:
         return None
     if isinstance(norm, str):
         if norm not in _NORMS:
-            raise ConfigError(f"Unknown norm {norm!r}; there are {', '.join(_NORMS)} and ''.")
+            raise ConfigError(f"The norm must be one of {', '.join(_NORMS)} and ''; got {norm!r}.")
         norm = _NORMS[norm]
     return norm(out_channels)
 
 
 def get_activation(activation: dict | None) -> nn.Module | None:
-    """Build {"NAME": "ReLU" or "ReLU6", "INPLACE": bool}; None for None."""
+    """Return the activation of {"NAME": "ReLU" or "ReLU6", "INPLACE": bool}; None for None.
+
+    Raises:
+        ConfigError: the name is unknown.
+    """
     if activation is None:
         return None
     classes = {"ReLU": nn.ReLU, "ReLU6": nn.ReLU6}
     name = activation["NAME"]
     if name not in classes:
-        raise ConfigError(f"Unknown activation {name!r}; there are {', '.join(classes)}.")
+        raise ConfigError(f"The activation must be one of {', '.join(classes)}; got {name!r}.")
     return classes[name](inplace=activation.get("INPLACE", True))

@@ -1,4 +1,4 @@
-"""Box voting: overlapping boxes of one class are averaged instead of suppressed."""
+"""Box voting, which averages overlapping boxes of one class instead of suppressing them."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ def box_voting(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Merge each cluster of boxes into one, class by class.
 
-    1. The best box that is left heads a cluster: itself and all boxes left of its class with an
+    1. The best remaining box heads a cluster: itself and all remaining boxes of its class with an
        IoU >= `iou_threshold` to it. Repeat with the rest.
     2. A cluster becomes one box: the mean of its boxes weighted by their scores, with the highest
        score. A cluster of one box stays as it is.
     3. With `soft`, every other member stays too, at its own place, with score * (1 - IoU to the
-       head) where that is at least `min_score`.
+       head) if that is at least `min_score`.
 
-    The protocol of ATSS's 50.7 AP (arXiv:1912.02424, its authors' bbox_aug_vote) and of cvpods.
+    ATSS's 50.7 AP (arXiv:1912.02424, its authors' bbox_aug_vote) and cvpods use this protocol.
 
     Args:
         boxes: (N, 4) xyxy, pixels; scores: (N,); classes: (N,).
@@ -39,8 +39,8 @@ def box_voting(
     Differs from the published code: continuous boxes, without the legacy one pixel in widths.
     """
     boxes, scores = boxes.float(), scores.float()
-    # nms() suppresses above its threshold, which is float32 on GPUs; the next number below makes
-    # that "at least".
+    # nms() suppresses boxes above its threshold, which is float32 on GPUs; with the next smaller
+    # number it also suppresses boxes at the threshold.
     below = np.nextafter(np.float32(iou_threshold), np.float32(-1))
     heads = batched_nms(boxes, scores, classes, float(below))  # (H,), best first
     iou = geometry.iou(boxes[heads][:, None], boxes)  # (H, N)
@@ -64,9 +64,10 @@ def box_voting(
 
 
 def _first_head(iou: Tensor, heads: Tensor, iou_threshold: float) -> Tensor:
-    """(N,) the cluster of each box: the first head with enough IoU (H, N); heads have their own.
+    """Return the cluster (N,) of each box: the first head with enough IoU (H, N).
 
-    Where rounding leaves a box without one, that of its highest IoU.
+    A head belongs to its own cluster. A box that rounding leaves without a head belongs to the one
+    of its highest IoU.
     """
     if iou.numel() == 0:
         return heads.new_zeros(iou.shape[1])

@@ -12,20 +12,23 @@ from torchvision import ops
 
 
 class DeformConv(ops.DeformConv2d):
-    """y(p) = sum_k w_k * x(p + p_k + offset_k(p)), then optional norm and activation.
+    """Deformable convolution y(p) = sum_k w_k * x(p + p_k + offset_k(p)), with norm and activation.
 
-    p_k: positions of the kernel; x between cells is bilinear, outside the map 0. Starts from
-    U(-1, 1) / sqrt(fan-in), bias 0. Computes in float32 at least, whatever autocast says: positions
-    need it, and the operator knows no bfloat16.
+    p_k: positions of the kernel; x between cells is bilinear, outside the map 0. The weight starts
+    from U(-1, 1) / sqrt(fan-in), the bias from 0. The layer computes in float32 at least, whatever
+    autocast demands: positions need it, and the operator does not support bfloat16.
 
     Args:
         deformable_groups: G, groups of channels with offsets of their own.
-        bias: None: only where modulated, as in cvpods.
+        bias: None adds a bias only to modulated layers, as in cvpods.
         norm, activation: applied to y; the norm is the sub-module `norm`.
+
+    Raises:
+        ValueError: deformable_groups does not divide in_channels.
     """
 
     modulated = False
-    # Compute by torchvision's operator; None: where that is faster, on GPUs.
+    # Whether torchvision's operator computes the layer; None: only on GPUs, where it is faster.
     by_operator: bool | None = None
 
     def __init__(
@@ -48,7 +51,8 @@ class DeformConv(ops.DeformConv2d):
         )
         if deformable_groups < 1 or self.in_channels % deformable_groups:
             raise ValueError(
-                f"deformable_groups {deformable_groups} must divide in_channels {self.in_channels}."
+                f"deformable_groups must divide in_channels {self.in_channels}; got "
+                f"{deformable_groups}."
             )
         self.deformable_groups = deformable_groups
         self.norm = norm
@@ -57,23 +61,25 @@ class DeformConv(ops.DeformConv2d):
             nn.init.zeros_(self.bias)
 
     def forward(self, x: Tensor, offset: Tensor, mask: Tensor | None = None) -> Tensor:
-        """(N, C, H, W) -> (N, C', H', W').
+        """Return y (N, C', H', W'), given x (N, C, H, W).
 
         Args:
             offset: (N, 2 * k * k * G, H', W'), pairs (dy, dx) in cells of x.
             mask: (N, k * k * G, H', W') factors of the samples; None is 1.
 
         Raises:
-            ValueError: offset or mask has not as many channels as G says.
+            ValueError: the number of channels of offset or mask does not fit G.
         """
         samples = self.kernel_size[0] * self.kernel_size[1] * self.deformable_groups
         for name, given, channels in (("offset", offset, 2 * samples), ("mask", mask, samples)):
             if given is not None and given.shape[1] != channels:
                 raise ValueError(
-                    f"{name} needs {channels} channels for deformable_groups "
+                    f"{name} must have {channels} channels for deformable_groups "
                     f"{self.deformable_groups}; got {given.shape[1]}."
                 )
-        x_, offset, mask, weight, bias = _in_float32(x, offset, mask, self.weight, self.bias)
+        dtype = torch.promote_types(x.dtype, torch.float32)
+        x_, offset, weight = x.to(dtype), offset.to(dtype), self.weight.to(dtype)
+        mask, bias = (None if t is None else t.to(dtype) for t in (mask, self.bias))
         with torch.autocast(x.device.type, enabled=False):
             geometry = self.stride, self.padding, self.dilation
             # torchvision's backward pass is several times slower on a CPU.
@@ -86,22 +92,25 @@ class DeformConv(ops.DeformConv2d):
 
 
 class ModulatedDeformConv(DeformConv):
-    """DCNv2, Eq. (1): every sample of a deformable convolution has a factor too, its mask."""
+    """DCNv2, Eq. (1): a deformable convolution that also multiplies every sample by its mask."""
 
     modulated = True
 
     def forward(self, x: Tensor, offset: Tensor, mask: Tensor) -> Tensor:  # type: ignore[override]
-        """As DeformConv.forward, with a mask."""
+        """Return what DeformConv.forward returns; the mask is required."""
         return super().forward(x, offset, mask)
 
 
 class OffsetConv(nn.Conv2d):
-    """Predicts where the deformable convolution `conv` samples, from the same input.
+    """Convolution that predicts where the deformable convolution `conv` samples the same input.
 
     Its channels are 2 * k * k * G offsets and, for a ModulatedDeformConv, k * k * G logits of the
-    mask. Starts from a uniform distribution of variance 1 / fan-in, bias 0; so offsets are not 0
-    at first, and the mask is about 0.5. Computes in float32 at least, as offsets are positions.
+    mask. Its weight starts from a uniform distribution of variance 1 / fan-in, its bias from 0; so
+    offsets are not 0 at first, and the mask is about 0.5. It computes in float32 at least, because
+    offsets are positions.
     """
+
+    bias: nn.Parameter
 
     def __init__(self, conv: DeformConv) -> None:
         samples = conv.kernel_size[0] * conv.kernel_size[1] * conv.deformable_groups
@@ -118,17 +127,18 @@ class OffsetConv(nn.Conv2d):
         nn.init.zeros_(self.bias)
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:  # type: ignore[override]
-        """(N, C, H, W) -> offset (N, 2kkG, H', W') and, where modulated, mask (N, kkG, H', W')."""
+        """Return the offset (N, 2kkG, H', W') and, if modulated, the mask (N, kkG, H', W')."""
+        dtype = torch.promote_types(x.dtype, torch.float32)
         with torch.autocast(x.device.type, enabled=False):
-            raw = self._conv_forward(*_in_float32(x, self.weight, self.bias))
+            raw = self._conv_forward(x.to(dtype), self.weight.to(dtype), self.bias.to(dtype))
         offset, logits = raw[:, : self.num_offsets], raw[:, self.num_offsets :]
         return (offset, logits.sigmoid()) if logits.shape[1] else (offset,)
 
 
 class DFConv2d(nn.Module):
-    """A modulated deformable convolution `conv` with the one that predicts its `offset`.
+    """Modulated deformable convolution `conv` with the one that predicts its `offset`.
 
-    Arguments are those of ModulatedDeformConv.
+    It takes the arguments of ModulatedDeformConv.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -137,7 +147,7 @@ class DFConv2d(nn.Module):
         self.offset = OffsetConv(self.conv)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, C, H, W) -> (N, C', H', W')."""
+        """Return y (N, C', H', W'), given x (N, C, H, W)."""
         return self.conv(x, *self.offset(x))
 
 
@@ -151,7 +161,7 @@ def _sampled_conv2d(
     dilation: tuple[int, int],
     mask: Tensor | None,
 ) -> Tensor:
-    """torchvision.ops.deform_conv2d as grid_sample and a 1x1 convolution of the samples."""
+    """Compute torchvision.ops.deform_conv2d by grid_sample and a 1x1 convolution of the samples."""
     (n, channels, height, width), (out_channels, _, *kernel) = x.shape, weight.shape
     samples = kernel[0] * kernel[1]
     groups = offset.shape[1] // (2 * samples)
@@ -167,16 +177,10 @@ def _sampled_conv2d(
     grid = torch.stack(positions[::-1], dim=-1)
     grid = grid.reshape(n * groups, samples * out_height, out_width, 2)
     maps = x.reshape(n * groups, channels // groups, height, width)
-    found = F.grid_sample(maps, grid, align_corners=False)
-    found = found.reshape(n, groups, channels // groups, samples, out_height, out_width)
+    sampled = F.grid_sample(maps, grid, align_corners=False)
+    sampled = sampled.reshape(n, groups, channels // groups, samples, out_height, out_width)
     if mask is not None:
-        found = found * mask.unflatten(1, (groups, 1, samples))
-    flat = found.reshape(n, channels * samples, out_height, out_width)
+        sampled = sampled * mask.unflatten(1, (groups, 1, samples))
+    flat = sampled.reshape(n, channels * samples, out_height, out_width)
     flat_weight = weight.reshape(out_channels, -1, 1, 1)
     return F.conv2d(flat, flat_weight, bias, groups=channels // weight.shape[1])
-
-
-def _in_float32(*tensors: Tensor | None) -> list[Tensor | None]:
-    """The tensors in float32, or in float64 where the first one is."""
-    dtype = torch.promote_types(tensors[0].dtype, torch.float32)
-    return [None if tensor is None else tensor.to(dtype) for tensor in tensors]

@@ -1,4 +1,4 @@
-"""Non-maximum suppression: torchvision's, and soft and cluster variants, per class."""
+"""Non-maximum suppression by class: torchvision's, and soft and cluster variants."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ def batched_nms(boxes: Tensor, scores: Tensor, idxs: Tensor, iou_threshold: floa
     Args:
         boxes: (N, 4) corners, pixels.
         scores: (N,).
-        idxs: (N,) class of each box; boxes of different classes never suppress each other.
+        idxs: (N,) class of each box; only boxes of the same class suppress each other.
 
     Returns:
         (M,) int64 indices of the kept boxes, best first.
     """
     from torchvision import ops
 
-    # torchvision tells classes apart by shifts that suppose coordinates >= 0. In float32 a shifted
+    # torchvision separates classes by shifts that assume coordinates >= 0. In float32 a shifted
     # box is rounded, so that results would depend on the number of its class.
     boxes = boxes.double()
     if len(boxes):
@@ -49,15 +49,18 @@ def batched_softnms(
     score_threshold: float = 0.001,
     soft_mode: str = "gaussian",
 ) -> Tensor:
-    """Soft-NMS (arXiv:1704.04503): decay scores of overlapping boxes; `scores` changes in place.
+    """Decay the scores of overlapping boxes (Soft-NMS, arXiv:1704.04503), `scores` in place.
 
-    linear: s *= 1 - IoU where IoU >= threshold; gaussian: s *= exp(-IoU^2 / threshold).
+    linear: s *= 1 - IoU if IoU >= threshold; gaussian: s *= exp(-IoU^2 / threshold).
 
     Returns:
         (M,) int64 indices of boxes above `score_threshold`, by decayed score.
+
+    Raises:
+        ValueError: soft_mode is unknown.
     """
     if soft_mode not in ("linear", "gaussian"):
-        raise ValueError(f"soft_mode must be 'linear' or 'gaussian', got {soft_mode!r}.")
+        raise ValueError(f"soft_mode must be 'linear' or 'gaussian'; got {soft_mode!r}.")
     boxes = boxes.float()
     for class_id in idxs.unique():
         rest = (idxs == class_id).nonzero().flatten()
@@ -76,7 +79,10 @@ def batched_softnms(
 
 
 def cluster_nms(boxes: Tensor, scores: Tensor, idxs: Tensor, iou_threshold: float) -> Tensor:
-    """NMS as a fixed point of matrix steps (Cluster-NMS, arXiv:2005.03572); same result as NMS."""
+    """Compute NMS as a fixed point of matrix steps (Cluster-NMS, arXiv:2005.03572).
+
+    The result is that of NMS.
+    """
     order = scores.argsort(descending=True, stable=True)
     same_class = idxs[order][:, None] == idxs[order]
     ordered = boxes[order].float()
@@ -102,6 +108,9 @@ def generalized_batched_nms(
 
     Returns:
         (M,) int64 indices of the kept boxes, best first.
+
+    Raises:
+        ConfigError: nms_type is unknown.
     """
     if nms_type == "normal":
         return batched_nms(boxes, scores, idxs, iou_threshold)
@@ -110,4 +119,4 @@ def generalized_batched_nms(
         return batched_softnms(boxes, scores, idxs, iou_threshold, score_threshold, mode)
     if nms_type == "cluster":
         return cluster_nms(boxes, scores, idxs, iou_threshold)
-    raise ConfigError(f"Unknown MODEL.NMS_TYPE {nms_type!r}; there are {', '.join(NMS_TYPES)}.")
+    raise ConfigError(f"MODEL.NMS_TYPE must be one of {', '.join(NMS_TYPES)}; got {nms_type!r}.")

@@ -1,4 +1,4 @@
-"""Convolution with its norm and activation inside, and small tensor helpers."""
+"""Convolution that contains its norm and activation, and a helper for tensors."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Conv2d(nn.Conv2d):
 
 
 def cat(tensors: Sequence[Tensor], dim: int = 0) -> Tensor:
-    """torch.cat that returns a single tensor as it is."""
+    """Concatenate tensors; return a single one as it is."""
     if len(tensors) == 1:
         return tensors[0]
     return torch.cat(list(tensors), dim)

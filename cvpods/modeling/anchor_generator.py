@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from cvpods.layers import ShapeSpec
+from cvpods.layers.shape_spec import strides_of
 from cvpods.structures import Boxes
 from cvpods.utils.errors import ConfigError
 
@@ -18,7 +19,7 @@ from cvpods.utils.errors import ConfigError
 def grid_points(
     height: int, width: int, stride: int, offset: float, device: torch.device | str = "cpu"
 ) -> Tensor:
-    """Points ((i + offset) * stride, (j + offset) * stride) of an (H, W) map, row by row.
+    """Return the points ((i + offset) * stride, (j + offset) * stride) of a map, row by row.
 
     Returns:
         (H * W, 2) float32 (x, y) in pixels of the padded input.
@@ -30,7 +31,7 @@ def grid_points(
 
 
 def make_cell_anchors(sizes: Sequence[float], aspect_ratios: Sequence[float]) -> Tensor:
-    """Anchors around the origin, size-major: area size^2, height / width = ratio.
+    """Return anchors around the origin, size-major: area size^2, height / width = ratio.
 
     Returns:
         (len(sizes) * len(aspect_ratios), 4) corners in pixels.
@@ -47,8 +48,10 @@ def make_cell_anchors(sizes: Sequence[float], aspect_ratios: Sequence[float]) ->
 def make_rounded_cell_anchors(
     sizes: Sequence[float], aspect_ratios: Sequence[float], stride: int
 ) -> Tensor:
-    """As make_cell_anchors, but as in Faster R-CNN's first code: the sides of a stride x stride
-    window of every ratio are rounded to whole pixels, then scaled to the size.
+    """Return anchors around the origin as Faster R-CNN's first code makes them.
+
+    They differ from make_cell_anchors: the sides of a stride x stride window of every ratio are
+    rounded to whole pixels, then scaled to the size.
     """
     anchors = []
     for size in sizes:
@@ -61,7 +64,7 @@ def make_rounded_cell_anchors(
 
 
 class BufferList(nn.Module):
-    """Buffers named "0", "1", ..."""
+    """List of buffers named "0", "1", ..."""
 
     def __init__(self, buffers: Sequence[Tensor], persistent: bool = True) -> None:
         super().__init__()
@@ -83,14 +86,17 @@ class AnchorGrid(nn.Module):
     """Anchor boxes of every level.
 
     Args:
-        sizes: per level, or one list for all levels: anchor sides in pixels.
-        aspect_ratios: per level, or one list for all levels: height / width.
-        strides: per level.
+        sizes: anchor sides in pixels, for each level, or one list for all levels.
+        aspect_ratios: height / width, for each level, or one list for all levels.
+        strides: of each level.
         offset: centre of the first anchor, in strides.
         persistent: keep the cell anchors in the state dict, as cvpods' RetinaNet does.
         rounded: see make_rounded_cell_anchors.
         whole_corners: round the corners of the anchors around a centre to whole pixels.
         shift: pixels by which all centres lie further right and down.
+
+    Raises:
+        ConfigError: offset lies outside [0, 1), or a list does not fit the number of levels.
     """
 
     box_dim = 4
@@ -125,18 +131,18 @@ class AnchorGrid(nn.Module):
 
     @property
     def num_cell_anchors(self) -> list[int]:
-        """Anchors per location, for each level."""
+        """Return the number of anchors per location, for each level."""
         return [len(cell) for cell in self.cell_anchors]
 
     def count(self, height: int, width: int) -> list[int]:
-        """Anchors of each level for an image of so many pixels."""
+        """Return the number of anchors of each level for an image of this size in pixels."""
         return [
             math.ceil(height / stride) * math.ceil(width / stride) * number
             for stride, number in zip(self.strides, self.num_cell_anchors, strict=True)
         ]
 
     def grid(self, features: Sequence[Tensor]) -> list[Tensor]:
-        """Anchors (H * W * A, 4) of each feature map (N, C, H, W)."""
+        """Return the anchors (H * W * A, 4) of each feature map (N, C, H, W)."""
         anchors = []
         for feature, stride, cell in zip(features, self.strides, self.cell_anchors, strict=True):
             height, width = feature.shape[-2:]
@@ -145,18 +151,18 @@ class AnchorGrid(nn.Module):
             anchors.append((shifts[:, None] + cell).reshape(-1, 4))
         return anchors
 
-    def forward(self, features: Sequence[Tensor]) -> list[Tensor]:
+    def forward(self, features: Sequence[Tensor]) -> Any:
         return self.grid(features)
 
     def _load_from_state_dict(self, state_dict: dict, prefix: str, *args: Any) -> None:
-        # Other frameworks' files hold no anchors, which are made, not learned.
+        # Files of other frameworks hold no anchors; the module makes its own.
         for name, cell in self.state_dict().items():
             state_dict.setdefault(f"{prefix}{name}", cell)
         super()._load_from_state_dict(state_dict, prefix, *args)
 
 
 class PointGrid(nn.Module):
-    """Points of every level; each location carries `num_shifts` of them."""
+    """Points of every level, `num_shifts` at each location."""
 
     def __init__(self, *, strides: Sequence[int], offset: float = 0.0, num_shifts: int = 1) -> None:
         super().__init__()
@@ -166,55 +172,55 @@ class PointGrid(nn.Module):
 
     @property
     def num_cell_shifts(self) -> list[int]:
-        """Points per location, for each level."""
+        """Return the number of points per location, for each level."""
         return [self.num_shifts] * len(self.strides)
 
     def grid(self, features: Sequence[Tensor]) -> list[Tensor]:
-        """Points (H * W * num_shifts, 2) of each feature map (N, C, H, W)."""
-        return [
-            grid_points(*feature.shape[-2:], stride, self.offset, feature.device).repeat_interleave(
-                self.num_shifts, dim=0
-            )
-            for feature, stride in zip(features, self.strides, strict=True)
-        ]
+        """Return the points (H * W * num_shifts, 2) of each feature map (N, C, H, W)."""
+        points = []
+        for feature, stride in zip(features, self.strides, strict=True):
+            height, width = feature.shape[-2:]
+            level = grid_points(height, width, stride, self.offset, feature.device)
+            points.append(level.repeat_interleave(self.num_shifts, dim=0))
+        return points
 
-    def forward(self, features: Sequence[Tensor]) -> list[Tensor]:
+    def forward(self, features: Sequence[Tensor]) -> Any:
         return self.grid(features)
 
 
 class DefaultAnchorGenerator(AnchorGrid):
-    """cvpods' form: built from cfg.MODEL.ANCHOR_GENERATOR, gives Boxes for every image."""
+    """Anchors as cvpods builds them: from cfg.MODEL.ANCHOR_GENERATOR, as Boxes for every image."""
 
     def __init__(self, cfg: Any, input_shape: Sequence[ShapeSpec]) -> None:
         generator = cfg.MODEL.ANCHOR_GENERATOR
         super().__init__(
             sizes=generator.SIZES,
             aspect_ratios=generator.ASPECT_RATIOS,
-            strides=[shape.stride for shape in input_shape],
+            strides=strides_of(input_shape),
             offset=generator.OFFSET,
             rounded=generator.get("ROUNDED", False),
             whole_corners=generator.get("WHOLE_CORNERS", False),
         )
 
     def forward(self, features: Sequence[Tensor]) -> list[list[Boxes]]:
-        """[image][level] -> Boxes of length H * W * A."""
+        """Return Boxes of length H * W * A by [image][level]."""
         anchors = self.grid(features)
         return [[Boxes(level.clone()) for level in anchors] for _ in range(len(features[0]))]
 
 
 class ShiftGenerator(PointGrid):
-    """cvpods' form: built from cfg.MODEL.SHIFT_GENERATOR, gives the points for every image."""
+    """Points as cvpods builds them: from cfg.MODEL.SHIFT_GENERATOR, for every image."""
 
     def __init__(self, cfg: Any, input_shape: Sequence[ShapeSpec]) -> None:
         generator = cfg.MODEL.SHIFT_GENERATOR
         super().__init__(
-            strides=[shape.stride for shape in input_shape],
+            strides=strides_of(input_shape),
             offset=generator.OFFSET,
             num_shifts=generator.NUM_SHIFTS,
         )
 
     def forward(self, features: Sequence[Tensor]) -> list[list[Tensor]]:
-        """[image][level] -> (H * W * NUM_SHIFTS, 2)."""
+        """Return points (H * W * NUM_SHIFTS, 2) by [image][level]."""
         points = self.grid(features)
         return [copy.deepcopy(points) for _ in range(len(features[0]))]
 
@@ -224,6 +230,7 @@ def _per_level(key: str, values: Sequence[Sequence[float]], levels: int) -> list
         return list(values) * levels
     if len(values) != levels:
         raise ConfigError(
-            f"ANCHOR_GENERATOR.{key} needs 1 list or one per level ({levels}); got {len(values)}."
+            f"ANCHOR_GENERATOR.{key} must hold 1 list, or one per level ({levels}); got "
+            f"{len(values)}."
         )
     return list(values)

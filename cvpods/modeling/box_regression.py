@@ -1,4 +1,4 @@
-"""What a detector regresses instead of corners: deltas to an anchor, distances to a point."""
+"""Encodings of boxes that detectors regress: deltas to an anchor, distances to a point."""
 
 from __future__ import annotations
 
@@ -8,12 +8,16 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-# exp() of a size delta is kept below 1000 / 16 = 62.5 times the anchor.
+from cvpods.structures import geometry
+
+# Decoded sizes stay below 1000 / 16 = 62.5 times the anchor's.
 DEFAULT_SCALE_CLAMP = math.log(1000.0 / 16)
 
 
 class Box2BoxTransform:
-    """R-CNN's deltas (arXiv:1311.2524, app. C): centre shift in anchor sizes, log size ratio.
+    """Encoding by R-CNN's deltas (arXiv:1311.2524, app. C): shift of the centre, log size ratio.
+
+    The shift is in units of the anchor's size.
 
     Args:
         weights: factors of (dx, dy, dw, dh).
@@ -34,28 +38,39 @@ class Box2BoxTransform:
         self.ctr_clamp = ctr_clamp
 
     def get_deltas(self, src_boxes: Tensor, target_boxes: Tensor, strict: bool = True) -> Tensor:
-        """Deltas (..., 4) that turn `src_boxes` (..., 4) into `target_boxes` (..., 4).
+        """Return the deltas (..., 4) that turn `src_boxes` (..., 4) into `target_boxes` (..., 4).
 
-        With `strict`, source boxes without width are an AssertionError; the check waits for the
-        device.
+        Args:
+            strict: check that source boxes have a width, which waits for the device.
+
+        Raises:
+            AssertionError: a source box has no width; the type is that of cvpods.
         """
-        src_size = src_boxes[..., 2:] - src_boxes[..., :2]
-        target_size = target_boxes[..., 2:] - target_boxes[..., :2]
-        if strict:
-            assert (src_size[..., 0] > 0).all(), "Input boxes to Box2BoxTransform are not valid!"
-        shift = (target_boxes[..., :2] + target_boxes[..., 2:] - src_boxes[..., :2]) / 2
-        shift = (shift - src_boxes[..., 2:] / 2) / src_size
+        src_size, target_size = geometry.sizes(src_boxes), geometry.sizes(target_boxes)
+        if strict and not (src_size[..., 0] > 0).all():
+            raise AssertionError(
+                "The source boxes of Box2BoxTransform are not valid: their width must be above 0."
+            )
+        shift = (geometry.centers(target_boxes) - geometry.centers(src_boxes)) / src_size
         deltas = (*shift.unbind(-1), *torch.log(target_size / src_size).unbind(-1))
         return torch.stack([d * w for d, w in zip(deltas, self.weights, strict=True)], dim=-1)
 
     def apply_deltas(self, deltas: Tensor, boxes: Tensor, strict: bool = True) -> Tensor:
-        """Boxes (..., C * 4) from deltas (..., C * 4) to `boxes` (..., 4), C >= 1.
+        """Return boxes (..., C * 4) from deltas (..., C * 4) to `boxes` (..., 4), C >= 1.
 
-        With `strict`, non-finite deltas are an AssertionError.
+        Args:
+            strict: check that deltas are finite, which waits for the device.
+
+        Raises:
+            AssertionError: a delta is infinite or NaN; the type is that of cvpods.
         """
-        if strict:
-            assert torch.isfinite(deltas).all(), "Box regression deltas become infinite or NaN!"
-        size = (boxes[..., 2:] - boxes[..., :2])[..., None, :]
+        if strict and not torch.isfinite(deltas).all():
+            raise AssertionError(
+                "Box regression deltas are infinite or NaN: the weights are damaged, or the "
+                "training has diverged."
+            )
+        size = geometry.sizes(boxes)[..., None, :]
+        # Not centers(): another rounding would move detections by a unit in the last place.
         center = boxes[..., None, :2] + size / 2
         grouped = deltas.unflatten(-1, (-1, 4)).to(boxes.dtype)
         dx, dy, dw, dh = (d / w for d, w in zip(grouped.unbind(-1), self.weights, strict=True))
@@ -63,12 +78,12 @@ class Box2BoxTransform:
         if self.add_ctr_clamp:
             shift = shift.clamp(min=-self.ctr_clamp, max=self.ctr_clamp)
         half = torch.stack([dw, dh], dim=-1).clamp(max=self.scale_clamp).exp() * size / 2
-        center = center + shift
-        return torch.cat([center - half, center + half], dim=-1).flatten(-2)
+        decoded = geometry.boxes_around(center + shift, torch.cat([half, half], dim=-1))
+        return decoded.flatten(-2)
 
 
 class Shift2BoxTransform:
-    """FCOS' distances (arXiv:1904.01355, Eq. 1) from a point: left, top, right, bottom.
+    """Encoding by FCOS' distances (arXiv:1904.01355, Eq. 1) from a point: left, top, right, bottom.
 
     Args:
         weights: factors of (left, top, right, bottom).
@@ -78,11 +93,10 @@ class Shift2BoxTransform:
         self.weights = tuple(weights)
 
     def get_deltas(self, shifts: Tensor, boxes: Tensor) -> Tensor:
-        """Distances (..., 4) of points `shifts` (..., 2) to the sides of `boxes` (..., 4)."""
-        deltas = torch.cat([shifts - boxes[..., :2], boxes[..., 2:] - shifts], dim=-1)
+        """Return the distances (..., 4) of points `shifts` (..., 2) to the sides of `boxes`."""
+        deltas = geometry.distances_to_sides(shifts, boxes)
         return deltas * deltas.new_tensor(self.weights)
 
     def apply_deltas(self, deltas: Tensor, shifts: Tensor) -> Tensor:
-        """Boxes (..., 4) whose sides lie `deltas` (..., 4) from points `shifts` (..., 2)."""
-        deltas = deltas / deltas.new_tensor(self.weights)
-        return torch.cat([shifts - deltas[..., :2], shifts + deltas[..., 2:]], dim=-1)
+        """Return the boxes (..., 4) whose sides lie `deltas` (..., 4) from points `shifts`."""
+        return geometry.boxes_around(shifts, deltas / deltas.new_tensor(self.weights))

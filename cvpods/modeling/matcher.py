@@ -1,4 +1,4 @@
-"""Matcher: the IoU thresholds of Faster R-CNN and RetinaNet."""
+"""Matcher by the IoU thresholds of Faster R-CNN and RetinaNet."""
 
 from __future__ import annotations
 
@@ -7,20 +7,23 @@ from collections.abc import Callable, Iterable, Sequence
 import torch
 from torch import Tensor
 
+from cvpods.structures.slices import slices
 from cvpods.utils.errors import ConfigError
-from cvpods.utils.slices import slices
 
 
 class Matcher:
-    """Labels every prediction by its best IoU with a ground truth.
+    """Matcher that labels every prediction by its best IoU with a ground truth.
 
     Args:
         thresholds: increasing; they cut [0, inf) into len + 1 intervals [t_i, t_(i+1)).
         labels: one per interval: 1 object, 0 background, -1 ignored.
         allow_low_quality_matches: the best predictions of every ground truth become objects too,
             whatever their IoU; they keep the ground truth of their own best IoU.
-        reassign: they take the ground truth that they are the best of instead, the last of several,
-            as in mmdetection.
+        reassign: low-quality matches take the ground truth that they are best for instead, the last
+            of several, as in mmdetection.
+
+    Raises:
+        ConfigError: thresholds are not increasing, or labels do not fit them.
     """
 
     def __init__(
@@ -32,10 +35,11 @@ class Matcher:
     ) -> None:
         if len(labels) != len(thresholds) + 1 or list(thresholds) != sorted(thresholds):
             raise ConfigError(
-                f"Matcher needs increasing thresholds, one label more; got {thresholds}, {labels}."
+                "A Matcher must have increasing thresholds and one label more; got thresholds "
+                f"{thresholds} and labels {labels}."
             )
         if not set(labels) <= {-1, 0, 1}:
-            raise ConfigError(f"Matcher labels are -1, 0 or 1; got {labels}.")
+            raise ConfigError(f"The labels of a Matcher must be -1, 0 or 1; got {labels}.")
         self.thresholds = list(thresholds)
         self.labels = list(labels)
         self.allow_low_quality_matches = allow_low_quality_matches
@@ -47,8 +51,9 @@ class Matcher:
         Returns:
             matches (R,) int64 index of the best ground truth; labels (R,) int8.
         """
-        whole = slice(0, len(match_quality_matrix))
-        return self._match([(whole, match_quality_matrix)], *match_quality_matrix.shape)
+        num_gt, num_predictions = match_quality_matrix.shape
+        all_rows = slice(0, num_gt)
+        return self._match([(all_rows, match_quality_matrix)], num_gt, num_predictions)
 
     def by_rows(
         self,
@@ -57,13 +62,13 @@ class Matcher:
         num_predictions: int,
         device: torch.device,
     ) -> tuple[Tensor, Tensor]:
-        """Match a quality matrix (M, R) that is made in slices of rows, each used once.
+        """Match a quality matrix (M, R) that is computed in slices of rows, each used once.
 
         Args:
-            quality_of: rows of the matrix.
+            quality_of: returns rows of the matrix.
 
         Returns:
-            As __call__() of the whole matrix, bit for bit.
+            what __call__() returns for the complete matrix, bit for bit.
         """
         parts = ((part, quality_of(part)) for part in slices(num_gt, num_predictions, device))
         return self._match(parts, num_gt, num_predictions, device)
@@ -94,11 +99,11 @@ class Matcher:
 
 
 class _Best:
-    """State of matching over a quality matrix (M, R) that is seen in slices of rows.
+    """State of matching over a quality matrix (M, R) that arrives in slices of rows.
 
     quality, matches: (R,) the highest value of each column, and its row; the first of equals.
     is_best: (R,) whether a column holds the highest value of some row, above 0.
-    reassigned: (R,) the last such row, -1 without one; only where asked for.
+    reassigned: (R,) the last such row if `reassign`, otherwise -1.
     """
 
     def __init__(self, table: Tensor) -> None:
@@ -109,7 +114,7 @@ class _Best:
         self.reassigned = torch.full_like(self.matches, -1)
 
     def add(self, part: slice, table: Tensor) -> None:
-        """Take the rows `part` of the matrix, (m, R)."""
+        """Add the rows `part` of the matrix, (m, R)."""
         if len(table) == 0:
             return
         quality, row = table.max(dim=0)

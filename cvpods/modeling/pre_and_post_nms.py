@@ -1,22 +1,25 @@
-"""What a detector finds before and after its NMS: the input of NMS recall."""
+"""Detections before and after NMS, the input of NMS recall."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import nn
 
 from cvpods.modeling.meta_arch.dense_detector import DenseDetector
 from cvpods.structures import Instances
+from cvpods.structures.samples import Sample
 from cvpods.utils.errors import ConfigError
 
 
 class PreAndPostNMS(nn.Module):
-    """A detector that returns all candidates above its score threshold, and what NMS leaves.
+    """Detector that returns all candidates above its score threshold, and those that NMS keeps.
 
-    No cap per level and none per image.
+    Neither levels nor images have a cap.
+
+    Raises:
+        ConfigError: the detector is not a DenseDetector.
     """
 
     def __init__(self, detector: DenseDetector) -> None:
@@ -33,10 +36,10 @@ class PreAndPostNMS(nn.Module):
         return self.detector.num_classes
 
     @torch.no_grad()
-    def forward(self, batched_inputs: Sequence[dict[str, Any]]) -> list[dict[str, Instances]]:
-        """{"before": Instances, "after": Instances} of every input, in its original size."""
+    def forward(self, batched_inputs: Sequence[Sample]) -> list[dict[str, Instances]]:
+        """Return {"before": Instances, "after": Instances} of every input, in its original size."""
         images = self.detector.preprocess_image(batched_inputs)
-        predictions, priors = self.detector.network(images)
+        predictions, priors = self.detector.predict(images)
         found = self.detector.candidates(predictions, priors, images.image_sizes, None)
         return [
             {

@@ -1,4 +1,4 @@
-"""Test-time augmentation: detect at several scales, merge what is found."""
+"""Test-time augmentation, which detects at several scales and merges the detections."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from cvpods.layers.box_voting import box_voting
 from cvpods.modeling.meta_arch.dense_detector import DenseDetector
 from cvpods.structures import Boxes, ImageList, Instances
+from cvpods.structures.samples import Detection, Sample
 from cvpods.utils.errors import ConfigError
 from cvpods.utils.sizes import shortest_edge_size
 
@@ -20,9 +21,9 @@ MERGES = ("soft-vote", "vote", "nms")
 
 
 class ScaleRange(NamedTuple):
-    """Size of a pass, and which detections it keeps.
+    """Size of a pass, and the range of sizes of the detections that it keeps.
 
-    short_edge, max_size: pixels; the short edge is scaled to short_edge, less where the long one
+    short_edge, max_size: pixels; the short edge is scaled to short_edge, or less if the long edge
         would exceed max_size.
     low, high: detections with low < sqrt(area) < high stay, in pixels of this pass.
     """
@@ -34,32 +35,36 @@ class ScaleRange(NamedTuple):
 
 
 class TestTimeAugmentation(nn.Module):
-    """A detector that looks at every image at several scales, plain and mirrored.
+    """Detector that looks at every image at several scales, plain and mirrored.
 
-    1. Each pass detects at one scale. "nms": the candidates before NMS; votes: what the detector's
-       own NMS and cap leave. Those outside the scale's range of sizes are dropped.
-    2. Mirrored boxes are mirrored back, all are scaled to the original image.
-    3. They are merged class by class: by one NMS ("nms"), by box_voting, or by box_voting that
-       keeps members with decayed scores ("soft-vote").
+    1. Each pass detects at one scale. With "nms" it yields the candidates before NMS, with votes
+       those that the detector's own NMS and cap keep. Detections outside the scale's range of sizes
+       are dropped.
+    2. Mirrored boxes are mirrored back; all boxes are scaled to the original image.
+    3. They are merged class by class: by one NMS ("nms"), by box_voting ("vote"), or by box_voting
+       that keeps members with decayed scores ("soft-vote").
 
     Args:
-        detector: its thresholds, caps and NMS are used as they are.
+        detector: its thresholds, caps and NMS stay as they are.
         scales: of the passes, in order.
-        flip: add a mirrored pass for each.
+        flip: add a mirrored pass to each pass.
         from_original: inputs hold the original image; each pass resizes it as an ordinary test
             would. Otherwise they hold an image of the size of an ordinary test, which is
             normalised and then resampled (FreeAnchor's release of 10/2019).
         merge: one of MERGES.
         vote_threshold: IoU of box_voting.
-        max_detections: boxes kept per image; None: as many as of the detector.
+        max_detections: boxes kept per image; None for the detector's cap.
 
-    Images of one size share a pass: give several at once. Results do not depend on that.
+    Images of one size share a pass, so several inputs at once are faster; results are the same.
 
-    "nms" is what the releases of FreeAnchor and, without votes, of ATSS do. ATSS's code can also
-    run one more NMS over what each pass's own NMS leaves; this does not.
+    The releases of FreeAnchor and, without votes, of ATSS use "nms". ATSS's code can also run one
+    more NMS over the results of each pass's own NMS; this class does not.
+
+    Raises:
+        ConfigError: the detector is not a DenseDetector.
     """
 
-    __test__ = False  # not a test, whatever its name begins with
+    __test__ = False  # keep pytest from collecting this class by its name
 
     def __init__(
         self,
@@ -90,7 +95,7 @@ class TestTimeAugmentation(nn.Module):
 
     @classmethod
     def from_config(cls, cfg: Any, detector: DenseDetector) -> TestTimeAugmentation:
-        """What cfg.TEST.AUG says; ConfigError where that does not fit together."""
+        """Build it from cfg.TEST.AUG; see augmentation_arguments for its errors."""
         return cls(detector, **augmentation_arguments(cfg))
 
     @property
@@ -98,8 +103,8 @@ class TestTimeAugmentation(nn.Module):
         return self.detector.num_classes
 
     @torch.no_grad()
-    def forward(self, batched_inputs: Sequence[dict[str, Any]]) -> list[dict[str, Instances]]:
-        """Inputs and results as those of DenseDetector in evaluation."""
+    def forward(self, batched_inputs: Sequence[Sample]) -> list[Detection]:
+        """Return the merged detections of each input, as DenseDetector does in evaluation."""
         images = [self._load(inputs["image"]) for inputs in batched_inputs]
         found: list[list[Instances]] = [[] for _ in images]
         for scale in self.scales:
@@ -111,14 +116,15 @@ class TestTimeAugmentation(nn.Module):
         return [{"instances": self._merge(Instances.cat(parts))} for parts in found]
 
     def _load(self, image: Tensor) -> Tensor:
-        """The image (C, H, W) on the device, as the passes start from it."""
+        """Return the image (C, H, W) on the device that the passes start from."""
         if self.from_original:
             return image.to(self.detector.device)
         return self.detector.normalize(image)
 
     def _view(self, image: Tensor, scale: ScaleRange) -> Tensor:
-        """The normalised image (C, h, w) of a pass."""
-        size = shortest_edge_size(*image.shape[1:], scale.short_edge, scale.max_size)
+        """Return the normalised image (C, h, w) of a pass."""
+        height, width = image.shape[1:]
+        size = shortest_edge_size(height, width, scale.short_edge, scale.max_size)
         if self.from_original:
             from torchvision.transforms.v2.functional import resize
 
@@ -126,7 +132,7 @@ class TestTimeAugmentation(nn.Module):
         return F.interpolate(image[None], size, mode="bilinear", align_corners=True)[0]
 
     def _passes(self, views: list[Tensor], scale: ScaleRange) -> Iterator[list[Instances]]:
-        """Detections in images (C, h, w) of one size, and in mirrored ones; unmirrored."""
+        """Yield detections in images (C, h, w) of one size, then in mirrored ones, unmirrored."""
         yield [_within(one, scale) for one in self._detect(views)]
         if self.flip:
             mirrored = self._detect([view.flip(2) for view in views])
@@ -134,15 +140,15 @@ class TestTimeAugmentation(nn.Module):
 
     def _detect(self, views: list[Tensor]) -> list[Instances]:
         detector = self.detector
-        images = ImageList.from_tensors(views, detector.backbone.size_divisibility)
-        predictions, priors = detector.network(images)
+        images = ImageList.from_tensors(views, detector.network.size_divisibility)
+        predictions, priors = detector.predict(images)
         if self.merge == "nms":
             cap = detector.topk_candidates
             found = detector.candidates(predictions, priors, images.image_sizes, cap)
         else:
             found = detector.inference(predictions, priors, images.image_sizes)
         for one in found:
-            one.pred_boxes.clip(one.image_size)  # also those of detectors that clip after NMS
+            one.pred_boxes.clip(one.image_size)  # some detectors only clip after NMS
         return found
 
     def _merge(self, found: Instances) -> Instances:
@@ -162,7 +168,7 @@ class TestTimeAugmentation(nn.Module):
 
 
 def groups_of_one_size(images: Sequence[Tensor]) -> list[list[int]]:
-    """Indices of the images of each size (..., H, W), in the order in which sizes appear."""
+    """Return the indices of the images of each size (..., H, W), by first appearance of sizes."""
     groups: dict[tuple[int, ...], list[int]] = {}
     for index, image in enumerate(images):
         groups.setdefault(tuple(image.shape), []).append(index)
@@ -182,13 +188,14 @@ def _mirror(found: Instances) -> Instances:
 
 
 def augmentation_arguments(cfg: Any) -> dict[str, Any]:
-    """TestTimeAugmentation's arguments, read from cfg.TEST.AUG.
+    """Return TestTimeAugmentation's arguments, read from cfg.TEST.AUG.
 
     Its scales are MIN_SIZES with MAX_SIZE, then EXTRA_SIZES; with SCALE_FILTER, SCALE_RANGES has a
-    range for each.
+    range for each of them.
 
     Raises:
-        ConfigError: there is no scale; a value is not usable; ranges and scales differ in number.
+        ConfigError: no scale is given, a value is out of range, or ranges and scales differ in
+            number.
     """
     aug = cfg.TEST.AUG
     pairs = [*((size, aug.MAX_SIZE) for size in aug.MIN_SIZES), *aug.EXTRA_SIZES]
@@ -197,23 +204,23 @@ def augmentation_arguments(cfg: Any) -> dict[str, Any]:
     for pair in pairs:
         if not _is_pair(pair) or min(pair) <= 0:
             raise ConfigError(
-                "TEST.AUG needs MIN_SIZES and MAX_SIZE above 0, and EXTRA_SIZES as pairs ((short "
-                f"edge, cap of the long edge), ...) above 0; got {pair!r}."
+                "TEST.AUG must have MIN_SIZES and MAX_SIZE above 0, and EXTRA_SIZES as pairs "
+                f"((short edge, cap of the long edge), ...) above 0; got {pair!r}."
             )
     ranges = aug.SCALE_RANGES if aug.SCALE_FILTER else [(0.0, math.inf)] * len(pairs)
     if len(ranges) != len(pairs) or not all(_is_pair(r) and 0 <= r[0] < r[1] for r in ranges):
         raise ConfigError(
-            f"TEST.AUG.SCALE_FILTER needs SCALE_RANGES with a pair (low, high) for each of the "
+            "TEST.AUG.SCALE_FILTER needs SCALE_RANGES with a pair (low, high) for each of the "
             f"{len(pairs)} scales, 0 <= low < high; got {ranges!r}."
         )
     if aug.MERGE not in MERGES:
-        raise ConfigError(f"TEST.AUG.MERGE must be one of {MERGES}, got {aug.MERGE!r}.")
+        raise ConfigError(f"TEST.AUG.MERGE must be one of {MERGES}; got {aug.MERGE!r}.")
     if not _is_number(aug.VOTE_THRESH) or not 0 < aug.VOTE_THRESH <= 1:
-        raise ConfigError(f"TEST.AUG.VOTE_THRESH must lie in (0, 1], got {aug.VOTE_THRESH!r}.")
+        raise ConfigError(f"TEST.AUG.VOTE_THRESH must lie in (0, 1]; got {aug.VOTE_THRESH!r}.")
     most = aug.DETECTIONS_PER_IMAGE
     if most is not None and (type(most) is not int or most < 1):
         raise ConfigError(
-            f"TEST.AUG.DETECTIONS_PER_IMAGE must be None or a whole number above 0, got {most!r}."
+            f"TEST.AUG.DETECTIONS_PER_IMAGE must be None or an integer above 0; got {most!r}."
         )
     return {
         "scales": [ScaleRange(*pair, *bounds) for pair, bounds in zip(pairs, ranges, strict=True)],

@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from cvpods.utils.lazy import lazy_names
+from cvpods.lazy import lazy_names
 
 if TYPE_CHECKING:
     from cvpods.structures.boxes import (
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     )
     from cvpods.structures.image_list import ImageList
     from cvpods.structures.instances import Instances
+    from cvpods.structures.pixels import CONTINUOUS, LAST_PIXEL, PixelConvention
 
 __all__ = lazy_names(
     __name__,
@@ -21,5 +22,6 @@ __all__ = lazy_names(
         "boxes": ["Boxes", "BoxMode", "matched_boxlist_iou", "pairwise_ioa", "pairwise_iou"],
         "image_list": ["ImageList"],
         "instances": ["Instances"],
+        "pixels": ["CONTINUOUS", "LAST_PIXEL", "PixelConvention"],
     },
 )

@@ -1,4 +1,4 @@
-"""ImageList: images of several sizes in one padded batch."""
+"""ImageList, a padded batch of images of several sizes."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ from torch import Tensor
 
 
 class ImageList:
-    """`tensor` (N, C, H, W), padded right and bottom; `image_sizes` [(height, width)] * N.
+    """Batch of images, padded to one size to the right and at the bottom.
 
-    Of a graph of deployment the sizes are an input: (N, 2) int64.
+    tensor: (N, C, H, W).
+    image_sizes: (height, width) of each image; in an exported graph an input, (N, 2) int64.
     """
 
     def __init__(self, tensor: Tensor, image_sizes: Sequence[tuple[int, int]] | Tensor) -> None:
@@ -23,11 +24,12 @@ class ImageList:
         return len(self.image_sizes)
 
     def __getitem__(self, index: int) -> Tensor:
-        """The image without its padding, (C, height, width)."""
+        """Return an image (C, height, width) without its padding."""
         height, width = self.image_sizes[index]
         return self.tensor[index, ..., :height, :width]
 
-    def to(self, *args: object, **kwargs: object) -> ImageList:
+    def to(self, *args: Any, **kwargs: Any) -> ImageList:
+        """Return the batch, moved or cast as Tensor.to does."""
         return ImageList(self.tensor.to(*args, **kwargs), self.image_sizes)
 
     @property
@@ -41,14 +43,14 @@ class ImageList:
         pad_ref_long: bool = False,
         pad_value: float = 0.0,
     ) -> ImageList:
-        """Pad images (C, H_n, W_n) to a common size.
+        """Return images (C, H_n, W_n), padded to a common size.
 
         Args:
             size_divisibility: the common height and width are rounded up to a multiple of it.
             pad_ref_long: pad to a square of the longest side.
-            pad_value: what the padding holds.
+            pad_value: value of the padding.
         """
-        sizes = [image.shape[-2:] for image in tensors]
+        sizes = [(image.shape[-2], image.shape[-1]) for image in tensors]
         height, width = (max(size[axis] for size in sizes) for axis in (0, 1))
         if pad_ref_long:
             height = width = max(height, width)

@@ -1,4 +1,4 @@
-"""Instances: fields of equal length that describe the objects of one image."""
+"""Instances, fields of equal length that describe the objects of one image."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor
 
 
 class Instances:
-    """The objects of an image of `image_size` (height, width).
+    """Objects of an image of `image_size` (height, width).
 
     Fields are attributes: `instances.gt_boxes = Boxes(...)`; all fields have the same length.
     """
@@ -24,12 +24,12 @@ class Instances:
 
     @property
     def image_size(self) -> tuple[int, int]:
-        """(height, width)."""
+        """Return (height, width)."""
         return self._image_size
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name == "image_size":
-            raise AttributeError("image_size is read-only; make a new Instances.")
+            raise AttributeError("image_size is read-only; create a new Instances instead.")
         if name.startswith("_"):
             object.__setattr__(self, name, value)
         else:
@@ -37,14 +37,20 @@ class Instances:
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("_") or name not in self._fields:
-            raise AttributeError(f"Cannot find field '{name}' in the given Instances!")
+            raise AttributeError(f"Cannot find field '{name}' in the given Instances.")
         return self._fields[name]
 
     def set(self, name: str, value: Any) -> None:
-        """Set a field; its length must be that of the others."""
-        assert not self._fields or len(value) == len(self), (
-            f"Adding a field '{name}' of length {len(value)} to Instances of length {len(self)}."
-        )
+        """Set a field.
+
+        Raises:
+            AssertionError: its length differs from that of the others; the type is that of cvpods.
+        """
+        if self._fields and len(value) != len(self):
+            raise AssertionError(
+                f"All fields must have one length; got a field '{name}' of length {len(value)} "
+                f"for Instances of length {len(self)}."
+            )
         self._fields[name] = value
 
     def has(self, name: str) -> bool:
@@ -60,7 +66,7 @@ class Instances:
         return self._fields
 
     def to(self, *args: Any, **kwargs: Any) -> Instances:
-        """Move every field that can be moved."""
+        """Return these Instances with every field moved that has a method `to`."""
         moved = {
             k: v.to(*args, **kwargs) if hasattr(v, "to") else v for k, v in self._fields.items()
         }
@@ -81,13 +87,19 @@ class Instances:
 
     @staticmethod
     def cat(instance_lists: Sequence[Instances]) -> Instances:
-        """Concatenate the fields of several Instances of one image size."""
+        """Concatenate the fields of several Instances of one image size.
+
+        Raises:
+            ValueError: image sizes differ, or a field cannot be concatenated.
+        """
         first = instance_lists[0]
         if len(instance_lists) == 1:
             return first
         sizes = {tuple(instances.image_size) for instances in instance_lists}
         if len(sizes) > 1:
-            raise ValueError(f"Instances.cat needs one image size; got {sorted(sizes)}.")
+            raise ValueError(
+                f"Instances.cat takes Instances of one image size; got {sorted(sizes)}."
+            )
         joined = {
             name: _concatenate(name, [instances.get(name) for instances in instance_lists])
             for name in first.get_fields()
@@ -116,4 +128,7 @@ def _concatenate(name: str, values: list) -> Any:
         return list(itertools.chain(*values))
     if hasattr(type(values[0]), "cat"):
         return type(values[0]).cat(values)
-    raise ValueError(f"Field '{name}' of type {type(values[0]).__name__} cannot be concatenated.")
+    raise ValueError(
+        f"Field '{name}' must be a tensor, a list or have a method `cat`; got "
+        f"{type(values[0]).__name__}."
+    )

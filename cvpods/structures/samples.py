@@ -1,4 +1,4 @@
-"""Types of what goes into a detector and what comes out of it."""
+"""Types of the inputs of a detector and of its detections."""
 
 from __future__ import annotations
 
@@ -15,11 +15,13 @@ class Sample(TypedDict, total=False):
 
     image: (C, H, W) uint8, or float in [0, 255].
     instances: ground truth with gt_boxes and gt_classes; training needs it.
+    targets: older name of instances.
     height, width: size in pixels that detections are scaled to.
     """
 
     image: Tensor
     instances: Instances
+    targets: Instances
     height: int
     width: int
     file_name: str

@@ -11,7 +11,7 @@ from cvpods.checkpoint import Checkpointer
 from cvpods.checkpoint.origin import Origin, set_origin
 from cvpods.configs import BaseConfig
 from cvpods.engine.model import prepare_model
-from cvpods.utils.lazy import resolve
+from cvpods.lazy import resolve
 
 # Files that hold a detector's computation and not only its weights: {ending: "module:function"}.
 # The function takes (cfg, build_model, path), may change cfg, and returns what load_detector does.

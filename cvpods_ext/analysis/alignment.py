@@ -82,7 +82,7 @@ def alignment_maps(
         ConfigError: the model is another detector.
     """
     detector = check_model(model)
-    outputs, priors = detector.network(images)
+    outputs, priors = detector.predict(images)
     points, strides = torch.cat(priors), detector.strides(priors)
     counts = torch.tensor([len(level) for level in priors], device=points.device)
     levels = torch.arange(len(priors), device=points.device).repeat_interleave(counts)

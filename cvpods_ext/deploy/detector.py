@@ -1,4 +1,4 @@
-"""An exported graph in the place of a detector, for Predictor, pods_test, pods_demo, pods_infer."""
+"""Detector that runs an exported graph, for Predictor, pods_test, pods_demo and pods_infer."""
 
 from __future__ import annotations
 
@@ -15,7 +15,9 @@ from cvpods.checkpoint.addresses import find_file
 from cvpods.checkpoint.expectations import check_expectations
 from cvpods.layers import cat
 from cvpods.modeling.meta_arch import DenseDetector
+from cvpods.modeling.meta_arch.network import Maps
 from cvpods.structures import Boxes, ImageList, Instances
+from cvpods.structures.samples import Detection, Sample
 from cvpods.utils.errors import ConfigError, DataError
 from cvpods_ext.deploy.graphs import anchors_of
 from cvpods_ext.deploy.info import GraphInfo
@@ -23,16 +25,8 @@ from cvpods_ext.deploy.options import RESIZES
 from cvpods_ext.deploy.sessions import Session, open_session
 
 
-class WithoutNetwork(nn.Module):
-    """Stands where a detector's backbone was; knows what images are padded to."""
-
-    def __init__(self, size_divisibility: int) -> None:
-        super().__init__()
-        self.size_divisibility = size_divisibility
-
-
 class GraphRunner:
-    """Runs a session on batches of any number of images of at most its size."""
+    """Runner of a session for batches of any number of images up to the session's image size."""
 
     def __init__(self, session: Session) -> None:
         self.session = session
@@ -42,7 +36,7 @@ class GraphRunner:
         return self.session.size is not None
 
     def __call__(self, images: ImageList) -> dict[str, Tensor]:
-        """Outputs by name, for every image.
+        """Return the graph's outputs by name, for every image.
 
         Images are padded to the graph's size; batches larger than the graph's are split, smaller
         ones filled up with their last image.
@@ -80,11 +74,32 @@ class GraphRunner:
         return F.pad(tensor, (0, right, 0, below))
 
 
-class GraphDetector(nn.Module):
-    """A graph of kind "detector": it finds boxes, scores and labels by itself.
+class GraphNetwork:
+    """Network of a detector that an exported graph computes; see meta_arch.network.Network.
 
     Args:
-        runner: runs it.
+        runner: its graph has one output for each name and level, "cls_logits_p3".
+        levels: of the pyramid, finest first.
+        size_divisibility: of the network that was exported.
+    """
+
+    def __init__(self, runner: GraphRunner, levels: Sequence[str], size_divisibility: int) -> None:
+        self.runner = runner
+        self.levels = list(levels)
+        self.size_divisibility = size_divisibility
+
+    def __call__(self, images: ImageList) -> Maps:
+        """Return the head's outputs by name, a map for each level."""
+        found = self.runner(images)
+        names = dict.fromkeys(name.rpartition("_")[0] for name in found)
+        return {name: [found[f"{name}_{level}"] for level in self.levels] for name in names}
+
+
+class GraphDetector(nn.Module):
+    """Detector whose graph, of kind "detector", computes boxes, scores and labels.
+
+    Args:
+        runner: runs the graph.
         detector: the experiment's, which normalises images and scales boxes.
     """
 
@@ -99,15 +114,15 @@ class GraphDetector(nn.Module):
 
     @property
     def one_size(self) -> bool:
-        """Images of all sizes become one, so that any may share a batch."""
+        """Return whether images of all sizes get one size, so that any may share a batch."""
         return self.runner.one_size
 
     @torch.no_grad()
-    def forward(self, batched_inputs: Sequence[dict[str, Any]]) -> list[dict[str, Instances]]:
-        """Inputs and results as those of DenseDetector in evaluation."""
+    def forward(self, batched_inputs: Sequence[Sample]) -> list[Detection]:
+        """Return the detections of each input, as DenseDetector does in evaluation."""
         images = self.detector.preprocess_image(batched_inputs)
         found = self.runner(images)
-        results = []
+        results: list[Detection] = []
         for i, inputs in enumerate(batched_inputs):
             real = found["labels"][i] >= 0
             result = Instances(
@@ -123,29 +138,29 @@ class GraphDetector(nn.Module):
 def load_graph(
     cfg: Any, build_model: Callable[[Any], nn.Module], path: str | Path
 ) -> tuple[nn.Module, list[str]]:
-    """The detector of an experiment with a graph in the place of its network, and class names.
+    """Return an experiment's detector that runs a graph, and the class names in the graph.
 
-    A graph of kind "network" takes the place of DenseDetector.maps: scores, NMS, TEST.AUG and NMS
-    recall are the experiment's. One of kind "detector" takes the place of the detector.
+    A graph of kind "network" becomes DenseDetector.network: scores, NMS, TEST.AUG and NMS recall
+    are the experiment's. A graph of kind "detector" replaces the detector.
 
-    Of a graph of fixed shape, cfg.INPUT.AUG.TEST_PIPELINES and TEST.IMS_PER_DEVICE become what it
-    needs: TEST.GRAPH.RESIZE says how images get its size.
+    For a graph of fixed shape, cfg.INPUT.AUG.TEST_PIPELINES and TEST.IMS_PER_DEVICE are set to its
+    size and batch; TEST.GRAPH.RESIZE names the way in which images get its size.
 
     Raises:
-        ConfigError: the config is of another method, other classes, levels, anchors or input than
-            the graph's, or of other post-processing than a detector's graph; TEST.GRAPH is wrong.
+        ConfigError: method, classes, levels, anchors or input of the config differ from the
+            graph's, or its post-processing differs from that of a detector's graph; TEST.GRAPH is
+            wrong.
         CheckpointError: see open_session.
     """
     address = str(path)
     if cfg.TEST.GRAPH.RESIZE not in RESIZES:
         raise ConfigError(
-            f"TEST.GRAPH.RESIZE is one of {', '.join(RESIZES)}; got {cfg.TEST.GRAPH.RESIZE!r}."
+            f"TEST.GRAPH.RESIZE must be one of {', '.join(RESIZES)}; got {cfg.TEST.GRAPH.RESIZE!r}."
         )
     file = find_file(address) if "://" in address else Path(path)
     session = open_session(file, cfg.TEST.GRAPH.PROVIDER, cfg.MODEL.DEVICE)
-    cfg.MODEL.DEVICE = "cpu"  # of what is left to PyTorch: preparing images, boxes, NMS
-    detector: Any = build_model(cfg).eval()
-    _check(cfg, detector, session.info, address)
+    cfg.MODEL.DEVICE = "cpu"  # PyTorch prepares images, decodes boxes and runs NMS there
+    detector = _check(cfg, build_model(cfg).eval(), session.info, address)
     _fit_pipeline(cfg, session)
     logger.info(
         f"{address}: the {session.info.kind} of {session.info.detector}, by {session.device}."
@@ -153,8 +168,8 @@ def load_graph(
     return _assemble(detector, session), session.info.class_names
 
 
-def _check(cfg: Any, detector: Any, info: GraphInfo, address: str) -> None:
-    """Hold a graph against the experiment that it is run in.
+def _check(cfg: Any, detector: nn.Module, info: GraphInfo, address: str) -> DenseDetector:
+    """Return the experiment's detector if the graph fits it.
 
     Raises:
         ConfigError: see load_graph.
@@ -170,37 +185,33 @@ def _check(cfg: Any, detector: Any, info: GraphInfo, address: str) -> None:
         for (what, value), its in zip(own.items(), graph, strict=False)
         if its != value
     ]
-    if wrong:
+    if wrong or not isinstance(detector, DenseDetector):
         raise ConfigError(
             f"{address} is the graph of another detector than this experiment's: "
-            f"{', '.join(wrong)}. Run it where it was exported, or export this one's."
+            f"{', '.join(wrong)}. Run it in the experiment that it was exported from, or export "
+            "this experiment's graph."
         )
     try:
         check_expectations(cfg, info.expects, f"The graph {address}")
     except ConfigError as error:
-        raise ConfigError(f"{error} Or export the graph anew with this config.") from None
+        raise ConfigError(f"{error} Or export the graph again with this config.") from None
+    return detector
 
 
-def _assemble(detector: Any, session: Session) -> nn.Module:
-    """The detector with the session in the place of its network, or of all of it."""
-    divisor = detector.backbone.size_divisibility
-    detector.backbone, detector.head = WithoutNetwork(divisor), nn.Identity()
+def _assemble(detector: DenseDetector, session: Session) -> nn.Module:
+    """Return the detector with the session in the place of its network, or of all of it."""
     runner = GraphRunner(session)
+    divisor = detector.network.size_divisibility
+    # A graph of kind "detector" needs no network of its own; this drops the unused weights.
+    detector.use_network(GraphNetwork(runner, detector.in_features, divisor))
     if session.info.kind == "detector":
         return GraphDetector(runner, detector)
     detector.one_size = runner.one_size
-    levels = detector.in_features
-    names = dict.fromkeys(name.rpartition("_")[0] for name in session.info.outputs)
-
-    def maps(images: ImageList) -> dict[str, list[Tensor]]:
-        found = runner(images)
-        return {name: [found[f"{name}_{level}"] for level in levels] for name in names}
-
-    detector.maps = maps
     return detector
 
 
 def _fit_pipeline(cfg: Any, session: Session) -> None:
+    """Set the config's batch and pipeline of evaluation to the graph's fixed shape, if any."""
     if session.batch is not None:
         cfg.TEST.IMS_PER_DEVICE = session.batch
     if session.size is not None:

@@ -61,7 +61,7 @@ def export_experiment(
         detector=type(model).__name__,
         inputs=list(graph.input_names),
         outputs=list(graph.output_names),
-        divisor=model.backbone.size_divisibility,
+        divisor=model.network.size_divisibility,
         num_classes=model.num_classes,
         levels=list(model.in_features),
         anchors=anchors_of(model),

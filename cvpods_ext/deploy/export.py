@@ -62,7 +62,7 @@ def export_program(graph: NetworkGraph | DetectorGraph, shape: InputShape) -> Ex
     Raises:
         ConfigError: the network does not take this shape.
     """
-    divisor = graph.detector.backbone.size_divisibility
+    divisor = graph.detector.network.size_divisibility
     shape.check(divisor)
     batch = Dim("batch") if shape.batch is None else None
     axes: dict[str, dict[int, Any]] = {"input": {}, "image_sizes": {}}

@@ -1,17 +1,16 @@
-"""What is exported: a detector's network, or all of the detector, as functions of tensors alone."""
+"""Graphs to export: a detector's network, or the whole detector, as functions of tensors alone."""
 
 from __future__ import annotations
-
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cvpods.modeling.meta_arch import DenseDetector
+from cvpods.modeling.meta_arch.candidates import NO_CANDIDATE, Candidates
 from cvpods.structures import ImageList
 from cvpods.utils.errors import ConfigError
-from cvpods_ext.deploy.nms import NO_CANDIDATE, nms_keep
+from cvpods_ext.deploy.nms import nms_keep
 from cvpods_ext.methods.feature_align.attention import AttentionFPN
 
 # NMS types whose result the graph's operator gives.
@@ -19,10 +18,10 @@ NMS_TYPES = ("normal", "cluster")
 
 
 class NetworkGraph(nn.Module):
-    """Normalised images -> the head's maps: backbone, pyramid and head, nothing else.
+    """Graph of backbone, pyramid and head: normalised images -> the head's maps.
 
-    Inputs: input (N, 3, H, W) float32, padded with 0 to the right and at the bottom; of detectors
-    with attention also image_sizes (N, 2) int64, (height, width) without the padding.
+    Inputs: input (N, 3, H, W) float32, padded with 0 to the right and at the bottom; detectors with
+    attention also take image_sizes (N, 2) int64, (height, width) without the padding.
     Outputs: for each output of the head, then for each level, (N, A * channels, H_l, W_l) float32.
     """
 
@@ -42,19 +41,19 @@ class NetworkGraph(nn.Module):
 
     @property
     def output_names(self) -> list[str]:
-        """cls_logits_p3, cls_logits_p4, ..., box_deltas_p3, ..."""
+        """Return cls_logits_p3, cls_logits_p4, ..., box_deltas_p3, ..."""
         return [f"{name}_{level}" for name, level in self.outputs]
 
     def forward(self, input: Tensor, image_sizes: Tensor | None = None) -> tuple[Tensor, ...]:
-        maps = self.detector.maps(ImageList(input, [] if image_sizes is None else image_sizes))
+        maps = self.detector.network(ImageList(input, [] if image_sizes is None else image_sizes))
         levels = self.detector.in_features
         return tuple(maps[name][levels.index(level)].float() for name, level in self.outputs)
 
 
 class DetectorGraph(nn.Module):
-    """Normalised images -> detections: the network, decoding and NMS, in fixed shapes.
+    """Graph of network, decoding and NMS in fixed shapes: normalised images -> detections.
 
-    Inputs: input (N, 3, H, W) and image_sizes (N, 2) as of NetworkGraph.
+    Inputs: input (N, 3, H, W) and image_sizes (N, 2) as in NetworkGraph.
     Outputs: boxes (N, D, 4) float32 xyxy in pixels of the input, scores (N, D) float32 and labels
     (N, D) int64, best first; D is TEST.DETECTIONS_PER_IMAGE. Rows without a detection hold 0, 0
     and -1.
@@ -62,7 +61,7 @@ class DetectorGraph(nn.Module):
     Detections are those of DenseDetector.inference: candidates by level, clip, NMS, cap.
 
     Raises:
-        ConfigError: the detector's NMS is of a type that ONNX has no operator for.
+        ConfigError: ONNX has no operator for the type of the detector's NMS.
     """
 
     kind = "detector"
@@ -73,81 +72,41 @@ class DetectorGraph(nn.Module):
         super().__init__()
         if detector.nms_type not in NMS_TYPES:
             raise ConfigError(
-                f"A graph with post-processing knows the NMS types {', '.join(NMS_TYPES)}, not "
-                f"{detector.nms_type!r}. Export without --with-postprocess: this project then runs "
-                "its own NMS on the network's outputs."
+                f"MODEL.NMS_TYPE must be one of {', '.join(NMS_TYPES)} in a graph with "
+                f"post-processing; got {detector.nms_type!r}. Export without --with-postprocess: "
+                "this project then runs its own NMS on the network's outputs."
             )
         self.detector = detector
 
     def forward(self, input: Tensor, image_sizes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         detector = self.detector
-        maps = detector.maps(ImageList(input, image_sizes))
+        maps = detector.network(ImageList(input, image_sizes))
         priors = detector.priors(maps["box_deltas"])
-        found = []
-        for level, points in enumerate(priors):
-            outputs = {name: detector.flatten_map(name, m[level]) for name, m in maps.items()}
-            found.append(level_candidates(detector, outputs, points, level))
-        boxes, scores, labels = (torch.cat(parts, dim=1) for parts in zip(*found, strict=True))
-        boxes = _clip(detector, boxes, image_sizes)
-        has_area = (boxes[..., 2:] > boxes[..., :2]).all(dim=-1)
-        scores = torch.where(has_area, scores, NO_CANDIDATE)
+        levels = [
+            {name: detector.flatten_map(name, m[level]) for name, m in maps.items()}
+            for level in range(len(priors))
+        ]
+        found = detector.best_candidates(levels, priors, detector.topk_candidates)
+        found = detector.clip_candidates(found, image_sizes)
         cap = detector.max_detections_per_image
-        keep = nms_keep(boxes, scores, labels, detector.nms_threshold, detector.num_classes, cap)
-        return _best(boxes, torch.where(keep, scores, NO_CANDIDATE), labels, cap)
+        keep = nms_keep(*found, detector.nms_threshold, detector.num_classes, cap)
+        scores = torch.where(keep, found.scores, NO_CANDIDATE)
+        return _best(Candidates(found.boxes, scores, found.classes), cap)
 
 
 def anchors_of(detector: DenseDetector) -> list[int]:
-    """Anchors or points of one location, on each level."""
+    """Return the number of anchors or points of one location, for each level."""
     cell = torch.zeros(1, 1, 1, 1)
     return [len(level) for level in detector.priors([cell] * len(detector.in_features))]
 
 
-def level_candidates(
-    detector: DenseDetector, outputs: dict[str, Tensor], priors: Tensor, level: int
-) -> tuple[Tensor, Tensor, Tensor]:
-    """DenseDetector's candidates of one level for all images: those above the threshold, first.
-
-    Args:
-        outputs: (N, R_l, channels) float32.
-        priors: (R_l, 4) or (R_l, 2).
-
-    Returns:
-        boxes (N, J, 4), scores (N, J) and labels (N, J) of the J best; fewer pass the threshold
-        where scores are NO_CANDIDATE.
-    """
-    scores = detector.candidate_scores(outputs)
-    passed = scores.threshold > detector.score_threshold
-    ranking = torch.where(passed, scores.ranking, NO_CANDIDATE).flatten(1)
-    cap: Any = detector.level_cap(detector.topk_candidates, priors.shape[0])
-    best = ranking.topk(torch.sym_min(cap, ranking.shape[1]))
-    location = best.indices // detector.num_classes
-    labels = best.indices % detector.num_classes
-    deltas = outputs["box_deltas"].gather(1, location[..., None].expand(-1, -1, 4))
-    boxes = detector.decode(deltas, priors[location], level)
-    final = scores.final.flatten(1).gather(1, best.indices)
-    return boxes, torch.where(best.values > NO_CANDIDATE, final, NO_CANDIDATE), labels
-
-
-def _clip(detector: DenseDetector, boxes: Tensor, image_sizes: Tensor) -> Tensor:
-    """Boxes (N, J, 4) as DenseDetector.candidates clips them to images (N, 2) (height, width)."""
-    if not (detector.clip_before_nms or detector.plus_one):
-        return boxes
-    size = image_sizes.to(boxes.dtype).flip(1).repeat(1, 2)[:, None]  # (N, 1, 4) (w, h, w, h)
-    if not detector.plus_one:
-        return boxes.clamp(min=0).minimum(size)
-    low = boxes.new_tensor([0.0, 0.0, 1.0, 1.0])
-    return boxes.maximum(low).minimum(size - 1 + low)
-
-
-def _best(
-    boxes: Tensor, scores: Tensor, labels: Tensor, count: int
-) -> tuple[Tensor, Tensor, Tensor]:
-    """The `count` best rows, filled up where there are fewer candidates (J) than that."""
-    scores = F.pad(scores, (0, count), value=NO_CANDIDATE)
-    best = scores.topk(count)
+def _best(found: Candidates, count: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Return boxes, scores and labels of the `count` best rows; rows without one hold 0, 0, -1."""
+    best = F.pad(found.scores, (0, count), value=NO_CANDIDATE).topk(count)
     real = best.values > NO_CANDIDATE
-    boxes = F.pad(boxes, (0, 0, 0, count)).gather(1, best.indices[..., None].expand(-1, -1, 4))
-    labels = F.pad(labels, (0, count)).gather(1, best.indices)
+    rows = best.indices[..., None].expand(-1, -1, 4)
+    boxes = F.pad(found.boxes, (0, 0, 0, count)).gather(1, rows)
+    labels = F.pad(found.classes, (0, count)).gather(1, best.indices)
     return (
         torch.where(real[..., None], boxes, 0.0),
         torch.where(real, best.values, 0.0),

@@ -1,4 +1,4 @@
-"""NMS of a batch as one operator: torchvision's here, ONNX' NonMaxSuppression in an ONNX graph."""
+"""NMS of a batch as one operator: torchvision's in PyTorch, NonMaxSuppression in an ONNX graph."""
 
 from __future__ import annotations
 
@@ -10,9 +10,7 @@ import torch
 from torch import Tensor
 
 from cvpods.layers import batched_nms
-
-# Scores below it are of no candidate; real ones are in 0 ... 1.
-NO_CANDIDATE = -1.0
+from cvpods.modeling.meta_arch.candidates import NO_CANDIDATE
 
 
 @torch.library.custom_op("cvpods::nms_keep", mutates_args=())
@@ -24,17 +22,15 @@ def nms_keep(
     num_classes: int,
     max_per_class: int,
 ) -> Tensor:
-    """Which candidates of each image survive NMS within their class.
+    """Return (N, J) bool: whether each candidate survives the NMS of its image and class.
 
     Args:
-        boxes: (N, C, 4) xyxy, pixels.
-        scores: (N, C) float32; NO_CANDIDATE where there is none.
-        labels: (N, C) int64 in 0 ... num_classes - 1.
-        iou_threshold: as of cvpods.layers.batched_nms.
-        num_classes, max_per_class: what ONNX' operator needs; a class may keep more here.
-
-    Returns:
-        (N, C) bool.
+        boxes: (N, J, 4) xyxy, pixels.
+        scores: (N, J) float32; NO_CANDIDATE in rows without a candidate.
+        labels: (N, J) int64 in 0 ... num_classes - 1.
+        iou_threshold: see cvpods.layers.batched_nms.
+        num_classes, max_per_class: arguments of the ONNX operator; in PyTorch, a class may keep
+            more.
     """
     keep = torch.zeros_like(scores, dtype=torch.bool)
     for image in range(len(boxes)):
@@ -52,11 +48,11 @@ def _(boxes: Tensor, scores: Tensor, *_: Any) -> Tensor:
 
 
 def onnx_translation() -> dict[Any, Callable]:
-    """What torch.onnx.export's custom_translation_table needs to know of nms_keep."""
+    """Return the entry for nms_keep in the custom_translation_table of torch.onnx.export."""
     op = importlib.import_module("onnxscript").opset18
 
     def translate(boxes, scores, labels, iou_threshold, num_classes, max_per_class):  # type: ignore[no-untyped-def]
-        # (N, K, C): a candidate has its score in its own class and none in the others.
+        # (N, K, J): a candidate has its score in its own class, and NO_CANDIDATE in the others.
         classes = op.Constant(value_ints=[*range(num_classes)])
         own = op.Equal(op.Unsqueeze(classes, [1]), op.Unsqueeze(labels, [1]))
         nothing = op.Constant(value_float=NO_CANDIDATE)

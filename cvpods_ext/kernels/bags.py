@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from cvpods.utils.slices import slices
-from cvpods_ext.kernels.slices import as_columns, as_rows, slice_iou
+from cvpods.structures.geometry import as_columns, as_rows, iou_table
+from cvpods.structures.slices import slices
 
 # Whole rows of anchors that are sorted together; slices of fewer do not use all cores.
 BAGS_AT_ONCE = 16
@@ -47,7 +47,7 @@ def anchor_bags(
     columns = F.pad(columns, (0, -len(anchors) % GROUP))
     bags = [gt_boxes.new_zeros((0, size), dtype=torch.int64)]
     for part in slices(len(gt_boxes), len(anchors), anchors.device, bags_at_once, elements_at_once):
-        iou = slice_iou(rows[:, part], columns)
+        iou = iou_table(rows[:, part], columns)
         iou[:, len(anchors) :] = -1
         bags.append(_top(iou, size))
     return torch.cat(bags)
@@ -102,7 +102,7 @@ class FoundObjects:
 
         It is the saturated linear function clamp((IoU_ij - t1) / (t2_i - t1), 0, 1).
         """
-        iou = slice_iou(self.gt_boxes, self.boxes[:, :, part])
+        iou = iou_table(self.gt_boxes, self.boxes[:, :, part])
         return iou.sub_(self.iou_threshold).div_(self.best_iou - self.iou_threshold).clamp_(0, 1)
 
     @torch.no_grad()
@@ -144,6 +144,6 @@ def found_objects(
     best = boxes.new_full((count, 1), iou_threshold + torch.finfo(boxes.dtype).eps)
     if count:
         for part in slices(len(boxes), count, boxes.device, elements=elements_at_once):
-            iou = slice_iou(rows, columns[:, :, part])
+            iou = iou_table(rows, columns[:, :, part])
             torch.maximum(best, iou.amax(dim=1, keepdim=True), out=best)
     return FoundObjects(columns, rows, gt_classes, best, iou_threshold, num_classes, last_write)

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from cvpods.utils.slices import slices
+from cvpods.structures.slices import slices
 
 
 class Table(Protocol):

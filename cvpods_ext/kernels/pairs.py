@@ -16,7 +16,8 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from cvpods.utils.slices import slices
+from cvpods.structures.geometry import as_columns, as_rows, iou_table
+from cvpods.structures.slices import slices
 from cvpods_ext.kernels.segments import segment_logsumexp, segment_min_max, segment_sum
 
 # Pairs of one chunk; a box with more of them is a chunk of its own.
@@ -170,6 +171,26 @@ def in_chunks(
         for part in parts
     ]
     return tuple(torch.stack(terms).sum(dim=0) for terms in zip(*results, strict=True))
+
+
+@torch.no_grad()
+def best_iou(
+    predicted: Tensor, gt_boxes: Tensor, location: Tensor, elements_at_once: int | None = None
+) -> Tensor:
+    """Return the largest IoU (R,) of each predicted box (R, 4) with any of the boxes (M, 4).
+
+    Args:
+        location: (P,) int64, the locations that it is computed for; others get 0. May repeat.
+        elements_at_once: size of the slices.
+    """
+    is_needed = torch.zeros(len(predicted), dtype=torch.bool, device=predicted.device)
+    is_needed[location] = True
+    chosen = is_needed.nonzero().flatten()
+    columns, rows = as_columns(predicted[chosen]), as_rows(gt_boxes)
+    best = predicted.new_zeros(len(predicted))
+    for part in slices(len(chosen), len(gt_boxes), predicted.device, elements=elements_at_once):
+        best[chosen[part]] = iou_table(rows, columns[:, :, part]).amax(dim=0)
+    return best
 
 
 @torch.no_grad()

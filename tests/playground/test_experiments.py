@@ -189,7 +189,7 @@ def test_builds_at_full_size(folder, monkeypatch):
     with torch.device("meta"):
         model = build_model(config)
         images = model.preprocess_image([{"image": torch.zeros(3, 64, 96, dtype=torch.uint8)}])
-    predictions, priors = model.network(images)
+    predictions, priors = model.predict(images)
     locations = sum(len(level) for level in priors)
     assert len(priors) == len(model.in_features)
     assert predictions.keys() == model.output_channels.keys()

@@ -338,4 +338,4 @@ def evaluating(iteration, failing_rank):
 @pytest.mark.slow
 def test_two_processes_end_together(tmp_path):
     """A failure on one rank reaches the other before any collective call could wait for it."""
-    mp.spawn(two_processes, args=(str(tmp_path),), nprocs=2)
+    mp.start_processes(two_processes, args=(str(tmp_path),), nprocs=2, start_method="fork")

@@ -20,6 +20,8 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 
 from cvpods.utils import comm
+from tests import command_server
+from tests.command_server import Started
 from tests.conftest import command_environment, wrap_net
 from tests.cvpods.tools.test_commands import losses
 from tests.load_script import ROOT
@@ -35,15 +37,21 @@ SHORT = [
 ]
 
 
-def start(
-    words: list[str], folder: Path, shapes_root: Path, preexec_fn: Callable | None = None
-) -> subprocess.Popen:
-    """Start a command in the background, in a process group of its own; its log is on stderr."""
+@pytest.fixture
+def start(experiment: Path, shapes_root: Path, programs: Path) -> Callable[..., Started]:
+    """Start a command in the experiment's folder, see tests.command_server.start."""
+    environment = command_environment(shapes_root)
+    return lambda words, **options: command_server.start(
+        programs, words, experiment, environment, **options
+    )
+
+
+def start_really(words: list[str], folder: Path, shapes_root: Path) -> subprocess.Popen:
+    """Start an installed command, with a process group of its own; its log is on stderr."""
     return subprocess.Popen(
         [str(BIN / words[0]), *words[1:]],
         cwd=folder,
         env=command_environment(shapes_root),
-        preexec_fn=preexec_fn,
         stderr=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
         text=True,
@@ -51,8 +59,8 @@ def start(
     )
 
 
-def read_until(process: subprocess.Popen, sign: str) -> str:
-    """Return the output of the process up to a line with the sign."""
+def read_until(process: subprocess.Popen | Started, sign: str) -> str:
+    """What the process writes, up to a line with the sign."""
     text = ""
     for line in process.stderr:
         text += line
@@ -87,7 +95,7 @@ def test_lost_processes(experiment, shapes_root):
     no restart is left, the other ends within seconds, and the launcher names the killed one.
     """
     words = ["pods_train", "--num-processes", "2", "--max-restarts", "1", *SHORT]
-    process = start(words, experiment, shapes_root)
+    process = start_really(words, experiment, shapes_root)
     read_until(process, "iter: 6/12")
     os.kill(ranks(process)[-1], signal.SIGKILL)
     anew = read_until(process, "iter: 8/12")
@@ -124,11 +132,11 @@ def build_model(cfg):
 
 
 @pytest.mark.slow
-def test_the_message_of_the_failing_rank_comes_first(experiment, shapes_root):
+def test_the_message_of_the_failing_rank_comes_first(experiment, start):
     """One traceback, that of rank 1; rank 0 does not add what it suffers from it."""
     wrap_net(experiment, _FAILS)
     begun = time.perf_counter()
-    process = start(["pods_train", "--num-processes", "2", *SHORT], experiment, shapes_root)
+    process = start(["pods_train", "--num-processes", "2", *SHORT])
     read_until(process, "Starting training")
     began_training = time.perf_counter()
     text = process.stderr.read()
@@ -140,12 +148,12 @@ def test_the_message_of_the_failing_rank_comes_first(experiment, shapes_root):
 
 
 @pytest.mark.slow
-def test_a_signal_to_all_processes_and_another_number_of_them(experiment, shapes_root, run_command):
-    """Launcher, 2 ranks and loaders' workers get SIGINT, as from Ctrl-C; they save and stop.
-    One process resumes with the same images in the same order; the log says what changes.
+def test_a_signal_to_all_processes_and_another_number_of_them(experiment, start, run_command):
+    """As Ctrl-C in a terminal: launcher, 2 ranks and loaders' workers get it; they save and stop.
+    One process goes on with the same images in the same order; the log says what changes.
     """
     words = ["pods_train", "--num-processes", "2", *SHORT, "DATALOADER.NUM_WORKERS", "1"]
-    process = start(words, experiment, shapes_root)
+    process = start(words)
     read_until(process, "iter: 2/12")
     os.killpg(process.pid, signal.SIGINT)
     rest = process.stderr.read()
@@ -159,18 +167,15 @@ def test_a_signal_to_all_processes_and_another_number_of_them(experiment, shapes
     assert sorted(losses(experiment / "output")) == list(range(12))
 
 
-def default_signals() -> None:
-    """Handle signals like a command in a shell's foreground, however the tests were started."""
-    for number in (signal.SIGHUP, signal.SIGUSR1, signal.SIGINT):
-        signal.signal(number, signal.SIG_DFL)
+# As in a shell's foreground, however the tests were started.
+DEFAULT_SIGNALS = {"SIGHUP": "default", "SIGUSR1": "default"}
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["SIGHUP", "SIGUSR1"])
-def test_two_processes_save_at_a_hangup(name, experiment, shapes_root):
+def test_two_processes_save_at_a_hangup(name, experiment, start):
     """SIGHUP twice, as a closed terminal sends it to the launcher alone; SLURM's SIGUSR1."""
-    words = ["pods_train", "--num-processes", "2", *SHORT]
-    process = start(words, experiment, shapes_root, preexec_fn=default_signals)
+    process = start(["pods_train", "--num-processes", "2", *SHORT], signals=DEFAULT_SIGNALS)
     read_until(process, "iter: 2/12")
     signum = getattr(signal, name)
     os.kill(process.pid, signum)
@@ -186,13 +191,10 @@ def test_two_processes_save_at_a_hangup(name, experiment, shapes_root):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("count", ["1", "2"])
-def test_nohup(count, experiment, shapes_root):
+def test_nohup(count, experiment, start):
     """SIGHUP to the launcher and all its processes: training ends as ever."""
-    words = (
-        ["pods_train", "--num-processes", count, *SHORT] if count == "2" else ["pods_train", *SHORT]
-    )
-    ignored = lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN)  # noqa: E731
-    process = start(words, experiment, shapes_root, preexec_fn=ignored)
+    words = ["pods_train", *(["--num-processes", count] if count == "2" else []), *SHORT]
+    process = start(words, signals={"SIGHUP": "ignore"})
     read_until(process, "iter: 2/12")
     os.killpg(process.pid, signal.SIGHUP)
     rest = process.stderr.read()
@@ -203,19 +205,17 @@ def test_nohup(count, experiment, shapes_root):
 @pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "openpty"), reason="no pseudo terminals")
 @pytest.mark.parametrize("count", ["1", "2"])
-def test_a_closed_terminal(count, experiment, shapes_root):
+def test_a_closed_terminal(count, experiment, start):
     """The terminal goes away: writing to it fails, the signal comes, and the run is saved."""
-    words = [str(BIN / "pods_train"), "--num-processes", count, *SHORT]
-    pid, master = pty.fork()
-    if pid == 0:
-        default_signals()
-        os.chdir(experiment)
-        os.execve(words[0], words, command_environment(shapes_root))
+    master, terminal = pty.openpty()
+    words = ["pods_train", "--num-processes", count, *SHORT]
+    process = start(words, terminal=terminal, signals=DEFAULT_SIGNALS)
+    os.close(terminal)
     text = b""
     while b"iter: 3/12" not in text:
         text += os.read(master, 4096)
     os.close(master)
-    status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    status = process.wait()
     log = (experiment / "output/log.txt").read_text()
     assert status == 128 + signal.SIGHUP, log[-3000:]
     done = int(re.search(r"(\d+) of 12 iterations are done and saved", log)[1])
@@ -285,4 +285,5 @@ def slow_scoring(rank: int, store: str, seconds: float) -> None:
 @pytest.mark.slow
 def test_scoring_may_take_longer_than_the_groups_timeout(tmp_path):
     """Detections travel in pieces of three; rank 1 waits three timeouts for rank 0."""
-    mp.spawn(slow_scoring, args=(str(tmp_path / "store"), 3.0), nprocs=2)
+    arguments = (str(tmp_path / "store"), 3.0)
+    mp.start_processes(slow_scoring, args=arguments, nprocs=2, start_method="fork")

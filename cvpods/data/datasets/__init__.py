@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from cvpods.utils.lazy import lazy_names
+from cvpods.lazy import lazy_names
 
 if TYPE_CHECKING:
     from cvpods.data.datasets.base_dataset import (

@@ -22,7 +22,7 @@ from cvpods.data.transforms.transform import (
     TransformGen,
     VFlipTransform,
 )
-from cvpods.structures import BoxMode
+from cvpods.structures import BoxMode, PixelConvention
 from cvpods.utils.errors import ConfigError
 from cvpods.utils.sizes import scaled_size, shortest_edge_size
 
@@ -65,7 +65,7 @@ class ResizeShortestEdge(TransformGen):
     Args:
         short_edge_length: a size, sizes to choose from ("choice"), or (min, max) ("range", whole
             numbers, both included); 0 does not change the image.
-        plus_one: see ResizeTransform; MODEL.PLUS_ONE unless the pipeline says otherwise.
+        plus_one: scale boxes by LAST_PIXEL; defaults to MODEL.PLUS_ONE.
     """
 
     def __init__(
@@ -76,7 +76,7 @@ class ResizeShortestEdge(TransformGen):
         interp: Any = None,
         plus_one: bool = False,
     ) -> None:
-        self.plus_one = plus_one
+        self.pixels = PixelConvention.of(plus_one)
         self.short_edge_length = _check_sizes("ResizeShortestEdge", short_edge_length, sample_style)
         self.max_size = max_size
         self.sample_style = sample_style
@@ -86,7 +86,7 @@ class ResizeShortestEdge(TransformGen):
         size = _draw_size(self.short_edge_length, self.sample_style)
         if size == 0:
             return NoOpTransform()
-        return ResizeTransform(h, w, *self._size(h, w, size), plus_one=self.plus_one)
+        return ResizeTransform(h, w, *self._size(h, w, size), pixels=self.pixels)
 
     def output_size(self, height: int, width: int) -> tuple[int, int] | None:
         size = _fixed_size(self.short_edge_length)
@@ -109,7 +109,7 @@ class ResizeLongestEdge(TransformGen):
         interp: Any = None,
         plus_one: bool = False,
     ) -> None:
-        self.plus_one = plus_one
+        self.pixels = PixelConvention.of(plus_one)
         self.long_edge_length = _check_sizes("ResizeLongestEdge", long_edge_length, sample_style)
         self.sample_style = sample_style
 
@@ -118,7 +118,7 @@ class ResizeLongestEdge(TransformGen):
         size = _draw_size(self.long_edge_length, self.sample_style)
         if size == 0:
             return NoOpTransform()
-        return ResizeTransform(h, w, *self._size(h, w, size), plus_one=self.plus_one)
+        return ResizeTransform(h, w, *self._size(h, w, size), pixels=self.pixels)
 
     def output_size(self, height: int, width: int) -> tuple[int, int] | None:
         size = _fixed_size(self.long_edge_length)
@@ -137,12 +137,12 @@ class Resize(TransformGen):
     def __init__(
         self, shape: int | Sequence[int], interp: Any = None, plus_one: bool = False
     ) -> None:
-        self.plus_one = plus_one
+        self.pixels = PixelConvention.of(plus_one)
         self.shape = (shape, shape) if isinstance(shape, int) else tuple(shape)
 
     def get_transform(self, img: np.ndarray, annotations: Annotations | None = None) -> Transform:
         h, w = img.shape[:2]
-        return ResizeTransform(h, w, *self.output_size(h, w), plus_one=self.plus_one)
+        return ResizeTransform(h, w, *self.output_size(h, w), pixels=self.pixels)
 
     def output_size(self, height: int, width: int) -> tuple[int, int]:
         return self.shape[0], self.shape[1]

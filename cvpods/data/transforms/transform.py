@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from cvpods.data.transforms.resize import resize_bilinear
-from cvpods.structures import BoxMode
+from cvpods.structures import CONTINUOUS, BoxMode, PixelConvention
 
 Annotations = list[dict[str, Any]]
 Transformed = tuple[np.ndarray, Annotations | None]
@@ -97,15 +97,20 @@ class ResizeTransform(Transform):
     faster.
 
     Args:
-        plus_one: scale boxes by maskrcnn-benchmark's arithmetic, to whom (x2, y2) is the last pixel
-            inside: x2 = (x2 - 1) * scale + 1. See cvpods/modeling/postprocessing.py.
+        pixels: convention by which boxes are scaled.
     """
 
     def __init__(
-        self, h: int, w: int, new_h: int, new_w: int, interp: Any = None, plus_one: bool = False
+        self,
+        h: int,
+        w: int,
+        new_h: int,
+        new_w: int,
+        interp: Any = None,
+        pixels: PixelConvention = CONTINUOUS,
     ) -> None:
         self.h, self.w, self.new_h, self.new_w = h, w, new_h, new_w
-        self.plus_one = plus_one
+        self.pixels = pixels
 
     def apply_image(self, img: np.ndarray) -> np.ndarray:
         if (self.new_h, self.new_w) == img.shape[:2]:
@@ -116,8 +121,8 @@ class ResizeTransform(Transform):
         return coords * [self.new_w / self.w, self.new_h / self.h]
 
     def apply_box(self, boxes: np.ndarray) -> np.ndarray:
-        last = [0.0, 0.0, 1.0, 1.0] if self.plus_one else 0.0
-        return super().apply_box(boxes - np.array(last)) + last
+        corner = np.array(self.pixels.corner)
+        return super().apply_box(boxes - corner) + corner
 
 
 class CropTransform(Transform):

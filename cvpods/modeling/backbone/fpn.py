@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cvpods.layers import Conv2d, ShapeSpec, get_norm
+from cvpods.layers.shape_spec import channels_of, strides_of
 from cvpods.modeling.backbone.backbone import Backbone
 from cvpods.modeling.backbone.mobilenet import build_mobilenetv2_backbone
 from cvpods.modeling.backbone.resnet import build_resnet_backbone
@@ -19,13 +20,18 @@ from cvpods.utils.errors import ConfigError
 
 
 class FPN(Backbone):
-    """1x1 laterals, nearest x2 top-down additions, 3x3 outputs; levels p3, p4, ... by stride 2^n.
+    """Pyramid of 1x1 laterals, nearest x2 top-down additions and 3x3 outputs.
+
+    The level of stride 2^n is called p{n}: p3, p4, ...
 
     Args:
         bottom_up: backbone that supplies `in_features`.
         in_features: names of maps with strides 2^n, each twice the one before.
-        top_block: makes levels above the top one from p{top} or from a bottom-up map.
+        top_block: computes levels above the top one from p{top} or from a bottom-up map.
         fuse_type: "sum", or "avg" for half the sum.
+
+    Raises:
+        ConfigError: in_features or fuse_type does not fit.
     """
 
     def __init__(
@@ -34,25 +40,24 @@ class FPN(Backbone):
         in_features: Sequence[str],
         out_channels: int,
         norm: str = "",
-        top_block: nn.Module | None = None,
+        top_block: TopBlock | None = None,
         fuse_type: str = "sum",
     ) -> None:
         super().__init__()
         if fuse_type not in ("sum", "avg"):
-            raise ConfigError(f"MODEL.FPN.FUSE_TYPE must be 'sum' or 'avg', got {fuse_type!r}.")
+            raise ConfigError(f"MODEL.FPN.FUSE_TYPE must be 'sum' or 'avg'; got {fuse_type!r}.")
         self.bottom_up = bottom_up
         self.in_features = tuple(in_features)
         self.top_block = top_block
         self.fuse_scale = 1.0 if fuse_type == "sum" else 0.5
         shapes = bottom_up.output_shape()
         _check_features(in_features, shapes)
-        self.levels = [_level(shapes[name].stride) for name in in_features]
+        self.levels = [_level(stride) for stride in strides_of(shapes[n] for n in in_features)]
         if self.levels != list(range(self.levels[0], self.levels[0] + len(self.levels))):
             raise ConfigError(f"Strides of {list(in_features)} must double from one to the next.")
         for name, level in zip(in_features, self.levels, strict=True):
-            self.add_module(
-                f"fpn_lateral{level}", pyramid_conv(shapes[name].channels, out_channels, 1, norm)
-            )
+            channels = channels_of(shapes[name])
+            self.add_module(f"fpn_lateral{level}", pyramid_conv(channels, out_channels, 1, norm))
             self.add_module(f"fpn_output{level}", pyramid_conv(out_channels, out_channels, 3, norm))
         above = top_block.num_levels if top_block is not None else 0
         levels = [*self.levels, *range(self.levels[-1] + 1, self.levels[-1] + 1 + above)]
@@ -65,11 +70,11 @@ class FPN(Backbone):
         return 2 ** self.levels[-1]
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
-        """(N, C, H, W) -> {"p3": (N, out_channels, H / 8, W / 8), ...}."""
+        """Return {"p3": (N, out_channels, H / 8, W / 8), ...}, given images (N, C, H, W)."""
         return self.pyramid(self.bottom_up(x))
 
     def pyramid(self, bottom_up: dict[str, Tensor]) -> dict[str, Tensor]:
-        """The pyramid's levels from the bottom-up maps."""
+        """Return the pyramid's levels, given the bottom-up maps."""
         outputs: dict[str, Tensor] = {}
         top_down = None
         for name, level in zip(reversed(self.in_features), reversed(self.levels), strict=True):
@@ -90,20 +95,20 @@ class FPN(Backbone):
 def _check_features(in_features: Sequence[str], shapes: dict[str, ShapeSpec]) -> None:
     if not in_features or set(in_features) - set(shapes):
         raise ConfigError(
-            f"MODEL.FPN.IN_FEATURES {list(in_features)} must name features of the backbone, "
-            f"which are {list(shapes)} (MODEL.RESNETS.OUT_FEATURES)."
+            "MODEL.FPN.IN_FEATURES must name features of the backbone, which are "
+            f"{list(shapes)} (MODEL.RESNETS.OUT_FEATURES); got {list(in_features)}."
         )
 
 
 def _level(stride: int) -> int:
     level = round(math.log2(stride))
     if 2**level != stride:
-        raise ConfigError(f"A pyramid needs strides that are powers of two; got {stride}.")
+        raise ConfigError(f"Strides of a pyramid must be powers of two; got {stride}.")
     return level
 
 
 def pyramid_conv(inputs: int, outputs: int, kernel: int, norm: str) -> Conv2d:
-    """A convolution of the pyramid, initialised as FPN does."""
+    """Return a convolution of the pyramid, initialised as FPN does."""
     conv = Conv2d(
         inputs,
         outputs,
@@ -116,8 +121,15 @@ def pyramid_conv(inputs: int, outputs: int, kernel: int, norm: str) -> Conv2d:
     return conv
 
 
-class LastLevelMaxPool(nn.Module):
-    """P6 as every second cell of P5."""
+class TopBlock(nn.Module):
+    """Base of the blocks that compute `num_levels` levels above the pyramid from `in_feature`."""
+
+    num_levels: int
+    in_feature: str
+
+
+class LastLevelMaxPool(TopBlock):
+    """Block that takes every second cell of P5 as P6."""
 
     num_levels = 1
     in_feature = "p5"
@@ -126,8 +138,8 @@ class LastLevelMaxPool(nn.Module):
         return [F.max_pool2d(x, kernel_size=1, stride=2)]
 
 
-class LastLevelP6P7(nn.Module):
-    """P6 = 3x3 / 2 convolution of `in_feature` ("p5" or "res5"), P7 = the same of relu(P6).
+class LastLevelP6P7(TopBlock):
+    """Block of 3x3 / 2 convolutions: P6 from `in_feature` ("p5" or "res5"), P7 from relu(P6).
 
     Args:
         relu: False leaves the relu out.
@@ -152,23 +164,27 @@ class LastLevelP6P7(nn.Module):
 
 
 def build_p3_p7_pyramid(cfg: Any, bottom_up: Backbone, make_fpn: Callable[..., FPN] = FPN) -> FPN:
-    """FPN over `bottom_up` as cfg.MODEL.FPN says, with P6 and P7 from BLOCK_IN_FEATURES.
+    """Build cfg.MODEL.FPN over `bottom_up`, with P6 and P7 from BLOCK_IN_FEATURES.
 
     Args:
-        make_fpn: what takes FPN's arguments and makes the pyramid.
+        make_fpn: builds the pyramid from FPN's arguments.
+
+    Raises:
+        ConfigError: IN_FEATURES or BLOCK_IN_FEATURES does not fit.
     """
     fpn = cfg.MODEL.FPN
     source = fpn.BLOCK_IN_FEATURES
     shapes = bottom_up.output_shape()
     _check_features(fpn.IN_FEATURES, shapes)
-    pyramid_top = f"p{_level(shapes[fpn.IN_FEATURES[-1]].stride)}"
+    (top_stride,) = strides_of([shapes[fpn.IN_FEATURES[-1]]])
+    pyramid_top = f"p{_level(top_stride)}"
     if source == pyramid_top:
         in_channels = fpn.OUT_CHANNELS
     elif source in shapes:
-        in_channels = shapes[source].channels
+        in_channels = channels_of(shapes[source])
     else:
         raise ConfigError(
-            f"MODEL.FPN.BLOCK_IN_FEATURES must be {pyramid_top!r} or one of {list(shapes)}, "
+            f"MODEL.FPN.BLOCK_IN_FEATURES must be {pyramid_top!r} or one of {list(shapes)}; "
             f"got {source!r}."
         )
     return make_fpn(
@@ -191,36 +207,43 @@ _BACKBONES: dict[str, Callable[[Any, ShapeSpec], Backbone]] = {
 def build_retinanet_fpn_backbone(
     cfg: Any, input_shape: ShapeSpec | None = None, backbone_name: str = "resnet"
 ) -> FPN:
-    """P3-P7 pyramid on the backbone called "resnet", "mobilev2" or "timm"."""
+    """Build a P3-P7 pyramid on the backbone called "resnet", "mobilev2" or "timm".
+
+    Raises:
+        ConfigError: the name is another one.
+    """
     if backbone_name not in _BACKBONES:
-        raise ConfigError(f"Unknown backbone {backbone_name!r}; there are {list(_BACKBONES)}.")
+        raise ConfigError(f"The backbone must be one of {list(_BACKBONES)}; got {backbone_name!r}.")
     input_shape = input_shape or ShapeSpec(channels=len(cfg.MODEL.PIXEL_MEAN))
     return build_p3_p7_pyramid(cfg, _BACKBONES[backbone_name](cfg, input_shape))
 
 
 def build_retinanet_resnet_fpn_backbone(cfg: Any, input_shape: ShapeSpec | None = None) -> FPN:
-    """P3-P7 pyramid on a ResNet; P6 comes from cfg.MODEL.FPN.BLOCK_IN_FEATURES."""
+    """Build a P3-P7 pyramid on a ResNet; P6 comes from cfg.MODEL.FPN.BLOCK_IN_FEATURES."""
     return build_retinanet_fpn_backbone(cfg, input_shape, "resnet")
 
 
 def build_retinanet_mobilenetv2_fpn_backbone(cfg: Any, input_shape: ShapeSpec | None = None) -> FPN:
-    """P3-P7 pyramid on MobileNetV2."""
+    """Build a P3-P7 pyramid on MobileNetV2."""
     return build_retinanet_fpn_backbone(cfg, input_shape, "mobilev2")
 
 
 def build_retinanet_timm_fpn_backbone(cfg: Any, input_shape: ShapeSpec | None = None) -> FPN:
-    """P3-P7 pyramid on cfg.MODEL.TIMM, any feature backbone of the timm package."""
+    """Build a P3-P7 pyramid on cfg.MODEL.TIMM, any feature backbone of the timm package."""
     return build_retinanet_fpn_backbone(cfg, input_shape, "timm")
 
 
 def build_retinanet_resnet_fpn_p5_backbone(cfg: Any, input_shape: ShapeSpec | None = None) -> FPN:
-    """The same with P6 from P5, whatever the config says: a name that older experiments import."""
+    """Build a P3-P7 pyramid on a ResNet with P6 from P5; older experiments import this name.
+
+    It sets cfg.MODEL.FPN.BLOCK_IN_FEATURES to "p5".
+    """
     cfg.MODEL.FPN.BLOCK_IN_FEATURES = "p5"
     return build_retinanet_resnet_fpn_backbone(cfg, input_shape)
 
 
 def build_resnet_fpn_backbone(cfg: Any, input_shape: ShapeSpec | None = None) -> FPN:
-    """FPN on a ResNet with P6 by max pooling, as two-stage detectors use."""
+    """Build an FPN on a ResNet with P6 by max pooling, as two-stage detectors use it."""
     input_shape = input_shape or ShapeSpec(channels=len(cfg.MODEL.PIXEL_MEAN))
     fpn = cfg.MODEL.FPN
     return FPN(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from cvpods.layers import FrozenBatchNorm2d, ShapeSpec
 from cvpods.modeling.backbone.backbone import STAGE_STRIDES, Backbone, freeze
@@ -22,6 +22,9 @@ class MobileNetV2(Backbone):
         out_features: names among stem (stride 2), res2 (4), res3 (8), res4 (16), res5 (32).
         norm: "BN" or "FrozenBN".
         freeze_at: stop gradients in the stem (>= 1) and in res2 .. resN (>= N).
+
+    Raises:
+        ConfigError: norm or out_features does not fit.
     """
 
     def __init__(
@@ -29,10 +32,11 @@ class MobileNetV2(Backbone):
     ) -> None:
         super().__init__()
         if norm not in ("BN", "FrozenBN"):
-            raise ConfigError(f"MobileNetV2 has norm 'BN' or 'FrozenBN', not {norm!r}.")
+            raise ConfigError(f"The norm of MobileNetV2 must be 'BN' or 'FrozenBN'; got {norm!r}.")
         if not out_features or set(out_features) - set(_LAST_BLOCK):
             raise ConfigError(
-                f"MobileNetV2's features are {list(_LAST_BLOCK)}; got {list(out_features)}."
+                f"Features of MobileNetV2 must be some of {list(_LAST_BLOCK)}; got "
+                f"{list(out_features)}."
             )
         from torchvision.models import mobilenet_v2
 
@@ -51,17 +55,17 @@ class MobileNetV2(Backbone):
             self.features = FrozenBatchNorm2d.convert_frozen_batchnorm(self.features)
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
-        """(N, 3, H, W) -> {name: (N, channels, H / stride, W / stride)}."""
-        wanted = {_LAST_BLOCK[name]: name for name in self._out_features}
+        """Return {name: (N, channels, H / stride, W / stride)}, given images (N, 3, H, W)."""
+        outputs_of = {_LAST_BLOCK[name]: name for name in self._out_features}
         outputs = {}
         for index, block in enumerate(self.features):
             x = block(x)
-            if index in wanted:
-                outputs[wanted[index]] = x
+            if index in outputs_of:
+                outputs[outputs_of[index]] = x
         return outputs
 
 
-def build_mobilenetv2_backbone(cfg: Any, input_shape: ShapeSpec) -> nn.Module:
+def build_mobilenetv2_backbone(cfg: Any, input_shape: ShapeSpec) -> MobileNetV2:
     """Build MobileNetV2 with OUT_FEATURES, NORM and FREEZE_AT of the config."""
     return MobileNetV2(
         out_features=cfg.MODEL.RESNETS.OUT_FEATURES,

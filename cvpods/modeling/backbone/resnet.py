@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from cvpods.layers import ShapeSpec
+from cvpods.layers.shape_spec import channels_of
 from cvpods.modeling.backbone.backbone import Backbone, freeze
 from cvpods.modeling.backbone.resnet_blocks import (
     BasicBlock,
@@ -29,7 +30,7 @@ BLOCKS_PER_STAGE = {
 
 
 class ResNet(Backbone):
-    """Stem and stages res2 .. res5; returns those named in `out_features`.
+    """ResNet of a stem and stages res2 .. res5; it returns those named in `out_features`.
 
     Args:
         depth: 18, 34, 50, 101 or 152.
@@ -38,7 +39,10 @@ class ResNet(Backbone):
         res5_dilation: 2 keeps res5 at the stride of res4.
         freeze_at: stop gradients in the stem (>= 1) and in res2 .. resN (>= N).
         num_classes: add average pooling and a linear classifier, output "linear".
-        deformations: of the 3x3 convolutions of a stage, by its name ("res3").
+        deformations: deformation of the 3x3 convolutions of a stage, by its name ("res3").
+
+    Raises:
+        ConfigError: arguments do not fit each other.
     """
 
     def __init__(
@@ -76,7 +80,7 @@ class ResNet(Backbone):
         for index, name in enumerate(self.stage_names):
             dilation = res5_dilation if name == "res5" else 1
             first_stride = 1 if index == 0 or dilation > 1 else 2
-            arguments = {
+            arguments: dict[str, Any] = {
                 "norm": norm,
                 "activation": activation,
                 "deformation": (deformations or {}).get(name),
@@ -103,18 +107,19 @@ class ResNet(Backbone):
 
     def _zero_last_norms(self) -> None:
         for module in self.modules():
-            if isinstance(module, ResidualBlock) and module.last_norm is not None:
-                nn.init.zeros_(module.last_norm.weight)
+            norm: Any = module.last_norm if isinstance(module, ResidualBlock) else None
+            if norm is not None:
+                nn.init.zeros_(norm.weight)
 
     def _freeze(self, freeze_at: int) -> None:
         if freeze_at >= 1:
-            self.stem = freeze(self.stem)
+            freeze(self.stem)
         for name in self.stage_names:
             if freeze_at >= int(name[3:]):
                 setattr(self, name, freeze(getattr(self, name)))
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
-        """(N, C, H, W) -> {name: (N, channels, H / stride, W / stride)}."""
+        """Return {name: (N, channels, H / stride, W / stride)}, given images (N, C, H, W)."""
         x = self.stem(x)
         outputs = {"stem": x}
         for name in self.stage_names:
@@ -128,7 +133,7 @@ class ResNet(Backbone):
 def _stage(
     depth: int, index: int, inputs: int, outputs: int, stride: int, arguments: dict[str, Any]
 ) -> nn.Sequential:
-    """The blocks of a stage; the first one changes channels and stride."""
+    """Return the blocks of a stage; the first one changes channels and stride."""
     block = BottleneckBlock if depth >= 50 else BasicBlock
     count = BLOCKS_PER_STAGE[depth][index]
     first = block(inputs, outputs, stride=stride, **arguments)
@@ -152,37 +157,45 @@ def _check(
     num_classes: int | None,
 ) -> None:
     if depth not in BLOCKS_PER_STAGE:
-        raise ConfigError(f"MODEL.RESNETS.DEPTH must be one of {list(BLOCKS_PER_STAGE)}: {depth}.")
+        raise ConfigError(
+            f"MODEL.RESNETS.DEPTH must be one of {list(BLOCKS_PER_STAGE)}; got {depth}."
+        )
     known = ["stem", *STAGES] + (["linear"] if num_classes is not None else [])
     if not out_features or set(out_features) - set(known):
         raise ConfigError(
-            f"MODEL.RESNETS.OUT_FEATURES must name some of {known}: {list(out_features)}."
+            f"MODEL.RESNETS.OUT_FEATURES must name some of {known}; got {list(out_features)}."
         )
     if depth < 50 and (res2_out_channels != 64 or num_groups != 1):
         raise ConfigError(
-            f"ResNet-{depth} needs MODEL.RESNETS.RES2_OUT_CHANNELS 64 and NUM_GROUPS 1; got "
+            f"ResNet-{depth} must have MODEL.RESNETS.RES2_OUT_CHANNELS 64 and NUM_GROUPS 1; got "
             f"{res2_out_channels} and {num_groups}."
         )
     if depth < 50 and res5_dilation != 1:
-        raise ConfigError(f"ResNet-{depth} has no MODEL.RESNETS.RES5_DILATION {res5_dilation}.")
+        raise ConfigError(
+            f"MODEL.RESNETS.RES5_DILATION must be 1 in ResNet-{depth}; got {res5_dilation}."
+        )
 
 
 def _check_deformations(deformations: Mapping[str, Any], stage_names: Sequence[str]) -> None:
     missing = sorted(set(deformations) - set(stage_names))
     if missing:
         raise ConfigError(
-            f"MODEL.RESNETS.DEFORM_ON_PER_STAGE switches on {missing}, but OUT_FEATURES needs "
-            f"{list(stage_names)} only."
+            f"MODEL.RESNETS.DEFORM_ON_PER_STAGE switches on {missing}, but OUT_FEATURES only needs "
+            f"{list(stage_names)}."
         )
 
 
 def _deformations(resnets: Any) -> dict[str, Deformation]:
-    """Of every stage that MODEL.RESNETS.DEFORM_ON_PER_STAGE switches on."""
+    """Return the deformation of each stage that MODEL.RESNETS.DEFORM_ON_PER_STAGE switches on.
+
+    Raises:
+        ConfigError: DEFORM_ON_PER_STAGE or DEFORM_NUM_GROUPS does not fit.
+    """
     switches = resnets.DEFORM_ON_PER_STAGE
     is_list = isinstance(switches, (list, tuple)) and len(switches) == len(STAGES)
     if not is_list or not all(isinstance(on, bool) for on in switches):
         raise ConfigError(
-            f"MODEL.RESNETS.DEFORM_ON_PER_STAGE needs True or False for each of {STAGES}; "
+            f"MODEL.RESNETS.DEFORM_ON_PER_STAGE must hold True or False for each of {STAGES}; "
             f"got {switches!r}."
         )
     groups = resnets.DEFORM_NUM_GROUPS
@@ -203,7 +216,7 @@ def build_resnet_backbone(cfg: Any, input_shape: ShapeSpec) -> ResNet:
     return ResNet(
         depth=resnets.DEPTH,
         out_features=resnets.OUT_FEATURES,
-        in_channels=input_shape.channels,
+        in_channels=channels_of(input_shape),
         num_groups=resnets.NUM_GROUPS,
         width_per_group=resnets.WIDTH_PER_GROUP,
         norm=resnets.NORM,

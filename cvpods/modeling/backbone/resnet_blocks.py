@@ -1,4 +1,4 @@
-"""What ResNets are built of: the stem, and residual blocks with or without deformation."""
+"""Building blocks of ResNets: the stem, and residual blocks with or without deformation."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from cvpods.modeling.nn_utils.weight_init import c2_msra_fill
 
 
 class Deformation(NamedTuple):
-    """How a block's 3x3 convolution `conv2` deforms; `conv2_offset` predicts where it samples."""
+    """Deformation of a block's 3x3 convolution `conv2`, which samples where `conv2_offset` says."""
 
     modulated: bool = True
     groups: int = 1
@@ -21,7 +21,7 @@ class Deformation(NamedTuple):
 def _conv(
     inputs: int, outputs: int, kernel: int, norm: str, kind: Any = Conv2d, **kwargs: Any
 ) -> Any:
-    """Convolution of "same" size, without bias, with its norm; He initialisation."""
+    """Return a convolution of "same" size, without bias, with its norm; He initialisation."""
     padding = kwargs.get("dilation", 1) * (kernel // 2)
     conv = kind(
         inputs,
@@ -37,7 +37,7 @@ def _conv(
 
 
 class BasicStem(nn.Module):
-    """7x7 / 2 convolution (deep: three 3x3), then 3x3 / 2 max pooling: stride 4."""
+    """Stem of stride 4: 7x7 / 2 convolution (deep: three 3x3), then 3x3 / 2 max pooling."""
 
     def __init__(
         self,
@@ -51,7 +51,7 @@ class BasicStem(nn.Module):
         super().__init__()
         self.deep = deep
         self.out_channels = out_channels
-        self.activation = get_activation(activation or {"NAME": "ReLU"})
+        self.activation: Any = get_activation(activation or {"NAME": "ReLU"})
         if deep:
             half = out_channels // 2
             self.conv1_1 = _conv(in_channels, half, 3, norm, stride=2)
@@ -68,7 +68,7 @@ class BasicStem(nn.Module):
 
 
 class ResidualBlock(nn.Module):
-    """x -> activation(residual(x) + shortcut(x)); `shortcut` exists where the shape changes."""
+    """Block x -> activation(residual(x) + shortcut(x)); `shortcut` is None if the shape stays."""
 
     def __init__(
         self, in_channels: int, out_channels: int, stride: int, norm: str, activation: dict
@@ -77,12 +77,12 @@ class ResidualBlock(nn.Module):
         self.shortcut = None
         if in_channels != out_channels or stride != 1:
             self.shortcut = _conv(in_channels, out_channels, 1, norm, stride=stride)
-        self.activation = get_activation(activation)
+        self.activation: Any = get_activation(activation)
 
     def add_conv2(
         self, inputs: int, outputs: int, norm: str, deformation: Deformation | None, **kwargs: Any
     ) -> None:
-        """The 3x3 convolution `conv2`; with `deformation`, `conv2_offset` beside it.
+        """Add the 3x3 convolution `conv2` and, with `deformation`, `conv2_offset` beside it.
 
         The weight keeps its name, so that pretrained weights of plain blocks fit deformable ones.
         """
@@ -112,7 +112,7 @@ class ResidualBlock(nn.Module):
 
 
 class BasicBlock(ResidualBlock):
-    """Two 3x3 convolutions, the second may deform: ResNet-18 and -34."""
+    """Block of two 3x3 convolutions, the second may deform: ResNet-18 and -34."""
 
     def __init__(
         self,
@@ -137,7 +137,7 @@ class BasicBlock(ResidualBlock):
 
 
 class BottleneckBlock(ResidualBlock):
-    """1x1, 3x3 (grouped in ResNeXt; may deform), 1x1 convolutions: ResNet-50 and deeper.
+    """Block of 1x1, 3x3 (grouped in ResNeXt; may deform), 1x1 convolutions: ResNet-50 and deeper.
 
     Args:
         stride_in_1x1: put the stride on the first 1x1 (MSRA's weights) instead of on the 3x3.

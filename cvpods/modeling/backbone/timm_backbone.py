@@ -1,4 +1,4 @@
-"""Any feature backbone of the timm package (optional: pip install cvpods-ext[timm])."""
+"""Feature backbones of the timm package (optional: pip install cvpods-ext[timm])."""
 
 from __future__ import annotations
 
@@ -15,17 +15,18 @@ from cvpods.utils.torch_private import batch_norm_class
 
 
 class TimmBackbone(Backbone):
-    """A network of timm by its stages; state-dict keys are timm's, below "body.".
+    """Network of timm with the outputs of its stages; state-dict keys are timm's, below "body.".
 
     Args:
-        name: of the network, without the tag of its weights: "resnet50", "convnext_tiny".
+        name: name of the network, without the tag of its weights: "resnet50", "convnext_tiny".
         out_features: names among stem (stride 2), res2 (4), res3 (8), res4 (16), res5 (32).
         norm: "FrozenBN" keeps the batch norms as the weights have them, "BN" trains them.
         freeze_at: stop gradients in the stem (>= 1) and in res2 .. resN (>= N).
-        arguments: further ones of timm.create_model.
+        arguments: further arguments of timm.create_model.
 
     Raises:
-        ConfigError: no such network, or it has no map of a stride, or cannot be frozen in part.
+        ConfigError: timm does not have the network, or the network lacks a map of one of the
+            strides or cannot be frozen in part.
     """
 
     def __init__(
@@ -39,15 +40,21 @@ class TimmBackbone(Backbone):
     ) -> None:
         super().__init__()
         if norm not in ("BN", "FrozenBN"):
-            raise ConfigError(f"A timm backbone has norm 'BN' or 'FrozenBN', not {norm!r}.")
+            raise ConfigError(
+                f"The norm of a timm backbone must be 'BN' or 'FrozenBN'; got {norm!r}."
+            )
         timm = import_timm()
         if not timm.is_model(name):
             near = timm.list_models(f"{name[:6]}*")[:8]
-            raise ConfigError(f"MODEL.TIMM.NAME {name!r}: timm has no such network; near: {near}.")
+            raise ConfigError(
+                f"MODEL.TIMM.NAME {name!r} is not a network of timm; similar names: {near}."
+            )
         try:
             self.body = timm.create_model(name, features_only=True, **(arguments or {}))
         except (RuntimeError, TypeError, AttributeError, AssertionError) as error:
-            raise ConfigError(f"MODEL.TIMM: {name} gives no feature maps ({error}).") from error
+            raise ConfigError(
+                f"MODEL.TIMM.NAME {name!r} does not return feature maps ({error})."
+            ) from error
         strides = self.body.feature_info.reduction()
         unknown = set(out_features) - {s for s, n in STAGE_STRIDES.items() if strides.count(n) == 1}
         if unknown or not out_features:
@@ -68,7 +75,11 @@ class TimmBackbone(Backbone):
             module.requires_grad_(False)
 
     def _freeze(self, name: str, freeze_at: int) -> list[nn.Module]:
-        """The network's parts up to the map of stride 2^freeze_at."""
+        """Return the network's parts up to the map of stride 2^freeze_at.
+
+        Raises:
+            ConfigError: the network does not have such parts.
+        """
         if freeze_at < 1:
             return []
         info = self.body.feature_info
@@ -76,7 +87,9 @@ class TimmBackbone(Backbone):
         ends = [module for module, stride in levels if stride == 2**freeze_at]
         children = dict(self.body.named_children())
         if not ends or ends[-1].replace(".", "_") not in children:
-            raise ConfigError(f"{name} has no part to freeze: set MODEL.BACKBONE.FREEZE_AT 0.")
+            raise ConfigError(
+                f"{name} does not have a part to freeze: set MODEL.BACKBONE.FREEZE_AT 0."
+            )
         names = list(children)
         return [children[child] for child in names[: names.index(ends[-1].replace(".", "_")) + 1]]
 
@@ -87,7 +100,7 @@ class TimmBackbone(Backbone):
         return self
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
-        """(N, 3, H, W) -> {name: (N, channels, H / stride, W / stride)}."""
+        """Return {name: (N, channels, H / stride, W / stride)}, given images (N, 3, H, W)."""
         try:
             maps = self.body(x)
         except AssertionError as error:

@@ -21,7 +21,7 @@ def sigmoid_focal_loss_jit(
     Args:
         inputs: logits, any shape; halves are computed in float32.
         targets: 0 or 1, same shape.
-        alpha: weight of positives, 1 - alpha of negatives; < 0: no weights.
+        alpha: weight of positives; negatives have 1 - alpha. Below 0: no weights.
         reduction: "none", "mean" or "sum".
     """
     if alpha > 1:

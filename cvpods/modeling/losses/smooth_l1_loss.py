@@ -15,7 +15,9 @@ def smooth_l1_loss(
     reduction: str = "none",
     size_average: bool = False,
 ) -> Tensor:
-    """|e| < beta: e^2 / (2 beta), else |e| - beta / 2, e = input - target; beta < 1e-5: |e|.
+    """Return the smooth L1 loss of e = input - target.
+
+    It is e^2 / (2 beta) for |e| < beta, otherwise |e| - beta / 2; |e| if beta < 1e-5.
 
     Args:
         input, target: the same shape.

@@ -1,4 +1,4 @@
-"""From the config to a dense detector's arguments: what all of them read alike, checked."""
+"""Arguments that all dense detectors read from the config, checked."""
 
 from __future__ import annotations
 
@@ -6,11 +6,13 @@ from collections.abc import Mapping
 from typing import Any
 
 from cvpods.layers import ShapeSpec
+from cvpods.layers.shape_spec import strides_of
 from cvpods.modeling.backbone import Backbone
+from cvpods.structures import LAST_PIXEL, PixelConvention
 from cvpods.utils.errors import ConfigError
 from cvpods.utils.ranges import Range, check_ranges
 
-# Keys of a method's group that mean the same in every method.
+# Keys with the same meaning in the group of every method.
 RANGES = {
     "NUM_CLASSES": Range(1, 10**6, whole=True),
     "NUM_CONVS": Range(0, 64, whole=True),
@@ -28,20 +30,20 @@ RANGES = {
 def input_shapes(
     cfg: Any, method: Any, backbone: Backbone, ranges: Mapping[str, Range] | None = None
 ) -> list[ShapeSpec]:
-    """Shapes of the maps that a method's head reads, its IN_FEATURES.
+    """Return the shapes of the maps that a method's head reads, its IN_FEATURES.
 
     Args:
         method: the method's group of cfg.MODEL.
-        ranges: of keys that are this method's own.
+        ranges: of keys that only this method has.
 
     Raises:
-        ConfigError: a value of the group cannot be used.
+        ConfigError: a value of the group is out of its range, or IN_FEATURES does not fit.
     """
     name = next(f"MODEL.{key}" for key, group in cfg.MODEL.items() if group is method)
     check_ranges(name, method, {**RANGES, **(ranges or {})})
     shapes = backbone.output_shape()
     known = all(level in shapes for level in method.IN_FEATURES)
-    strides = [shapes[level].stride for level in method.IN_FEATURES] if known else []
+    strides = strides_of(shapes[level] for level in method.IN_FEATURES) if known else []
     if not strides or strides != sorted(set(strides)):
         raise ConfigError(
             f"{name}.IN_FEATURES must be some of {list(shapes)}, finest first; got "
@@ -51,21 +53,21 @@ def input_shapes(
 
 
 def shared_arguments(cfg: Any, method: Any, plus_one: bool = False) -> dict[str, Any]:
-    """DenseDetector's plain arguments, read from the config and from its group of the method.
+    """Return DenseDetector's plain arguments, read from the config and the method's group of it.
 
     Args:
-        plus_one: the method knows maskrcnn-benchmark's boxes.
+        plus_one: the method supports MODEL.PLUS_ONE.
 
     Raises:
-        ConfigError: MODEL.PLUS_ONE asks for them, and it does not.
+        ConfigError: MODEL.PLUS_ONE is True, and the method does not support it.
     """
-    wanted = cfg.MODEL.get("PLUS_ONE", False)
-    if wanted and not plus_one:
+    pixels = PixelConvention.from_config(cfg)
+    if pixels is LAST_PIXEL and not plus_one:
         raise ConfigError(
             "MODEL.PLUS_ONE True is for RetinaNet, FreeAnchor and ATSS; set it to False."
         )
     return {
-        "plus_one": wanted,
+        "pixels": pixels,
         "in_features": method.IN_FEATURES,
         "num_classes": method.NUM_CLASSES,
         "pixel_mean": cfg.MODEL.PIXEL_MEAN,

@@ -1,4 +1,4 @@
-"""DenseDetector: everything that one-stage detectors do alike, written once.
+"""DenseDetector: the parts that all one-stage detectors share.
 
 A detector adds its head, its priors, its losses and how its outputs become scores and boxes.
 """
@@ -6,27 +6,31 @@ A detector adds its head, its priors, its losses and how its outputs become scor
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from cvpods.layers.nms import NMS_TYPES, generalized_batched_nms
 from cvpods.modeling.backbone import Backbone
+from cvpods.modeling.meta_arch.candidates import NO_CANDIDATE, Candidates, best_entries
+from cvpods.modeling.meta_arch.network import BackboneAndHead, Network
 from cvpods.modeling.meta_arch.scores import Scores
 from cvpods.modeling.meta_arch.unassigned import UnassignedObjects
-from cvpods.modeling.postprocessing import clip_plus_one, detector_postprocess
-from cvpods.structures import Boxes, ImageList, Instances
+from cvpods.modeling.postprocessing import detector_postprocess
+from cvpods.structures import CONTINUOUS, Boxes, ImageList, Instances, PixelConvention, geometry
+from cvpods.structures.boxes import check_finite
+from cvpods.structures.samples import Detection, Sample
 from cvpods.utils.errors import ConfigError, DataError
 
 
 class DenseDetector(nn.Module):
-    """Backbone -> head -> losses (training) or boxes, NMS, original image size (evaluation).
+    """Network -> losses (training), or boxes, NMS and the original image size (evaluation).
 
-    Letters: N images, L levels, R locations or anchors of all levels, K classes.
+    Letters: N images, L levels, R locations or anchors of all levels, K classes. `network` is the
+    component that computes the head's maps; use_network() replaces it.
 
     Args:
-        backbone: gives the feature maps named in `in_features`.
+        backbone: supplies the feature maps named in `in_features`.
         head: feature maps -> {output name: one map per level}.
         in_features: names of the pyramid levels that the head reads, finest first.
         num_classes: K.
@@ -35,14 +39,21 @@ class DenseDetector(nn.Module):
         topk_candidates: candidates kept per level before NMS.
         nms_threshold, nms_type: see cvpods.layers.generalized_batched_nms.
         max_detections: boxes kept per image.
-        plus_one: boxes are clipped, and detections scaled, by maskrcnn-benchmark's arithmetic, see
-            cvpods.modeling.postprocessing. The data pipeline scales the ground truth so.
+        pixels: convention by which boxes are clipped and detections scaled. The data pipeline
+            scales the ground truth by the same one.
+
+    Raises:
+        ConfigError: nms_type is unknown, or pixel_mean and pixel_std differ in length.
     """
 
     # Channels of one location in each output of the head; None stands for K.
     output_channels: dict[str, int | None] = {"cls_logits": None, "box_deltas": 4}
-    # Clip boxes to the image before NMS; AutoAssign's authors do so after it alone.
+    # Clip boxes to the image before NMS; AutoAssign's authors clip only after it.
     clip_before_nms = True
+    # Images of all sizes get one size and may share a batch; true for graphs of fixed shape.
+    one_size = False
+    pixel_mean: Tensor
+    pixel_std: Tensor
 
     def __init__(
         self,
@@ -58,11 +69,18 @@ class DenseDetector(nn.Module):
         nms_threshold: float = 0.6,
         nms_type: str = "normal",
         max_detections: int = 100,
-        plus_one: bool = False,
+        pixels: PixelConvention = CONTINUOUS,
     ) -> None:
         super().__init__()
+        if nms_type not in NMS_TYPES:
+            raise ConfigError(f"MODEL.NMS_TYPE must be one of {NMS_TYPES}; got {nms_type!r}.")
+        if len(pixel_mean) != len(pixel_std):
+            raise ConfigError(
+                f"PIXEL_MEAN {pixel_mean} and PIXEL_STD {pixel_std} differ in length."
+            )
         self.backbone = backbone
         self.head = head
+        self.network: Network = BackboneAndHead(backbone, head, in_features)
         self.in_features = list(in_features)
         self.num_classes = num_classes
         self.score_threshold = score_threshold
@@ -70,13 +88,7 @@ class DenseDetector(nn.Module):
         self.nms_threshold = nms_threshold
         self.nms_type = nms_type
         self.max_detections_per_image = max_detections
-        self.plus_one = plus_one
-        if nms_type not in NMS_TYPES:
-            raise ConfigError(f"MODEL.NMS_TYPE must be one of {NMS_TYPES}, got {nms_type!r}.")
-        if len(pixel_mean) != len(pixel_std):
-            raise ConfigError(
-                f"PIXEL_MEAN {pixel_mean} and PIXEL_STD {pixel_std} differ in length."
-            )
+        self.pixels = pixels
         mean, std = (torch.tensor(v, dtype=torch.float32) for v in (pixel_mean, pixel_std))
         self.register_buffer("pixel_mean", mean.view(-1, 1, 1), persistent=False)
         self.register_buffer("pixel_std", std.view(-1, 1, 1), persistent=False)
@@ -85,30 +97,34 @@ class DenseDetector(nn.Module):
     # -- what a detector adds ------------------------------------------------------------------
 
     def priors(self, features: Sequence[Tensor]) -> list[Tensor]:
-        """Anchors (R_l, 4) or points (R_l, 2) of every level, of maps (N, C, H_l, W_l)."""
+        """Return the anchors (R_l, 4) or points (R_l, 2) of each map (N, C, H_l, W_l)."""
         raise NotImplementedError
 
     def losses(
         self, predictions: dict[str, Tensor], priors: list[Tensor], targets: list[Instances]
     ) -> dict[str, Tensor]:
-        """Scalar losses from predictions (N, R, channels), in float32."""
+        """Return scalar losses, given predictions (N, R, channels) in float32."""
         raise NotImplementedError
 
     def check_training_size(self, height: int, width: int) -> None:
-        """Called before training with the size of the largest image, where that is known.
+        """Check, before training, the size of the largest image if it is known.
 
         Raises:
             ConfigError: the method cannot work on images of at most this size.
         """
 
     def decode(self, box_deltas: Tensor, priors: Tensor, level: int) -> Tensor:
-        """Boxes (..., 4) of chosen locations of a level, deltas (..., 4) and their priors."""
+        """Return the boxes (..., 4) of locations of one level, given deltas (..., 4) and priors."""
         raise NotImplementedError
 
     def candidate_scores(self, outputs: dict[str, Tensor]) -> Scores:
-        """Of one level, outputs (..., R_l, channels): scores (..., R_l, K)."""
+        """Return the scores (..., R_l, K) of one level, given its outputs (..., R_l, channels)."""
         scores = outputs["cls_logits"].sigmoid()
         return Scores(scores, scores, scores)
+
+    def level_cap(self, cap: int | None, locations: int) -> int | None:
+        """Return the candidate cap for a level with `locations` locations; None for no cap."""
+        return cap
 
     # -- what all detectors share --------------------------------------------------------------
 
@@ -116,19 +132,19 @@ class DenseDetector(nn.Module):
     def device(self) -> torch.device:
         return self.pixel_mean.device
 
-    def forward(self, batched_inputs: Sequence[dict[str, Any]]) -> Any:
-        """Losses in training mode, detections in evaluation mode.
+    def use_network(self, network: Network) -> None:
+        """Let `network` take the place of backbone and head, which the detector then drops."""
+        self.network = network
+        del self.backbone, self.head
 
-        Args:
-            batched_inputs: dicts with "image" (C, H, W) uint8 or float in [0, 255] and, for
-                training, "instances" with gt_boxes and gt_classes; "height" and "width" are the
-                size that detections are scaled to.
+    def forward(self, batched_inputs: Sequence[Sample]) -> dict[str, Tensor] | list[Detection]:
+        """Return losses {name: scalar} in training mode, and detections in evaluation mode.
 
-        Returns:
-            {loss name: scalar}, or [{"instances": Instances(pred_boxes, scores, pred_classes)}].
+        Raises:
+            DataError: training without instances, or classes outside [0, K).
         """
         images = self.preprocess_image(batched_inputs)
-        predictions, priors = self.network(images)
+        predictions, priors = self.predict(images)
         if self.training:
             with torch.autocast(self.device.type, enabled=False):
                 losses = self.losses(predictions, priors, self.targets(batched_inputs))
@@ -140,48 +156,49 @@ class DenseDetector(nn.Module):
             for result, inputs in zip(results, batched_inputs, strict=True)
         ]
 
-    def network(self, images: ImageList) -> tuple[dict[str, Tensor], list[Tensor]]:
-        """Normalised images -> outputs (N, R, channels) in float32, and priors."""
-        outputs = self.maps(images)
-        predictions = {name: self._flatten(name, maps) for name, maps in outputs.items()}
-        return predictions, self.priors(outputs["box_deltas"])
+    def predict(self, images: ImageList) -> tuple[dict[str, Tensor], list[Tensor]]:
+        """Return the outputs (N, R, channels) in float32 for normalised images, and the priors."""
+        maps = self.network(images)
+        predictions = {
+            name: torch.cat([self.flatten_map(name, level) for level in levels], dim=1)
+            for name, levels in maps.items()
+        }
+        return predictions, self.priors(maps["box_deltas"])
 
-    def maps(self, images: ImageList) -> dict[str, list[Tensor]]:
-        """The head's outputs by name, a map (N, A * channels, H_l, W_l) for each level.
+    def flatten_map(self, name: str, level: Tensor) -> Tensor:
+        """Return one map (N, A * C, H_l, W_l) of the output `name` as (N, R_l, C) in float32."""
+        return permute_to_N_HWA_K(level, self.output_channels[name] or self.num_classes).float()
 
-        A graph of deployment holds what this computes, and takes its place.
-        """
-        levels = self.features(images)
-        return self.head([levels[name] for name in self.in_features])
+    def postprocess(self, result: Instances, inputs: Sample) -> Instances:
+        """Return detections in pixels of the resized image, scaled to the size that inputs name."""
+        return detector_postprocess(result, *output_size(inputs), pixels=self.pixels)
 
-    def features(self, images: ImageList) -> dict[str, Tensor]:
-        """The backbone's maps (N, C, H_l, W_l) by name."""
-        return self.backbone(images.tensor)
-
-    def postprocess(self, result: Instances, inputs: dict[str, Any]) -> Instances:
-        """Detections in pixels of the resized image -> in those of the size that `inputs` says."""
-        return detector_postprocess(result, *output_size(inputs), plus_one=self.plus_one)
-
-    def preprocess_image(self, batched_inputs: Sequence[dict[str, Any]]) -> ImageList:
-        """Normalised images, padded to one size with zeros."""
+    def preprocess_image(self, batched_inputs: Sequence[Sample]) -> ImageList:
+        """Return the normalised images, padded to one size with zeros."""
         images = [self.normalize(inputs["image"]) for inputs in batched_inputs]
-        return ImageList.from_tensors(images, self.backbone.size_divisibility)
+        return ImageList.from_tensors(images, self.network.size_divisibility)
 
     def normalize(self, image: Tensor) -> Tensor:
-        """Move an image (C, H, W) to the device as it is, and normalise it there."""
+        """Return an image (C, H, W), normalised on the device, where it arrives as it is."""
         return (image.to(self.device, non_blocking=True) - self.pixel_mean) / self.pixel_std
 
-    def targets(self, batched_inputs: Sequence[dict[str, Any]]) -> list[Instances]:
-        """The ground truth of each image, on the device."""
-        key = "instances" if "instances" in batched_inputs[0] else "targets"
-        if key not in batched_inputs[0]:
-            raise DataError("Training needs 'instances' in every input; evaluate with .eval().")
+    def targets(self, batched_inputs: Sequence[Sample]) -> list[Instances]:
+        """Return the ground truth of each image, on the device.
+
+        Raises:
+            DataError: it is missing, or has classes outside [0, K).
+        """
+        found = []
         for inputs in batched_inputs:
-            self._check_classes(inputs[key].gt_classes)
-        return [inputs[key].to(self.device) for inputs in batched_inputs]
+            target = inputs.get("instances", inputs.get("targets"))
+            if target is None:
+                raise DataError("Training needs 'instances' in every input; evaluate with .eval().")
+            self._check_classes(target.gt_classes)
+            found.append(target.to(self.device))
+        return found
 
     def _check_classes(self, classes: Tensor) -> None:
-        """Where that needs no wait for the device: losses would read other classes' numbers."""
+        """Check classes on the CPU; on a GPU, the check would wait for the device."""
         if classes.device.type != "cpu" or len(classes) == 0:
             return
         low, high = (int(value) for value in classes.aminmax())
@@ -191,13 +208,7 @@ class DenseDetector(nn.Module):
                 f"{low} to {high}."
             )
 
-    def _flatten(self, name: str, maps: Sequence[Tensor]) -> Tensor:
-        """Maps (N, A * C, H_l, W_l) of all levels -> (N, R, C) in float32."""
-        return torch.cat([self.flatten_map(name, m) for m in maps], dim=1)
-
-    def flatten_map(self, name: str, level: Tensor) -> Tensor:
-        """One level's map (N, A * C, H_l, W_l) of the output `name` -> (N, R_l, C) in float32."""
-        return permute_to_N_HWA_K(level, self.output_channels[name] or self.num_classes).float()
+    # -- from outputs to detections ------------------------------------------------------------
 
     def inference(
         self,
@@ -205,7 +216,7 @@ class DenseDetector(nn.Module):
         priors: list[Tensor],
         image_sizes: Sequence[tuple[int, int]],
     ) -> list[Instances]:
-        """Detections of every image, in pixels of the padded input.
+        """Return the detections of every image, in pixels of the padded input.
 
         They may reach beyond the image unless clip_before_nms.
         """
@@ -220,35 +231,72 @@ class DenseDetector(nn.Module):
         image_sizes: Sequence[tuple[int, int]],
         per_level: int | None,
     ) -> list[Instances]:
-        """What passes the score threshold in every image, before NMS.
+        """Return the candidates of every image before NMS: all above the score threshold.
 
         Args:
-            per_level: cap on the candidates of a level; None for all.
+            per_level: cap on the candidates of a level; None for no cap.
+
+        Raises:
+            NonFiniteBoxes: a box to clip is infinite or NaN.
         """
-        sizes = [len(level) for level in priors]
-        levels = {name: values.split(sizes, dim=1) for name, values in predictions.items()}
-        results = []
+        counts = [len(level) for level in priors]
+        split = {name: values.split(counts, dim=1) for name, values in predictions.items()}
+        levels = [{name: parts[k] for name, parts in split.items()} for k in range(len(priors))]
         with torch.autocast(self.device.type, enabled=False):
-            for i, image_size in enumerate(image_sizes):
-                found = [
-                    self._level_candidates({n: v[k][i] for n, v in levels.items()}, p, k, per_level)
-                    for k, p in enumerate(priors)
-                ]
-                boxes, scores, classes = (torch.cat(parts) for parts in zip(*found, strict=True))
-                boxes = Boxes(boxes)
-                if self.plus_one:
-                    boxes = Boxes(clip_plus_one(boxes.tensor, image_size))
-                elif self.clip_before_nms:
-                    boxes.clip(image_size)
-                one = Instances(
-                    tuple(image_size), pred_boxes=boxes, scores=scores, pred_classes=classes
-                )
-                # Clipped, what lies in the padding is empty and takes no place among the others.
-                results.append(one[boxes.nonempty()])
+            found = self.best_candidates(levels, priors, per_level)
+            if self.clip_before_nms:
+                check_finite(found.boxes[found.scores > NO_CANDIDATE])
+            found = self.clip_candidates(found, torch.tensor(image_sizes, device=self.device))
+        results = []
+        for (height, width), boxes, scores, classes in zip(image_sizes, *found, strict=True):
+            real = scores > NO_CANDIDATE
+            one = Instances((height, width), pred_boxes=Boxes(boxes[real]))
+            one.scores, one.pred_classes = scores[real], classes[real]
+            results.append(one)
         return results
 
+    def best_candidates(
+        self, levels: Sequence[dict[str, Tensor]], priors: Sequence[Tensor], cap: int | None
+    ) -> Candidates:
+        """Return the best candidates of all levels in fixed shapes.
+
+        Differs from cvpods: the threshold comes before the cap, which is the same on every level,
+        not the number of locations where that is less.
+
+        Args:
+            levels: outputs (N, R_l, channels) of each level, float32.
+            priors: (R_l, 4) or (R_l, 2) of each level.
+            cap: candidates of one level; None for all above the score threshold.
+        """
+        found = []
+        for level, (outputs, level_priors) in enumerate(zip(levels, priors, strict=True)):
+            level_cap = self.level_cap(cap, level_priors.shape[0])
+            scores = self.candidate_scores(outputs)
+            best, final = best_entries(scores, self.score_threshold, level_cap)
+            location, classes = best // self.num_classes, best % self.num_classes
+            deltas = outputs["box_deltas"].gather(1, location[..., None].expand(-1, -1, 4))
+            boxes = self.decode(deltas, level_priors[location], level)
+            found.append(Candidates(boxes, final, classes))
+        return Candidates(*(torch.cat(parts, dim=1) for parts in zip(*found, strict=True)))
+
+    def clip_candidates(self, found: Candidates, image_sizes: Tensor) -> Candidates:
+        """Return the candidates, clipped if clip_before_nms, with empty boxes marked NO_CANDIDATE.
+
+        Boxes that lie in the padding become empty once clipped, and must not take the place of
+        others.
+
+        Args:
+            image_sizes: (N, 2) height and width.
+        """
+        boxes = found.boxes
+        if self.clip_before_nms:
+            height, width = image_sizes[:, None].unbind(-1)  # (N, 1) each
+            boxes = self.pixels.clip(boxes, height, width)
+        scores = torch.where(geometry.has_area(boxes), found.scores, NO_CANDIDATE)
+        return Candidates(boxes, scores, found.classes)
+
     def suppress(self, candidates: Instances) -> Instances:
-        """NMS as configured, best first; no cap."""
+        """Return what the configured NMS leaves of the candidates, best first, without a cap."""
         # Soft NMS lowers scores in place.
         boxes, scores = candidates.pred_boxes.tensor, candidates.scores.clone()
         keep = generalized_batched_nms(
@@ -258,37 +306,16 @@ class DenseDetector(nn.Module):
         kept.scores = scores[keep]
         return kept
 
-    def level_cap(self, cap: int | None, locations: int) -> int | None:
-        """What becomes of the cap on candidates on a level of so many locations."""
-        return cap
-
-    def _level_candidates(
-        self, outputs: dict[str, Tensor], priors: Tensor, level: int, cap: int | None
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Boxes (J, 4), scores (J,) and classes (J,) of the best candidates of one level.
-
-        Differs from cvpods: the threshold comes before the cap, which is the same on every level,
-        not the number of locations where that is less.
-        """
-        cap = self.level_cap(cap, len(priors))
-        scores = self.candidate_scores(outputs)
-        passed = (scores.threshold > self.score_threshold).flatten().nonzero().flatten()
-        count = len(passed) if cap is None else min(cap, len(passed))
-        best = passed[scores.ranking.flatten()[passed].topk(count).indices]
-        location, classes = best // self.num_classes, best % self.num_classes
-        boxes = self.decode(outputs["box_deltas"][location], priors[location], level)
-        return boxes, scores.final.flatten()[best], classes
-
 
 def permute_to_N_HWA_K(tensor: Tensor, K: int) -> Tensor:  # noqa: N802, N803 - cvpods' name
-    """(N, A * K, H, W) -> (N, H * W * A, K)."""
+    """Return a map (N, A * K, H, W) as (N, H * W * A, K)."""
     if tensor.dim() != 4:
-        raise ValueError(f"Expected (N, A * K, H, W), got {tuple(tensor.shape)}.")
+        raise ValueError(f"A map must have the shape (N, A * K, H, W); got {tuple(tensor.shape)}.")
     n, channels, height, width = tensor.shape
     return tensor.permute(0, 2, 3, 1).reshape(n, height * width * (channels // K), K)
 
 
-def output_size(inputs: dict[str, Any]) -> tuple[int, int]:
-    """(height, width) that an input's detections are scaled to: as it says, else its own."""
+def output_size(inputs: Sample) -> tuple[int, int]:
+    """Return (height, width) that detections are scaled to: those named, otherwise the image's."""
     height, width = inputs["image"].shape[-2:]
     return inputs.get("height", height), inputs.get("width", width)

@@ -1,4 +1,4 @@
-"""The head that dense detectors share: two towers of convolutions over every pyramid level."""
+"""Head that dense detectors share: two towers of convolutions over every pyramid level."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from cvpods.utils.errors import ConfigError
 
 
 class Scale(nn.Module):
-    """One learned factor."""
+    """Layer that multiplies by one learned factor."""
 
     def __init__(self, init_value: float = 1.0) -> None:
         super().__init__()
@@ -28,8 +28,8 @@ class Scale(nn.Module):
 class DenseHead(nn.Module):
     """Class tower and box tower of 3x3 convolutions, then 3x3 predictors; shared over levels.
 
-    Every convolution starts from N(0, 0.01), bias 0; the class bias from -log((1 - p) / p). Of a
-    deformable one this holds for the convolution that predicts its offsets, not for its weight
+    Every convolution starts from N(0, 0.01) and bias 0, the class bias from -log((1 - p) / p). In a
+    deformable layer, the convolution that predicts its offsets starts so, but not its own weight
     (as in the code of ATSS and FeatureAlign).
 
     Args:
@@ -39,10 +39,13 @@ class DenseHead(nn.Module):
         prior_prob: p, the probability of "object" that the classifier starts from.
         norm: norm of the towers, "" or "GN".
         quality: name of a third predictor with A channels ("centerness", "obj_score"), or None.
-        quality_on_box_tower: where that predictor reads.
+        quality_on_box_tower: that predictor reads the box tower, otherwise the class tower.
         num_scales: levels whose box predictions have a learned factor (FCOS); 0 for none.
         deformable: the last convolution of both towers is DCNv2.
-        box_bias: what the bias of the box predictor starts from.
+        box_bias: initial bias of the box predictor.
+
+    Raises:
+        ConfigError: deformable towers without a convolution.
     """
 
     def __init__(
@@ -62,7 +65,9 @@ class DenseHead(nn.Module):
     ) -> None:
         super().__init__()
         if deformable and num_convs < 1:
-            raise ConfigError(f"A deformable tower needs NUM_CONVS >= 1; got {num_convs}.")
+            raise ConfigError(
+                f"NUM_CONVS must be at least 1 in a deformable tower; got {num_convs}."
+            )
         self.quality = quality
         self.quality_on_box_tower = quality_on_box_tower
         self.cls_subnet = _tower(in_channels, num_convs, norm, deformable)
@@ -71,15 +76,18 @@ class DenseHead(nn.Module):
         self.bbox_pred = nn.Conv2d(in_channels, num_anchors * 4, 3, padding=1)
         if quality is not None:
             self.add_module(quality, nn.Conv2d(in_channels, num_anchors, 3, padding=1))
+        self.scales: nn.ModuleList | None = None
         if num_scales:
             self.scales = nn.ModuleList(Scale() for _ in range(num_scales))
-        else:
-            self.scales = None
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 normal_fill(module)
-        nn.init.constant_(self.cls_score.bias, -math.log((1 - prior_prob) / prior_prob))
-        nn.init.constant_(self.bbox_pred.bias, box_bias)
+        for predictor, bias in (
+            (self.cls_score, -math.log((1 - prior_prob) / prior_prob)),
+            (self.bbox_pred, box_bias),
+        ):
+            if predictor.bias is not None:  # always; nn.Conv2d's type does not tell
+                nn.init.constant_(predictor.bias, bias)
 
     def forward(self, features: Sequence[Tensor]) -> dict[str, list[Tensor]]:
         """Predict from the levels' maps (N, C, H, W).
@@ -109,7 +117,7 @@ def _tower(channels: int, num_convs: int, norm: str, deformable: bool) -> nn.Seq
     for i in range(num_convs):
         kind = cvpods.layers.DFConv2d if deformable and i == num_convs - 1 else nn.Conv2d
         layers.append(kind(channels, channels, 3, padding=1))
-        if norm:
-            layers.append(get_norm(norm, channels))
+        if (normalise := get_norm(norm, channels)) is not None:
+            layers.append(normalise)
         layers.append(nn.ReLU(inplace=True))
     return nn.Sequential(*layers)

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from cvpods.layers import ShapeSpec
+from cvpods.layers.shape_spec import channels_of
 from cvpods.modeling.anchor_generator import PointGrid, ShiftGenerator
 from cvpods.modeling.backbone import Backbone, build_retinanet_resnet_fpn_backbone
 from cvpods.modeling.box_regression import Shift2BoxTransform
@@ -20,11 +21,11 @@ from cvpods.modeling.meta_arch.dense_detector import DenseDetector, permute_to_N
 from cvpods.modeling.meta_arch.dense_head import DenseHead, Scale
 from cvpods.modeling.meta_arch.scores import Scores, check_score_type, combine_scores
 from cvpods.modeling.meta_arch.unassigned import assigned_boxes
-from cvpods.structures import Boxes, Instances
+from cvpods.structures import Instances, geometry
 from cvpods.structures.geometry import centerness_of
+from cvpods.structures.slices import slices
 from cvpods.utils import comm
 from cvpods.utils.errors import ConfigError
-from cvpods.utils.slices import slices
 
 __all__ = [
     "FCOS",
@@ -36,7 +37,7 @@ __all__ = [
 ]
 
 
-# exp() of a distance stays below 100,000 pixels, so that areas stay finite in float32.
+# Decoded distances stay below 100,000 pixels, so that areas stay finite in float32.
 MAX_LOG_DISTANCE = math.log(1e5)
 
 
@@ -44,17 +45,22 @@ IOU_LOSS_TYPES = ("iou", "linear_iou", "giou")
 
 
 class FCOSDetector(DenseDetector):
-    """FCOS from plain arguments; those of DenseDetector, and:
+    """FCOS from plain arguments. It takes those of DenseDetector, and:
 
     Args:
         point_generator: points of every level.
-        size_ranges: per level, the range of the largest distance that it answers for, in pixels.
-        center_sampling_radius: only points within so many strides of the centre; 0: whole box.
-        norm_reg_targets: distances as relu(x) * stride instead of exp(x).
+        size_ranges: for each level, the range in pixels of the largest distance that its points
+            are assigned to.
+        center_sampling_radius: only points within this many strides of a box's centre are assigned
+            to it; 0 for all points in the box.
+        norm_reg_targets: distances are relu(x) * stride instead of exp(x).
         bbox_reg_weights: weights of the distances.
         iou_loss_type: "iou", "linear_iou" or "giou".
         focal_alpha, focal_gamma: of the focal loss.
         score_type: one of SCORE_TYPES.
+
+    Raises:
+        ConfigError: score_type or iou_loss_type is unknown.
     """
 
     output_channels = {"cls_logits": None, "box_deltas": 4, "centerness": 1}
@@ -82,7 +88,7 @@ class FCOSDetector(DenseDetector):
         self.shift2box_transform = Shift2BoxTransform(bbox_reg_weights)
         if iou_loss_type not in IOU_LOSS_TYPES:
             raise ConfigError(
-                f"MODEL.FCOS.IOU_LOSS_TYPE must be one of {IOU_LOSS_TYPES}, got {iou_loss_type!r}."
+                f"MODEL.FCOS.IOU_LOSS_TYPE must be one of {IOU_LOSS_TYPES}; got {iou_loss_type!r}."
             )
         self.iou_loss_type = iou_loss_type
         self.focal_alpha = focal_alpha
@@ -90,13 +96,13 @@ class FCOSDetector(DenseDetector):
 
     @staticmethod
     def arguments(cfg: Any, backbone: Backbone) -> dict[str, Any]:
-        """The constructor's arguments, read from cfg.MODEL.FCOS."""
+        """Return the constructor's arguments, read from cfg.MODEL.FCOS."""
         fcos = cfg.MODEL.FCOS
         shapes = input_shapes(cfg, fcos, backbone)
         make_points = cfg.get("build_shift_generator", ShiftGenerator)
         point_generator = make_points(cfg, shapes)
         head = DenseHead(
-            in_channels=shapes[0].channels,
+            in_channels=channels_of(shapes[0]),
             num_convs=fcos.NUM_CONVS,
             num_classes=fcos.NUM_CLASSES,
             num_anchors=point_generator.num_cell_shifts[0],
@@ -123,13 +129,14 @@ class FCOSDetector(DenseDetector):
 
     @classmethod
     def from_config(cls, cfg: Any, backbone: Backbone) -> FCOSDetector:
+        """Build FCOS on `backbone` from cfg.MODEL.FCOS."""
         return cls(**cls.arguments(cfg, backbone))
 
     def priors(self, features: Sequence[Tensor]) -> list[Tensor]:
         return self.shift_generator.grid(features)
 
     def distances(self, box_deltas: Tensor, strides: Tensor | int) -> Tensor:
-        """Distances (..., 4) in pixels from the head's raw output."""
+        """Return the distances (..., 4) in pixels, given the head's raw output."""
         if self.norm_reg_targets:
             return box_deltas.relu() * strides
         return box_deltas.clamp(max=MAX_LOG_DISTANCE).exp()
@@ -139,14 +146,17 @@ class FCOSDetector(DenseDetector):
         return self.shift2box_transform.apply_deltas(distances, priors)
 
     def candidate_scores(self, outputs: dict[str, Tensor]) -> Scores:
-        """Of class score and centerness, as score_type says."""
+        """Combine class score and centerness by `score_type`."""
         scores, centerness = outputs["cls_logits"].sigmoid(), outputs["centerness"].sigmoid()
         return combine_scores(self.score_type, scores, centerness)
 
     def losses(
         self, predictions: dict[str, Tensor], priors: list[Tensor], targets: list[Instances]
     ) -> dict[str, Tensor]:
-        """Focal loss of all points; IoU loss weighted by centerness and centerness of positives."""
+        """Return the focal loss of all points, and IoU and centerness losses of positives.
+
+        The IoU loss is weighted by centerness; counts are averaged over ranks.
+        """
         strides = torch.cat(
             [
                 p.new_full((len(p), 1), s)
@@ -160,9 +170,9 @@ class FCOSDetector(DenseDetector):
         counts = comm.all_reduce(torch.stack([positive.sum().float(), centerness.sum()]), "mean")
         num_positives, sum_centerness = counts.clamp(min=1)
 
-        wanted = one_hot(gt_classes, self.num_classes)
+        is_class = one_hot(gt_classes, self.num_classes)
         cls = sigmoid_focal_loss_jit(
-            predictions["cls_logits"], wanted, self.focal_alpha, self.focal_gamma
+            predictions["cls_logits"], is_class, self.focal_alpha, self.focal_gamma
         )
         # Negatives compare a unit box with itself: loss and gradient 0 without indexing.
         distances = self.distances(predictions["box_deltas"], strides)
@@ -182,10 +192,10 @@ class FCOSDetector(DenseDetector):
 
     @torch.no_grad()
     def assign(self, points: list[Tensor], target: Instances) -> tuple[Tensor, Tensor]:
-        """Classes (R,) (K background) and distances (R, 4) of all points of an image.
+        """Return classes (R,), K for background, and distances (R, 4) of all points of an image.
 
-        A point answers for a box that contains it (near the centre, with center sampling) and
-        whose largest distance lies in the range of the point's level; for the smallest such box.
+        A point is assigned to the smallest box that contains it (near the centre, with center
+        sampling) and whose largest distance lies in the range of the point's level.
         """
         all_points = torch.cat(points)
         boxes = target.gt_boxes.tensor
@@ -210,29 +220,29 @@ class FCOSDetector(DenseDetector):
         return classes, self.shift2box_transform.get_deltas(all_points, boxes[index])
 
     def _areas_that_fit(self, points: list[Tensor], boxes: Tensor, ranges: Tensor) -> Tensor:
-        """Return the area (M, R) of each box where the point may be assigned to it, else inf."""
+        """Return the area (M, R) of each box for points that fit it, and inf for other points."""
         deltas = self.shift2box_transform.get_deltas(torch.cat(points), boxes[:, None])  # (M, R, 4)
         largest = deltas.amax(-1)
         inside = self._inside(points, boxes, deltas)
         fits = inside & (largest >= ranges[:, 0]) & (largest <= ranges[:, 1])
-        return torch.where(fits, Boxes(boxes).area()[:, None], torch.inf)
+        return torch.where(fits, geometry.areas(boxes)[:, None], torch.inf)
 
     def _inside(self, points: list[Tensor], boxes: Tensor, deltas: Tensor) -> Tensor:
-        """(M, R): inside the box, or inside its centre region clipped to the box."""
+        """Return (M, R) bool: whether points lie in a box and, if sampled, near its centre."""
+        inside = deltas.amin(-1) > 0
         if self.center_sampling_radius <= 0:
-            return deltas.amin(-1) > 0
-        centers = (boxes[:, :2] + boxes[:, 2:]) / 2
-        inside = []
+            return inside
+        centers = geometry.centers(boxes)[:, None]  # (M, 1, 2)
+        near = []
         for level, stride in zip(points, self.shift_generator.strides, strict=True):
             radius = stride * self.center_sampling_radius
-            low = torch.max(centers - radius, boxes[:, :2])[:, None]
-            high = torch.min(centers + radius, boxes[:, 2:])[:, None]
-            inside.append(((level > low) & (level < high)).all(-1))
-        return torch.cat(inside, dim=1)
+            square = geometry.boxes_around(centers, centers.new_full((4,), radius))
+            near.append(geometry.is_inside(level, square))
+        return inside & torch.cat(near, dim=1)
 
 
 class FCOS(FCOSDetector):
-    """cvpods' form: FCOS(cfg), on the device of the config."""
+    """FCOS as cvpods builds it: FCOS(cfg), on the device of the config."""
 
     def __init__(self, cfg: Any) -> None:
         make_backbone = cfg.get("build_backbone", build_retinanet_resnet_fpn_backbone)
@@ -247,7 +257,7 @@ def permute_all_cls_and_box_to_N_HWA_K_and_concat(  # noqa: N802 - cvpods' name
     box_center: Sequence[Tensor],
     num_classes: int = 80,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Maps of all levels of all images -> (N * R, K), (N * R, 4) and (N * R, 1)."""
+    """Return the maps of all levels and images as (N * R, K), (N * R, 4) and (N * R, 1)."""
     cls = torch.cat([permute_to_N_HWA_K(x, num_classes) for x in box_cls], dim=1)
     delta = torch.cat([permute_to_N_HWA_K(x, 4) for x in box_delta], dim=1)
     center = torch.cat([permute_to_N_HWA_K(x, 1) for x in box_center], dim=1)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from cvpods.layers import ShapeSpec
+from cvpods.layers.shape_spec import channels_of
 from cvpods.modeling.anchor_generator import AnchorGrid, DefaultAnchorGenerator
 from cvpods.modeling.backbone import Backbone, build_retinanet_resnet_fpn_backbone
 from cvpods.modeling.box_regression import Box2BoxTransform
@@ -18,7 +19,7 @@ from cvpods.modeling.meta_arch.arguments import input_shapes, shared_arguments
 from cvpods.modeling.meta_arch.dense_detector import DenseDetector, permute_to_N_HWA_K
 from cvpods.modeling.meta_arch.dense_head import DenseHead
 from cvpods.modeling.meta_arch.unassigned import assigned_boxes
-from cvpods.structures import Boxes, Instances, pairwise_iou
+from cvpods.structures import Instances, geometry
 from cvpods.utils import comm
 from cvpods.utils.errors import ConfigError
 
@@ -34,7 +35,7 @@ LOSS_NORMALIZERS = ("ema", "positives")
 
 
 class RetinaNetDetector(DenseDetector):
-    """RetinaNet from plain arguments; those of DenseDetector, and:
+    """RetinaNet from plain arguments. It takes those of DenseDetector, and:
 
     Args:
         anchor_generator: anchors of every level.
@@ -44,7 +45,12 @@ class RetinaNetDetector(DenseDetector):
         smooth_l1_beta: of the box loss.
         loss_normalizer: one of LOSS_NORMALIZERS.
         reassign_low_quality: see Matcher.
+
+    Raises:
+        ConfigError: loss_normalizer is unknown, or thresholds and labels do not fit.
     """
+
+    loss_normalizer: Tensor
 
     def __init__(
         self,
@@ -69,7 +75,7 @@ class RetinaNetDetector(DenseDetector):
         self.smooth_l1_beta = smooth_l1_beta
         if loss_normalizer not in LOSS_NORMALIZERS:
             raise ConfigError(
-                f"MODEL.RETINANET.LOSS_NORMALIZER must be one of {LOSS_NORMALIZERS}, got "
+                f"MODEL.RETINANET.LOSS_NORMALIZER must be one of {LOSS_NORMALIZERS}; got "
                 f"{loss_normalizer!r}."
             )
         self.moving_average = loss_normalizer == "ema"
@@ -78,19 +84,19 @@ class RetinaNetDetector(DenseDetector):
         self.loss_normalizer_momentum = 0.9
 
     def _load_from_state_dict(self, state_dict: dict, prefix: str, *args: Any) -> None:
-        # cvpods' checkpoints do not hold the normaliser; they go on from the present one.
+        # cvpods' checkpoints do not hold the normaliser; loading one keeps the present value.
         state_dict.setdefault(f"{prefix}loss_normalizer", self.loss_normalizer)
         super()._load_from_state_dict(state_dict, prefix, *args)
 
     @staticmethod
     def arguments(cfg: Any, backbone: Backbone) -> dict[str, Any]:
-        """The constructor's arguments, read from cfg.MODEL.RETINANET."""
+        """Return the constructor's arguments, read from cfg.MODEL.RETINANET."""
         retinanet = cfg.MODEL.RETINANET
         shapes = input_shapes(cfg, retinanet, backbone)
         make_anchors = cfg.get("build_anchor_generator", DefaultAnchorGenerator)
         anchor_generator = make_anchors(cfg, shapes)
         head = DenseHead(
-            in_channels=shapes[0].channels,
+            in_channels=channels_of(shapes[0]),
             num_convs=retinanet.NUM_CONVS,
             num_classes=retinanet.NUM_CLASSES,
             num_anchors=anchor_generator.num_cell_anchors[0],
@@ -114,6 +120,7 @@ class RetinaNetDetector(DenseDetector):
 
     @classmethod
     def from_config(cls, cfg: Any, backbone: Backbone) -> RetinaNetDetector:
+        """Build RetinaNet on `backbone` from cfg.MODEL.RETINANET."""
         return cls(**cls.arguments(cfg, backbone))
 
     def priors(self, features: Sequence[Tensor]) -> list[Tensor]:
@@ -125,16 +132,16 @@ class RetinaNetDetector(DenseDetector):
     def losses(
         self, predictions: dict[str, Tensor], priors: list[Tensor], targets: list[Instances]
     ) -> dict[str, Tensor]:
-        """Focal loss of all anchors that are not ignored, smooth L1 of those on objects."""
+        """Return the focal loss of anchors not ignored, and the smooth L1 loss of positives."""
         anchors = torch.cat(priors)
         assigned = [self.assign(anchors, target) for target in targets]
         gt_classes, gt_deltas = (torch.stack(parts) for parts in zip(*assigned, strict=True))
         valid = gt_classes >= 0
         foreground = valid & (gt_classes < self.num_classes)
         normalizer = self.normalizer(foreground)
-        wanted = one_hot(gt_classes, self.num_classes)
+        is_class = one_hot(gt_classes, self.num_classes)
         cls = sigmoid_focal_loss_jit(
-            predictions["cls_logits"], wanted, self.focal_alpha, self.focal_gamma
+            predictions["cls_logits"], is_class, self.focal_alpha, self.focal_gamma
         )
         box = smooth_l1_loss(predictions["box_deltas"], gt_deltas, self.smooth_l1_beta)
         return {
@@ -143,19 +150,22 @@ class RetinaNetDetector(DenseDetector):
         }
 
     def normalizer(self, foreground: Tensor) -> Tensor:
-        """What the losses are divided by, of positives (N, R), averaged over the ranks."""
+        """Return the divisor of the losses, given positives (N, R), averaged over the ranks."""
         if not self.moving_average:
             return comm.all_reduce(foreground.sum(dim=1).clamp(min=1).sum().float(), "mean")
         count = comm.all_reduce(foreground.sum().float(), "mean")
         self.loss_normalizer.lerp_(count.clamp(min=1), 1 - self.loss_normalizer_momentum)
-        return self.loss_normalizer.clone()  # the buffer changes before a late backward
+        return self.loss_normalizer.clone()  # the buffer may change before the backward pass
 
     @torch.no_grad()
     def assign(self, anchors: Tensor, target: Instances) -> tuple[Tensor, Tensor]:
-        """Classes (R,) (K background, -1 ignored) and deltas (R, 4) of all anchors of an image."""
-        boxes = target.gt_boxes
+        """Return classes (R,) and deltas (R, 4) of all anchors of an image.
+
+        The class of background is K, that of ignored anchors -1.
+        """
+        boxes = target.gt_boxes.tensor
         matches, labels = self.matcher.by_rows(
-            lambda part: pairwise_iou(boxes[part], Boxes(anchors)),
+            lambda part: geometry.iou(boxes[part][:, None], anchors),
             len(boxes),
             len(anchors),
             anchors.device,
@@ -164,17 +174,17 @@ class RetinaNetDetector(DenseDetector):
             return torch.full_like(matches, self.num_classes), torch.zeros_like(anchors)
         gt_index = torch.where(labels == 1, matches, -1)
         assigned = assigned_boxes(gt_index, len(boxes))
-        self.unassigned.add(boxes.tensor, assigned, self.anchor_generator.strides[0])
+        self.unassigned.add(boxes, assigned, self.anchor_generator.strides[0])
         classes = target.gt_classes[matches]
         classes = torch.where(labels == 0, self.num_classes, classes)
         classes = torch.where(labels == -1, -1, classes)
-        deltas = self.box2box_transform.get_deltas(anchors, boxes.tensor[matches])
-        # A box without area has no finite log size; nothing is learned from its deltas.
+        deltas = self.box2box_transform.get_deltas(anchors, boxes[matches])
+        # A box without area has no finite log size; its deltas become 0.
         return classes, deltas.nan_to_num(0.0, 0.0, 0.0)
 
 
 class RetinaNet(RetinaNetDetector):
-    """cvpods' form: RetinaNet(cfg), on the device of the config."""
+    """RetinaNet as cvpods builds it: RetinaNet(cfg), on the device of the config."""
 
     def __init__(self, cfg: Any) -> None:
         make_backbone = cfg.get("build_backbone", build_retinanet_resnet_fpn_backbone)
@@ -186,7 +196,7 @@ class RetinaNet(RetinaNetDetector):
 def permute_all_cls_and_box_to_N_HWA_K_and_concat(  # noqa: N802 - cvpods' name
     box_cls: Sequence[Tensor], box_delta: Sequence[Tensor], num_classes: int = 80
 ) -> tuple[Tensor, Tensor]:
-    """Maps of all levels of all images -> (N * R, K) and (N * R, 4)."""
+    """Return the maps of all levels and images as (N * R, K) and (N * R, 4)."""
     cls = torch.cat([permute_to_N_HWA_K(x, num_classes) for x in box_cls], dim=1)
     delta = torch.cat([permute_to_N_HWA_K(x, 4) for x in box_delta], dim=1)
     return cls.reshape(-1, num_classes), delta.reshape(-1, 4)

@@ -1,4 +1,4 @@
-"""How class score and quality (centerness, objectness) make the score of a detection."""
+"""Scores of detections, combined from class score and quality (centerness, objectness)."""
 
 from __future__ import annotations
 
@@ -8,18 +8,22 @@ from torch import Tensor
 
 from cvpods.utils.errors import ConfigError
 
-# Of (class score, quality), both in [0, 1]; s is the class score, q the quality:
-#                 threshold    which are the best    score of a detection
-# "sqrt"          s            sqrt(s q)             sqrt(s q)      FCOS' and ATSS' authors
-# "sqrt_all"      sqrt(s q)    sqrt(s q)             sqrt(s q)      detectron2, torchvision
-# "product"       s q          s q                   s q            AutoAssign's authors
-# "class_first"   s            s                     s q            mmdetection
+# s is the class score, q the quality, both in [0, 1]:
+#                 threshold    ranking      final
+# "sqrt"          s            sqrt(s q)    sqrt(s q)    authors of FCOS and ATSS
+# "sqrt_all"      sqrt(s q)    sqrt(s q)    sqrt(s q)    detectron2, torchvision
+# "product"       s q          s q          s q          authors of AutoAssign
+# "class_first"   s            s            s q          mmdetection
 SCORE_TYPES = ("sqrt", "sqrt_all", "product", "class_first")
 
 
 class Scores(NamedTuple):
-    """Of candidates: what is held against the threshold, what ranks them before NMS, and what is
-    their score in NMS and after it; (R_l, K) each."""
+    """Scores (..., R_l, K) of candidates in each step.
+
+    threshold: compared with the score threshold.
+    ranking: ranks the candidates of a level before NMS.
+    final: score in NMS and of a detection.
+    """
 
     threshold: Tensor
     ranking: Tensor
@@ -27,7 +31,7 @@ class Scores(NamedTuple):
 
 
 def combine_scores(score_type: str, class_score: Tensor, quality: Tensor) -> Scores:
-    """Scores (R_l, K) of class scores (R_l, K) and qualities (R_l, 1), by SCORE_TYPES."""
+    """Combine class scores (..., R_l, K) and qualities (..., R_l, 1); see SCORE_TYPES."""
     product = class_score * quality
     if score_type == "product":
         return Scores(product, product, product)
@@ -38,13 +42,16 @@ def combine_scores(score_type: str, class_score: Tensor, quality: Tensor) -> Sco
 
 
 def check_score_type(score_type: str, method: str) -> str:
-    """`score_type`, if it is one.
+    """Return `score_type` if it is one of SCORE_TYPES.
+
+    Args:
+        method: group of the key in cfg.MODEL, for the message.
 
     Raises:
-        ConfigError: it is none; names the method's key.
+        ConfigError: it is not.
     """
     if score_type not in SCORE_TYPES:
         raise ConfigError(
-            f"MODEL.{method}.SCORE_TYPE must be one of {SCORE_TYPES}, got {score_type!r}."
+            f"MODEL.{method}.SCORE_TYPE must be one of {SCORE_TYPES}; got {score_type!r}."
         )
     return score_type

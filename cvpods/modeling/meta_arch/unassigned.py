@@ -1,4 +1,4 @@
-"""Count the objects that training assigns no location to, and say so once."""
+"""Count of objects that training assigns no location to, with one warning."""
 
 from __future__ import annotations
 
@@ -8,11 +8,12 @@ import torch
 from loguru import logger
 from torch import Tensor
 
+from cvpods.structures import geometry
 from cvpods.utils import comm
 
-# The count is read after 4, 8, 16, ... passes: each reading waits for the device.
+# The count is read after 4, 8, 16, ... passes, because each reading waits for the device.
 FIRST_READING, LAST_READING = 4, 1024
-# What is worth a warning: this share of at least so many objects.
+# Warn if at least this share of at least AT_LEAST objects is unassigned.
 SHARE = 0.05
 AT_LEAST = 10
 
@@ -20,7 +21,7 @@ AT_LEAST = 10
 class UnassignedObjects:
     """Counter of objects without a location, on the device of the boxes.
 
-    Nothing is learned from such an object, and the loss does not tell.
+    The detector learns nothing from such an object, and the loss does not show it.
     """
 
     def __init__(self) -> None:
@@ -38,14 +39,14 @@ class UnassignedObjects:
         """
         if self.is_done:
             return
-        small = (boxes[:, 2:] - boxes[:, :2]).amin(dim=1) < stride
+        small = geometry.sizes(boxes).amin(dim=1) < stride
         counts = torch.stack([(~has_location).sum(), (~has_location & small).sum()])
         self._found = counts if self._found is None else self._found + counts
         self.objects += len(boxes)
         self.stride = stride
 
     def end_pass(self) -> None:
-        """Count a forward pass of training; read the counts and warn where it is time to."""
+        """Count a forward pass of training; read the counts, and warn, after some of the passes."""
         if self.is_done:
             return
         self.passes += 1
@@ -63,7 +64,7 @@ class UnassignedObjects:
         if comm.is_main_process():
             logger.warning(
                 f"{without:,} of {self.objects:,} objects in the first {self.passes} forward "
-                "passes have no location assigned; nothing is learned from them. "
+                "passes have no location assigned; the detector learns nothing from them. "
                 f"{small:,} of them are smaller than the finest stride, {self.stride:g} pixels, in "
                 "the resized image; the others are covered by other objects or fit no level. "
                 "Train on larger images (INPUT.AUG.TRAIN_PIPELINES) or on crops of them, or add a "
@@ -72,10 +73,10 @@ class UnassignedObjects:
 
 
 def assigned_boxes(gt_index: Tensor, num_boxes: int) -> Tensor:
-    """Return (M,) whether each box has a location, without waiting for the device.
+    """Return (M,) bool: whether each box has a location. It does not wait for the device.
 
     Args:
-        gt_index: (R,) the box of each location, below 0 where it has none.
+        gt_index: (R,) the box of each location, below 0 for locations without one.
     """
     has_location = torch.zeros(num_boxes + 1, dtype=torch.bool, device=gt_index.device)
     return has_location.scatter_(0, (gt_index + 1).clamp(min=0), True)[1:]

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from cvpods.structures.geometry import centers, iou, is_inside
-from cvpods.utils.slices import slices
+from cvpods.structures.slices import slices
 from cvpods_ext.kernels.assignment import (
     Assignment,
     all_background,

@@ -10,14 +10,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from cvpods.layers.shape_spec import channels_of, strides_of
 from cvpods.modeling.anchor_generator import AnchorGrid
 from cvpods.modeling.backbone import Backbone
 from cvpods.modeling.box_regression import Box2BoxTransform, Shift2BoxTransform
 from cvpods.modeling.meta_arch import DenseDetector, DenseHead, input_shapes, shared_arguments
 from cvpods.modeling.meta_arch.scores import Scores, check_score_type, combine_scores
 from cvpods.modeling.meta_arch.unassigned import assigned_boxes
-from cvpods.structures import Instances
-from cvpods.structures.geometry import centers, inset
+from cvpods.structures import Instances, PixelConvention
+from cvpods.structures.geometry import centers
 from cvpods.utils import comm
 from cvpods.utils.errors import ConfigError
 from cvpods.utils.ranges import Range
@@ -34,11 +35,6 @@ REGRESSION_TYPES = ("BOX", "POINT")
 # Bias of the box predictor with POINT: every side starts 4 / 8 of the anchor's side away from its
 # centre, so that the box is the anchor.
 POINT_BIAS = 4.0
-# With plus_one, distances to the sides are those to the centres of the outermost pixels: centerness
-# and GIoU are of boxes half a pixel smaller on every side ...
-HALF_PIXEL = 0.5
-# ... and a centre is inside where all of them are above 0.01.
-INSIDE_PLUS_ONE = HALF_PIXEL + 0.01
 RANGES = {"ANCHOR_SCALE": Range(0, inside=True), "TOPK": Range(1, whole=True)}
 
 
@@ -104,12 +100,12 @@ class ATSS(DenseDetector):
         """Build ATSS on `backbone` from cfg.MODEL.ATSS."""
         atss = cfg.MODEL.ATSS
         shapes = input_shapes(cfg, atss, backbone, RANGES)
-        strides = [shape.stride for shape in shapes]
+        strides = strides_of(shapes)
         sides = [atss.ANCHOR_SCALE * stride for stride in strides]
         return cls(
             backbone=backbone,
             head=DenseHead(
-                in_channels=shapes[0].channels,
+                in_channels=channels_of(shapes[0]),
                 num_convs=atss.NUM_CONVS,
                 num_classes=atss.NUM_CLASSES,
                 prior_prob=atss.PRIOR_PROB,
@@ -128,7 +124,7 @@ class ATSS(DenseDetector):
                 persistent=False,
             ),
             assigner=make_assigner(
-                atss.POSITIVE_TYPE, atss.TOPK, sides, INSIDE_PLUS_ONE if cfg.MODEL.PLUS_ONE else 0.0
+                atss.POSITIVE_TYPE, atss.TOPK, sides, PixelConvention.from_config(cfg).inside
             ),
             regression_type=atss.REGRESSION_TYPE,
             bbox_reg_weights=atss.BBOX_REG_WEIGHTS,
@@ -151,7 +147,7 @@ class ATSS(DenseDetector):
             return self.box2box_transform.apply_deltas(outputs, anchors, strict=False)
         unit = (anchors[..., 2:3] - anchors[..., :1]) / 8
         boxes = self.shift2box_transform.apply_deltas(outputs.relu() * unit, centers(anchors))
-        return inset(boxes, -HALF_PIXEL) if self.plus_one else boxes
+        return self.pixels.outset(boxes)
 
     def candidate_scores(self, outputs: dict[str, Tensor]) -> Scores:
         """Combine class score and centerness by `score_type`."""
@@ -168,9 +164,7 @@ class ATSS(DenseDetector):
         """
         anchors = torch.cat(priors)
         wanted = self.assign(anchors, [len(level) for level in priors], targets)
-        boxes = self.boxes(predictions["box_deltas"], anchors)
-        if self.plus_one:
-            boxes = inset(boxes, HALF_PIXEL)
+        boxes = self.pixels.inset(self.boxes(predictions["box_deltas"], anchors))
         sums = atss_loss(
             predictions["cls_logits"],
             boxes,
@@ -198,8 +192,7 @@ class ATSS(DenseDetector):
             gt_index = self.assigner(anchors, level_sizes, boxes).gt_index
             assigned = assigned_boxes(gt_index, len(boxes))
             self.unassigned.add(boxes, assigned, self.anchor_generator.strides[0])
-            if self.plus_one:
-                boxes = inset(boxes, HALF_PIXEL)
+            boxes = self.pixels.inset(boxes)
             per_image.append(
                 atss_targets(anchors, gt_index, boxes, target.gt_classes, self.num_classes)
             )

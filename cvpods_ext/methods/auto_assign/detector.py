@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from cvpods.layers.shape_spec import channels_of, strides_of
 from cvpods.modeling.anchor_generator import PointGrid
 from cvpods.modeling.backbone import Backbone
 from cvpods.modeling.box_regression import Shift2BoxTransform
@@ -96,7 +97,8 @@ class AutoAssign(DenseDetector):
         """Return the cap; with cap_at_locations, at most the number of locations."""
         if cap is None or not self.cap_at_locations:
             return cap
-        return torch.sym_min(cap, locations)
+        smaller: Any = torch.sym_min(cap, locations)  # locations is symbolic during an export
+        return smaller
 
     def losses(
         self, predictions: dict[str, Tensor], priors: list[Tensor], targets: list[Instances]
@@ -139,7 +141,7 @@ def arguments(
     return {
         "backbone": backbone,
         "head": DenseHead(
-            in_channels=shapes[0].channels,
+            in_channels=channels_of(shapes[0]),
             num_convs=method.NUM_CONVS,
             num_classes=method.NUM_CLASSES,
             prior_prob=method.PRIOR_PROB,
@@ -149,9 +151,7 @@ def arguments(
             box_bias=BOX_BIAS,
             deformable=deformable,
         ),
-        "point_generator": PointGrid(
-            strides=[shape.stride for shape in shapes], offset=method.POINT_OFFSET
-        ),
+        "point_generator": PointGrid(strides=strides_of(shapes), offset=method.POINT_OFFSET),
         "loss": {
             "alpha": method.FOCAL_LOSS_ALPHA,
             "gamma": method.FOCAL_LOSS_GAMMA,

@@ -22,11 +22,11 @@ from cvpods_ext.kernels.negatives import negative_focal_loss
 from cvpods_ext.kernels.pairs import (
     PAIRS_AT_ONCE,
     Pairs,
+    best_iou,
     in_chunks,
     inside_pairs,
     min_max_table,
 )
-from cvpods_ext.kernels.slices import best_iou
 from cvpods_ext.kernels.targets import check_location_inputs
 
 # 1 / tau of Eq. 9: how strongly the weights of a box prefer its better locations.

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cvpods.layers import ShapeSpec
+from cvpods.layers.shape_spec import channels_of
 from cvpods.modeling.backbone import (
     FPN,
     Backbone,
@@ -152,9 +153,9 @@ class AttentionFPN(FPN):
                 f"With attention, MODEL.FPN.BLOCK_IN_FEATURES must be a level of the pyramid, "
                 f"'p{self.levels[-1]}', not {self.top_feature!r}."
             )
-        shape: ShapeSpec = bottom_up.output_shape()[self.top_feature]
-        self.encoder = AttentionEncoder(shape.channels, **attention)
-        if self.encoder.dim != shape.channels:
+        channels = channels_of(bottom_up.output_shape()[self.top_feature])
+        self.encoder = AttentionEncoder(channels, **attention)
+        if self.encoder.dim != channels:
             name = f"fpn_lateral{self.levels[-1]}"
             lateral = getattr(self, name)
             norm = kwargs.get("norm", "")
@@ -165,6 +166,14 @@ class AttentionFPN(FPN):
         bottom_up = self.bottom_up(x)
         encoded = self.encoder(bottom_up[self.top_feature], padding)
         return self.pyramid({**bottom_up, self.top_feature: encoded})
+
+    def maps_of(self, images: ImageList) -> dict[str, Tensor]:
+        """Return the maps of a padded batch; the attention ignores the padding."""
+        padded_size = tuple(images.tensor.shape[-2:])
+        is_padded = isinstance(images.image_sizes, Tensor) or any(
+            tuple(size) != padded_size for size in images.image_sizes
+        )
+        return self(images.tensor, padding_mask(images) if is_padded else None)
 
 
 ATTENTION_RANGES = {

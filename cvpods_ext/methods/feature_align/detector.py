@@ -16,10 +16,10 @@ import torch
 from torch import Tensor, nn
 
 from cvpods.modeling.backbone import Backbone
-from cvpods.structures import ImageList, Instances
+from cvpods.structures import Instances
 from cvpods.utils.errors import ConfigError
 from cvpods_ext.methods.auto_assign.detector import AutoAssign, arguments
-from cvpods_ext.methods.feature_align.attention import AttentionFPN, padding_mask
+from cvpods_ext.methods.feature_align.attention import AttentionFPN
 from cvpods_ext.methods.feature_align.loss import feature_align_loss
 
 MDQ = ("learned", "fixed", "shared")
@@ -72,16 +72,6 @@ class FeatureAlign(AutoAssign):
             "quality_weight": method.QUALITY_WEIGHT,
         }
         return cls(mdq=method.MDQ, **given)
-
-    def features(self, images: ImageList) -> dict[str, Tensor]:
-        """Return the pyramid's maps; the attention, if the pyramid has one, ignores the padding."""
-        if not isinstance(self.backbone, AttentionFPN):
-            return super().features(images)
-        padded_size = tuple(images.tensor.shape[-2:])
-        is_padded = isinstance(images.image_sizes, Tensor) or any(
-            tuple(size) != padded_size for size in images.image_sizes
-        )
-        return self.backbone(images.tensor, padding_mask(images) if is_padded else None)
 
     def losses(
         self, predictions: dict[str, Tensor], priors: list[Tensor], targets: list[Instances]

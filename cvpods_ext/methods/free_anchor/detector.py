@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from cvpods.layers.shape_spec import channels_of
 from cvpods.modeling.anchor_generator import AnchorGrid, DefaultAnchorGenerator
 from cvpods.modeling.backbone import Backbone
 from cvpods.modeling.box_regression import Box2BoxTransform
@@ -55,7 +56,7 @@ class FreeAnchor(DenseDetector):
         return cls(
             backbone=backbone,
             head=DenseHead(
-                in_channels=shapes[0].channels,
+                in_channels=channels_of(shapes[0]),
                 num_convs=free_anchor.NUM_CONVS,
                 num_classes=free_anchor.NUM_CLASSES,
                 num_anchors=anchor_generator.num_cell_anchors[0],

@@ -13,7 +13,6 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from cvpods.modeling.box_regression import Box2BoxTransform
-from cvpods.modeling.losses import at_least_float32, smooth_l1_loss
 from cvpods.structures.geometry import has_area
 from cvpods_ext.kernels.bags import BAGS_AT_ONCE, anchor_bags, found_objects
 from cvpods_ext.kernels.negatives import negative_focal_loss_and_logits
@@ -51,7 +50,10 @@ def free_anchor_loss(
     n, r, k = cls_logits.shape if cls_logits.dim() == 3 else (0, 0, 0)
     check_outputs(cls_logits, box_deltas=(box_deltas, (n, r, 4)), anchors=(anchors, (r, 4)))
     check_targets(n, gt_boxes, gt_classes)
-    logits, deltas = at_least_float32(cls_logits), at_least_float32(box_deltas)
+    logits, deltas = (
+        outputs.to(torch.promote_types(outputs.dtype, torch.float32))
+        for outputs in (cls_logits, box_deltas)
+    )
     anchors, coder = anchors.to(deltas.dtype), Box2BoxTransform(bbox_reg_weights)
     # All boxes of the batch, (M, ...), and the places of their bags in (N * R): (M, B).
     boxes, classes = torch.cat(list(gt_boxes)).to(deltas.dtype), torch.cat(list(gt_classes))
@@ -70,8 +72,8 @@ def free_anchor_loss(
         logits, picked, tables, gamma, width, elements_at_once
     )
     wanted = coder.get_deltas(anchors[bags], boxes[:, None], strict=False).nan_to_num(0.0, 0.0, 0.0)
-    loss_loc = smooth_l1_loss(deltas.flatten(0, 1)[location], wanted, beta).sum(dim=-1)
-    positive = positive_loss(F.logsigmoid(bag_logits) - reg_weight * loss_loc)
+    error = F.smooth_l1_loss(deltas.flatten(0, 1)[location], wanted, reduction="none", beta=beta)
+    positive = positive_loss(F.logsigmoid(bag_logits) - reg_weight * error.sum(dim=-1))
 
     counts = has_area(boxes)
     num_gt = counts.sum()

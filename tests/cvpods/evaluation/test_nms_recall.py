@@ -209,12 +209,12 @@ def test_slices_are_no_larger_than_allowed(monkeypatch):
     """4 objects, 12 pairs at once: 10 boxes come as 3, 3, 3 and 1."""
     widths = []
 
-    def box_iou(objects, part):
+    def iou(objects, part):
         widths.append(len(part))
         return torch.zeros(len(objects), len(part))
 
     monkeypatch.setattr("cvpods.evaluation.nms_recall.PAIRS_AT_ONCE", 12)
-    monkeypatch.setattr("cvpods.evaluation.nms_recall.box_iou", box_iou)
+    monkeypatch.setattr("cvpods.evaluation.nms_recall.geometry.iou", iou)
     best_iou(torch.zeros(4, 4), torch.zeros(10, 4))
     assert widths == [3, 3, 3, 1]
 

@@ -476,7 +476,7 @@ def test_map_of_one_cell():
 @pytest.mark.parametrize("cls", [DeformConv, ModulatedDeformConv, DFConv2d])
 @pytest.mark.parametrize("groups", [0, -1, 3, 8])
 def test_deformable_groups_divide_the_channels(cls, groups):
-    with pytest.raises(ValueError, match=f"deformable_groups {groups} .*in_channels 4"):
+    with pytest.raises(ValueError, match=f"deformable_groups .*in_channels 4; got {groups}"):
         cls(4, 6, 3, deformable_groups=groups)
 
 
@@ -495,9 +495,9 @@ def test_modulated_needs_a_mask():
 @pytest.mark.parametrize(
     ("broken", "message"),
     [
-        ("offset channels", "offset needs 18 channels for deformable_groups 1; got 17"),
-        ("mask channels", "mask needs 9 channels for deformable_groups 1; got 8"),
-        ("groups", "offset needs 36 channels for deformable_groups 2; got 18"),
+        ("offset channels", "offset must have 18 channels for deformable_groups 1; got 17"),
+        ("mask channels", "mask must have 9 channels for deformable_groups 1; got 8"),
+        ("groups", "offset must have 36 channels for deformable_groups 2; got 18"),
         ("offset size", None),
     ],
 )

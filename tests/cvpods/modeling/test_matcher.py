@@ -135,7 +135,7 @@ def whole(matcher, quality):
 @pytest.mark.parametrize(("low_quality", "reassign"), [(False, False), (True, False), (True, True)])
 def test_slices_change_nothing(monkeypatch, bound, ties, low_quality, reassign):
     """One row at a time, two, and all at once; with ties in columns, in rows, and across slices."""
-    monkeypatch.setattr("cvpods.utils.slices.SLICE_ON_CPU", bound)
+    monkeypatch.setattr("cvpods.structures.slices.SLICE_ON_CPU", bound)
     matcher = Matcher(THRESHOLDS, LABELS, low_quality, reassign)
     for seed in range(20):
         torch.manual_seed(seed)

@@ -88,7 +88,7 @@ class Oracle(DenseDetector):
         self.padded, self.batches = [], []
         self.suppressed = []
 
-    def network(self, images):
+    def predict(self, images):
         assert not torch.is_grad_enabled()
         self.padded.append(tuple(images.tensor.shape[2:]))
         self.batches.append(len(images))
@@ -923,13 +923,13 @@ def test_what_is_no_range(ranges):
     [
         ("MERGE", "soft_vote", r"TEST\.AUG\.MERGE must be one of .*'soft-vote'.* got 'soft_vote'"),
         ("MERGE", "", "got ''"),
-        ("VOTE_THRESH", 0.0, r"TEST\.AUG\.VOTE_THRESH must lie in \(0, 1\], got 0.0"),
+        ("VOTE_THRESH", 0.0, r"TEST\.AUG\.VOTE_THRESH must lie in \(0, 1\]; got 0.0"),
         ("VOTE_THRESH", -0.5, "got -0.5"),
         ("VOTE_THRESH", 1.01, "got 1.01"),
         ("VOTE_THRESH", math.nan, "got nan"),
         ("VOTE_THRESH", "0.5", "got '0.5'"),
         ("VOTE_THRESH", True, "got True"),
-        ("DETECTIONS_PER_IMAGE", 0, "DETECTIONS_PER_IMAGE must be None or a whole number .* got 0"),
+        ("DETECTIONS_PER_IMAGE", 0, "DETECTIONS_PER_IMAGE must be None or an integer .* got 0"),
         ("DETECTIONS_PER_IMAGE", -1, "got -1"),
         ("DETECTIONS_PER_IMAGE", 2.5, "got 2.5"),
         ("DETECTIONS_PER_IMAGE", True, "got True"),

@@ -64,12 +64,12 @@ def test_frozen_stages(freeze_at, frozen):
 @pytest.mark.parametrize(
     "values, message",
     [
-        ({"name": "resnet_eighteen"}, "timm has no such network"),
+        ({"name": "resnet_eighteen"}, "is not a network of timm"),
         ({"name": "vit_tiny_patch16_224"}, "maps of the strides"),
         ({"out_features": []}, "maps of the strides"),
         ({"out_features": ["res6"]}, "maps of the strides"),
         ({"norm": "GN"}, "'BN' or 'FrozenBN'"),
-        ({"name": "swinv2_cr_tiny_224", "freeze_at": 9}, "no part to freeze"),
+        ({"name": "swinv2_cr_tiny_224", "freeze_at": 9}, "not have a part to freeze"),
     ],
 )
 def test_errors(values, message):

@@ -123,7 +123,7 @@ def test_cat_needs_one_image_size():
 
 
 def test_cat_of_a_field_that_cannot_be():
-    with pytest.raises(ValueError, match="'words' of type str"):
+    with pytest.raises(ValueError, match="'words' must be .*; got str"):
         Instances.cat([Instances((4, 4), words="ab"), Instances((4, 4), words="cd")])
 
 

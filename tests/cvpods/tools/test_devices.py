@@ -23,7 +23,7 @@ FIRST_WORDS = {
     "pods_demo": ["--input", "x.jpg"],
     "pods_export": ["--output", "x.onnx"],
     "pods_infer": ["--model", "x.onnx"],
-    "pods_vis": ["alignment"],
+    "pods_vis": ["alignment", "--input", "x.jpg"],
 }
 
 

@@ -39,7 +39,7 @@ def detector(kind=AutoAssign, strides=(8,), grids=((2, 3),), offset=0.5, outputs
     count = sum(map(len, priors))
     given = {"cls_logits": torch.zeros(count, CLASSES), "obj_score": torch.zeros(count, 1)}
     given |= {"box_deltas": torch.ones(count, 4), **(outputs or {})}
-    model.network = lambda images: ({k: v[None] for k, v in given.items()}, priors)
+    model.predict = lambda images: ({k: v[None] for k, v in given.items()}, priors)
     return model
 
 
@@ -275,7 +275,7 @@ def giou_loss(a, b):
 
 def loop_maps(model, box, label, size):
     """Compute the four maps of an object as nested lists, and the level, in loops."""
-    outputs, priors = model.network(None)
+    outputs, priors = model.predict(None)
     cls, obj, deltas = (outputs[n][0].tolist() for n in ("cls_logits", "obj_score", "box_deltas"))
     strides = model.point_generator.strides
     places = [(level, *xy) for level, points in enumerate(priors) for xy in points.tolist()]

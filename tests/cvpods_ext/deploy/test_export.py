@@ -300,7 +300,7 @@ def test_verify_of_a_detector(exported):
         ),
         (
             ["--output", "x.onnx", "--with-postprocess", "MODEL.NMS_TYPE", "softnms-linear"],
-            "not 'softnms-linear'. Export without --with-postprocess",
+            "got 'softnms-linear'. Export without --with-postprocess",
         ),
     ],
 )

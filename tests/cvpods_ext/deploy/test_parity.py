@@ -181,9 +181,9 @@ def test_images_of_a_batch_do_not_depend_on_each_other(network, method):
     images = [noise_image(96, 128, seed) for seed in range(3)]
     stacked = torch.stack([graph.normalize(image) for image in images])
     with torch.inference_mode():
-        together = graph.maps(ImageList(stacked, [(96, 128)] * 3))
+        together = graph.network(ImageList(stacked, [(96, 128)] * 3))
         for i in range(3):
-            alone = graph.maps(ImageList(stacked[i : i + 1], [(96, 128)]))
+            alone = graph.network(ImageList(stacked[i : i + 1], [(96, 128)]))
             for name in alone:
                 for one, all_of in zip(alone[name], together[name], strict=True):
                     assert difference(all_of[i : i + 1], one) < 1e-5

@@ -34,7 +34,7 @@ def maps_of(model):
     with torch.inference_mode():
         return {
             f"{n}{i}": m.float()
-            for n, maps in model.maps(IMAGES).items()
+            for n, maps in model.network(IMAGES).items()
             for i, m in enumerate(maps)
         }
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torchvision.ops import box_iou
 
-from cvpods.utils.slices import slices
+from cvpods.structures.slices import slices
 from cvpods_ext.kernels.bags import GROUP, FoundObjects, anchor_bags, found_objects
 from tests.reference.free_anchor import found_loop
 

@@ -48,10 +48,10 @@ def test_slices_of_the_assigners(name, monkeypatch):
     anchors, sizes = square_anchors()
     for seed in range(10):
         boxes = boxes_with_ties(seed)
-        monkeypatch.setattr("cvpods.utils.slices.SLICE_ON_CPU", 10**9)
+        monkeypatch.setattr("cvpods.structures.slices.SLICE_ON_CPU", 10**9)
         whole = ASSIGNERS[name](anchors, sizes, boxes)
         for bound in (1, 3 * len(anchors)):
-            monkeypatch.setattr("cvpods.utils.slices.SLICE_ON_CPU", bound)
+            monkeypatch.setattr("cvpods.structures.slices.SLICE_ON_CPU", bound)
             sliced = ASSIGNERS[name](anchors, sizes, boxes)
             assert torch.equal(sliced.gt_index, whole.gt_index)
             assert torch.equal(sliced.quality, whole.quality)
@@ -70,7 +70,7 @@ def test_slices_of_the_detectors(method, monkeypatch):
         target.gt_classes = torch.arange(len(boxes)) % model.num_classes
         found = []
         for bound in (10**9, 1, 10**5):
-            monkeypatch.setattr("cvpods.utils.slices.SLICE_ON_CPU", bound)
+            monkeypatch.setattr("cvpods.structures.slices.SLICE_ON_CPU", bound)
             found.append(model.assign(priors, target))
         for classes, deltas in found[1:]:
             assert torch.equal(classes, found[0][0]) and torch.equal(deltas, found[0][1])

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from cvpods.utils.slices import slices
+from cvpods.structures.slices import slices
 from cvpods_ext.kernels.negatives import (
     loss_and_slopes,
     negative_focal_loss,

@@ -126,5 +126,5 @@ def test_width_that_group_norm_does_not_take():
     config = AutoAssignConfig()
     config.MODEL.FPN.OUT_CHANNELS = 48
     backbone = build_p3_p7_pyramid(config, TinyBackbone())
-    with pytest.raises(ConfigError, match="multiple of 32 channels, not 48 .*FPN.OUT_CHANNELS"):
+    with pytest.raises(ConfigError, match="multiple of 32; got 48 .*FPN.OUT_CHANNELS"):
         AutoAssign.from_config(config, backbone)

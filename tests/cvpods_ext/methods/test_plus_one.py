@@ -12,8 +12,8 @@ import torch
 from cvpods.configs import FCOSConfig
 from cvpods.data.transforms import build_transform_gens
 from cvpods.modeling.meta_arch import FCOSDetector
-from cvpods.modeling.postprocessing import clip_plus_one, detector_postprocess, scale_plus_one
-from cvpods.structures import Boxes, Instances
+from cvpods.modeling.postprocessing import detector_postprocess
+from cvpods.structures import CONTINUOUS, LAST_PIXEL, Boxes, Instances
 from cvpods.utils.errors import ConfigError
 from cvpods_ext.configs.frameworks import mrcnn
 from cvpods_ext.methods.atss import ATSS, ATSSConfig
@@ -187,10 +187,11 @@ def test_the_data_pipeline_is_told(wanted):
         ("ResizeLongestEdge", {"long_edge_length": [64, 64]}),
     ]
     made = build_transform_gens([*steps, ("RandomList", {"transforms": steps})], plus_one=wanted)
-    assert [one.plus_one for one in made[:3]] == [wanted] * 3
-    assert [one.plus_one for one in made[3].transforms] == [wanted] * 3
+    expected = LAST_PIXEL if wanted else CONTINUOUS
+    assert all(one.pixels is expected for one in made[:3])
+    assert all(one.pixels is expected for one in made[3].transforms)
     own = ("Resize", {"shape": 64, "plus_one": not wanted})
-    assert build_transform_gens([own], plus_one=wanted)[0].plus_one is not wanted
+    assert build_transform_gens([own], plus_one=wanted)[0].pixels is not expected
 
 
 def atss_by_loop(anchors, outputs, boxes):
@@ -260,20 +261,20 @@ def test_loss_of_free_anchor():
 def test_scaling_by_hand():
     """Inclusive (2, 3, 9, 5) is our (2, 3, 10, 6); twice that (4, 6, 18, 10), our (.., 19, 11)."""
     boxes = torch.tensor([[2.0, 3.0, 10.0, 6.0]])
-    assert scale_plus_one(boxes, 2.0, 2.0).tolist() == [[4.0, 6.0, 19.0, 11.0]]
-    assert scale_plus_one(boxes, 1.0, 1.0).tolist() == boxes.tolist()
+    assert LAST_PIXEL.scale(boxes, 2.0, 2.0).tolist() == [[4.0, 6.0, 19.0, 11.0]]
+    assert LAST_PIXEL.scale(boxes, 1.0, 1.0).tolist() == boxes.tolist()
 
 
 def test_clipping_by_hand():
     """Into 10 x 20 pixels, 0 ... 9 and 0 ... 19: what lies outside keeps a pixel at the border."""
     boxes = torch.tensor([[-5.0, -5, 3, 4], [15.0, 5, 40, 40], [30.0, 2, 35, 4]])
     expected = [[0.0, 0, 3, 4], [15.0, 5, 20, 10], [19.0, 2, 20, 4]]
-    assert clip_plus_one(boxes, (10, 20)).tolist() == expected
+    assert LAST_PIXEL.clip(boxes, 10, 20).tolist() == expected
 
 
 def test_no_boxes():
     nothing = Instances(IMAGE, pred_boxes=Boxes([]))
-    assert len(detector_postprocess(nothing, 96, 144, plus_one=True)) == 0
+    assert len(detector_postprocess(nothing, 96, 144, pixels=LAST_PIXEL)) == 0
 
 
 @pytest.mark.parametrize(

@@ -8,9 +8,8 @@ import torch
 from torch import Tensor
 
 from cvpods.modeling.matcher import Matcher
-from cvpods.structures.geometry import centers, iou, is_inside
+from cvpods.structures.geometry import as_columns, as_rows, centers, iou, iou_table, is_inside
 from cvpods_ext.kernels.assignment import BACKGROUND, IGNORE, Assignment, all_background
-from cvpods_ext.kernels.slices import as_columns, as_rows, slice_iou
 
 
 @torch.no_grad()
@@ -51,7 +50,7 @@ def max_iou_assign(
         return all_background(anchors)
     rows, columns = as_rows(gt_boxes), as_columns(anchors)
     match, label = matcher.by_rows(
-        lambda part: slice_iou(rows[:, part], columns), len(gt_boxes), len(anchors), anchors.device
+        lambda part: iou_table(rows[:, part], columns), len(gt_boxes), len(anchors), anchors.device
     )
     has_center = is_inside(centers(anchors), gt_boxes[match], inside)
     is_positive = (label == 1) & has_center

@@ -7,10 +7,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from cvpods.structures.geometry import centers, iou, is_inside
-from cvpods.utils.slices import slices
+from cvpods.structures.geometry import as_columns, as_rows, centers, iou, iou_table, is_inside
+from cvpods.structures.slices import slices
 from cvpods_ext.kernels.assignment import Assignment, all_background, best_gt
-from cvpods_ext.kernels.slices import as_columns, as_rows, slice_iou
 
 
 @torch.no_grad()
@@ -69,6 +68,6 @@ def _distances(anchors: Tensor, gt_boxes: Tensor) -> Tensor:
 
 def _best(anchors: Tensor, gt_boxes: Tensor, largest: Tensor, topk: int) -> Tensor:
     """Return the candidates (M, k) of each box, by IoU - distance / (1000 * largest)."""
-    preference = slice_iou(as_rows(gt_boxes), as_columns(anchors))
+    preference = iou_table(as_rows(gt_boxes), as_columns(anchors))
     preference -= _distances(anchors, gt_boxes) / (1000 * largest.clamp(min=1e-6))
     return preference.topk(min(topk, len(anchors)), dim=1).indices

@@ -376,7 +376,7 @@ def test_boxes_start_as_the_anchors(regression_type, bias):
     assert POINT_BIAS == 4.0 and (model.head.bbox_pred.bias == bias).all()
     nn.init.zeros_(model.head.bbox_pred.weight)
     with torch.no_grad():
-        outputs, priors = model.network(ImageList(torch.rand(1, 3, 96, 96), [(96, 96)]))
+        outputs, priors = model.predict(ImageList(torch.rand(1, 3, 96, 96), [(96, 96)]))
     assert [len(level) for level in priors] == [h * w for h, w in GRIDS]
     assert torch.equal(priors[0][0], torch.tensor([-28.0, -28, 36, 36]))
     levels = outputs["box_deltas"][0].split([len(level) for level in priors])

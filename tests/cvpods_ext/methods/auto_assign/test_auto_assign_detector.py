@@ -334,7 +334,7 @@ def test_first_boxes(scale):
     nn.init.zeros_(model.head.bbox_pred.weight)
     nn.init.constant_(model.head.scales[2].scale, scale)
     with torch.no_grad():
-        outputs, priors = model.network(ImageList(torch.rand(1, 3, 96, 96), [(96, 96)]))
+        outputs, priors = model.predict(ImageList(torch.rand(1, 3, 96, 96), [(96, 96)]))
         rows = outputs["box_deltas"][0].split([len(points) for points in priors])
         for level, (points, stride) in enumerate(zip(priors, STRIDES, strict=True)):
             reach = max(4 * (scale if level == 2 else 1.0), 0) * stride
@@ -670,7 +670,7 @@ def test_nms_compares_boxes_beyond_the_image(case, monkeypatch):
     for place, ltrb in rows.items():
         outputs["cls_logits"][0, place, 1] = 1 - place / 100
         outputs["box_deltas"][0, place] = torch.tensor(ltrb)
-    monkeypatch.setattr(model, "network", lambda images: (outputs, priors))
+    monkeypatch.setattr(model, "predict", lambda images: (outputs, priors))
     inputs = make_inputs(FIRST)
     found = model(inputs)[0]["instances"]
     assert found.pred_boxes.tensor.tolist() == expected
@@ -705,7 +705,7 @@ def test_a_box_beyond_the_image_is_no_detection(monkeypatch):
     for place in (10 * 12 + 5, 5):  # points (40, 80) and (40, 0)
         outputs["cls_logits"][0, place, 0] = 1
         outputs["box_deltas"][0, place] = 1
-    monkeypatch.setattr(model, "network", lambda images: (outputs, priors))
+    monkeypatch.setattr(model, "predict", lambda images: (outputs, priors))
     found = model(make_inputs(FIRST))[0]["instances"]
     assert found.pred_boxes.tensor.tolist() == [[32, 0, 48, 8]]
     assert len(model.inference(outputs, priors, [(64, 96)])[0]) == 2

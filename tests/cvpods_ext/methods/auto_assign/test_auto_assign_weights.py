@@ -8,8 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from cvpods_ext.kernels.pairs import PAIRS_AT_ONCE, Pairs, inside_pairs
-from cvpods_ext.kernels.slices import best_iou
+from cvpods_ext.kernels.pairs import PAIRS_AT_ONCE, Pairs, best_iou, inside_pairs
 from cvpods_ext.methods.auto_assign.loss import found_table, log_center_prior
 from tests.reference.auto_assign import center_prior, found_loop
 from tests.reference.boxes import iou

@@ -16,7 +16,7 @@ from cvpods.layers import DFConv2d, ModulatedDeformConv, OffsetConv
 from cvpods.modeling.anchor_generator import PointGrid
 from cvpods.modeling.backbone import FPN, build_resnet_fpn_p3_p7
 from cvpods.modeling.backbone.fpn import LastLevelP6P7, build_p3_p7_pyramid
-from cvpods.modeling.meta_arch import DenseDetector, DenseHead
+from cvpods.modeling.meta_arch import DenseHead
 from cvpods.solver.optimizer import build_optimizer, parameter_groups
 from cvpods.structures import ImageList
 from cvpods.utils.errors import ConfigError
@@ -574,7 +574,7 @@ def test_padded_pixels_matter_to_attention_without_a_mask(monkeypatch):
     model = detector_without_neighbours()
     batch = [image_of(70, 60, seed=0), image_of(160, 192, seed=1)]
     alone = found_in(model, batch[0])
-    monkeypatch.setattr(model, "features", functools.partial(DenseDetector.features, model))
+    monkeypatch.setattr(model.backbone, "maps_of", functools.partial(FPN.maps_of, model.backbone))
     assert not same_detections(alone, found_in(model, *batch))
 
 
@@ -600,7 +600,7 @@ def test_mask_is_given_where_there_is_padding(sizes, padded, monkeypatch):
     seen = []
     monkeypatch.setattr(model.backbone, "forward", lambda *args: seen.append(args))
     images = ImageList.from_tensors([torch.rand(3, *size) for size in sizes], 32)
-    model.features(images)
+    model.backbone.maps_of(images)
     ((tensor, mask),) = seen
     assert tensor is images.tensor
     if padded:

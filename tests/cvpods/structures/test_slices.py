@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from cvpods.utils.slices import slices
+from cvpods.structures.slices import slices
 
 CPU = torch.device("cpu")
 
