@@ -10,7 +10,6 @@ from __future__ import annotations
 import array
 import contextlib
 import fcntl
-import importlib
 import json
 import os
 import resource
@@ -90,15 +89,16 @@ def call(words: list[str]) -> None:
 
 def fork_ranks() -> None:
     """Make the launcher of several processes fork them: they need not import everything again."""
-    launch = importlib.import_module("cvpods.engine.launch")  # cvpods.engine.launch is a function
-    configure = launch._launch_config
+    from cvpods.engine import elastic
+
+    configure = elastic.launch_config
 
     def forking(*args: Any) -> Any:
         config = configure(*args)
         config.start_method = "fork"
         return config
 
-    launch._launch_config = forking
+    elastic.launch_config = forking
 
 
 def enter(options: dict[str, Any]) -> None:
@@ -137,7 +137,6 @@ def run(
         os.environ.update(environment)
         if options:
             enter(options)
-        fork_ranks()
         call(words)
 
     return fork(work)
@@ -206,7 +205,9 @@ def serve(address: str) -> None:
         import onnx  # noqa: F401
         import onnxscript  # noqa: F401
         import torch._dynamo
-        import torch.onnx._internal.exporter._core  # noqa: F401
+        import torch.onnx._internal.exporter._core
+        import torch.utils.tensorboard  # noqa: F401
+    fork_ranks()
     torch.set_num_threads(1)
     with socket.socket(socket.AF_UNIX) as listening:
         listening.bind(address)

@@ -39,7 +39,7 @@ SHORT = [
 
 @pytest.fixture
 def start(experiment: Path, shapes_root: Path, programs: Path) -> Callable[..., Started]:
-    """Start a command in the experiment's folder, see tests.command_server.start."""
+    """Return command_server.start for the experiment's folder."""
     environment = command_environment(shapes_root)
     return lambda words, **options: command_server.start(
         programs, words, experiment, environment, **options
@@ -47,7 +47,7 @@ def start(experiment: Path, shapes_root: Path, programs: Path) -> Callable[..., 
 
 
 def start_really(words: list[str], folder: Path, shapes_root: Path) -> subprocess.Popen:
-    """Start an installed command, with a process group of its own; its log is on stderr."""
+    """Start an installed command in a process group of its own; its log is on stderr."""
     return subprocess.Popen(
         [str(BIN / words[0]), *words[1:]],
         cwd=folder,
@@ -60,7 +60,7 @@ def start_really(words: list[str], folder: Path, shapes_root: Path) -> subproces
 
 
 def read_until(process: subprocess.Popen | Started, sign: str) -> str:
-    """What the process writes, up to a line with the sign."""
+    """Return the output of the process up to a line with the sign."""
     text = ""
     for line in process.stderr:
         text += line
@@ -149,8 +149,8 @@ def test_the_message_of_the_failing_rank_comes_first(experiment, start):
 
 @pytest.mark.slow
 def test_a_signal_to_all_processes_and_another_number_of_them(experiment, start, run_command):
-    """As Ctrl-C in a terminal: launcher, 2 ranks and loaders' workers get it; they save and stop.
-    One process goes on with the same images in the same order; the log says what changes.
+    """Launcher, 2 ranks and loaders' workers get SIGINT, as from Ctrl-C; they save and stop.
+    One process resumes with the same images in the same order; the log says what changes.
     """
     words = ["pods_train", "--num-processes", "2", *SHORT, "DATALOADER.NUM_WORKERS", "1"]
     process = start(words)
@@ -167,7 +167,7 @@ def test_a_signal_to_all_processes_and_another_number_of_them(experiment, start,
     assert sorted(losses(experiment / "output")) == list(range(12))
 
 
-# As in a shell's foreground, however the tests were started.
+# Signals are handled like in a shell's foreground, however the tests were started.
 DEFAULT_SIGNALS = {"SIGHUP": "default", "SIGUSR1": "default"}
 
 

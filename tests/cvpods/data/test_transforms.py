@@ -41,6 +41,7 @@ from cvpods.data.transforms import (
 from cvpods.data.transforms.transform import output_size
 from cvpods.structures import BoxMode
 from cvpods.utils.errors import PodsError
+from tests.seeds import each_seed
 
 FLIP = ("RandomFlip", {"prob": 1.0})
 # One step for every registered transform.
@@ -276,7 +277,7 @@ def test_drawn_sizes(cls, sizes, style, drawn):
     assert {shape_for(gen, 10, 10)[0] for _ in range(60)} == drawn
 
 
-@pytest.mark.parametrize("seed", range(30))
+@each_seed(30)
 def test_shortest_edge_never_exceeds_max_size(seed):
     """Either the short edge has its size, or the long edge has max_size."""
     random = np.random.default_rng(seed)

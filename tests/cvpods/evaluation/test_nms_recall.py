@@ -22,6 +22,7 @@ from cvpods.structures import Boxes, Instances
 from cvpods.tools.experiment import load_experiment
 from cvpods.utils.errors import ConfigError, DataError
 from tests.reference.boxes import iou
+from tests.seeds import each_seed
 
 
 def instances(boxes, scores=None, classes=None, size=(480, 640)):
@@ -236,7 +237,7 @@ def test_best_iou_without_area():
 
 
 @pytest.mark.parametrize("threshold", [0.3, 0.5, 0.8])
-@pytest.mark.parametrize("seed", range(20))
+@each_seed(20)
 def test_never_above_one(seed, threshold):
     """80 jittered boxes on 8 objects, 2 classes, random scores, real NMS: 0 <= NR(t) <= 1."""
     generator = torch.Generator().manual_seed(seed)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from cvpods.evaluation.score_thresholds import ScoreThreshold, best_score_thresholds
+from tests.seeds import each_seed
 
 
 def truth_of(boxes, classes=(1,), images=1):
@@ -160,7 +161,7 @@ def curve(truth, detections, label, iou=0.5):
 
 
 @pytest.mark.parametrize("iou", [0.5, 0.75])
-@pytest.mark.parametrize("seed", range(10))
+@each_seed(10)
 def test_matches_loop(seed, iou):
     """Recall is rounded down to a hundredth; that moves F by less than a hundredth.
 

@@ -9,6 +9,7 @@ import torch
 
 from cvpods.layers import box_voting
 from tests.reference.box_voting import box_voting_loop
+from tests.seeds import each_seed
 
 # All corners at (0, 0) and 10 wide: the IoU of two is the lower height through the greater one.
 TEN, NINE, EIGHT, FIVE = ([0.0, 0.0, 10.0, float(height)] for height in (10, 9, 8, 5))
@@ -203,7 +204,7 @@ def assert_equal_to_loop(detections, threshold, soft, **options):
     return len(expected)
 
 
-@pytest.mark.parametrize("seed", range(20))
+@each_seed(20)
 @pytest.mark.parametrize("soft", [True, False])
 @pytest.mark.parametrize("threshold", [0.1, 0.3, 0.5, 0.66, 0.9])
 def test_matches_the_loop(threshold, soft, seed):
@@ -212,7 +213,7 @@ def test_matches_the_loop(threshold, soft, seed):
     assert threshold > 0.66 or soft or 3 < count < 60
 
 
-@pytest.mark.parametrize("seed", range(20))
+@each_seed(20)
 @pytest.mark.parametrize("threshold", [0.25, 0.5, 0.75])
 def test_matches_the_loop_on_a_grid(threshold, seed):
     """Whole coordinates: some IoUs are exactly 1/4, 1/2 or 3/4; scores of which no products tie."""

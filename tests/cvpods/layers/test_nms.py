@@ -13,6 +13,7 @@ from cvpods.layers import (
     generalized_batched_nms,
     nms,
 )
+from tests.seeds import each_seed
 
 TYPES = ["normal", "softnms-linear", "softnms-gaussian", "cluster"]
 
@@ -36,7 +37,7 @@ def iou_of(a, b):
 
 
 def nms_loop(boxes, scores, classes, threshold):
-    """Take the best box, drop what overlaps it, go on."""
+    """Take the best box, drop the boxes that overlap it, repeat."""
     kept = []
     for i in sorted(range(len(scores)), key=lambda i: -scores[i]):
         rivals = [j for j in kept if classes[j] == classes[i]]
@@ -66,7 +67,7 @@ DECAYS = {
 }
 
 
-@pytest.mark.parametrize("seed", range(10))
+@each_seed(10)
 @pytest.mark.parametrize("threshold", [0.3, 0.6])
 @pytest.mark.parametrize("nms_type", ["normal", "cluster"])
 def test_hard_nms_matches_the_loop(nms_type, threshold, seed):
@@ -96,7 +97,7 @@ def test_batched_nms_of_half_precision():
     assert torch.equal(kept, batched_nms(boxes.half().float(), scores.half().float(), classes, 0.5))
 
 
-@pytest.mark.parametrize("seed", range(10))
+@each_seed(10)
 @pytest.mark.parametrize(("threshold", "score_threshold"), [(0.3, 0.001), (0.6, 0.2)])
 @pytest.mark.parametrize("nms_type", list(DECAYS))
 def test_soft_nms_matches_the_loop(nms_type, threshold, score_threshold, seed):

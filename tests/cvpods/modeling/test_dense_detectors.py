@@ -21,6 +21,7 @@ from cvpods.structures import Boxes, Instances
 from cvpods.utils.errors import ConfigError, DataError
 from tests.reference.fcos import distances, fcos_assign_loop
 from tests.reference.retinanet import box_deltas, retinanet_assign_loop
+from tests.seeds import each_seed
 
 # 64 channels: GroupNorm's 32 groups need two values each on the one cell of P7.
 CLASSES, CHANNELS = 3, 64
@@ -413,7 +414,7 @@ def test_retinanet_assigns_a_low_quality_match():
     assert classes.tolist() == [1, CLASSES] and deltas[0].tolist() == [-0.5, 0, 0, 0]
 
 
-@pytest.mark.parametrize("seed", range(20))
+@each_seed(20)
 def test_retinanet_assign_matches_the_loop(seed):
     """Whole-numbered boxes, so that equal IoUs are equal in any arithmetic."""
     model = retinanet()
@@ -546,7 +547,7 @@ def test_center_sampling_by_hand():
 
 
 @pytest.mark.parametrize("radius", [0.0, 1.0, 1.5])
-@pytest.mark.parametrize("seed", range(20))
+@each_seed(20)
 def test_fcos_assign_matches_the_loop(seed, radius):
     model = fcos(center_sampling_radius=radius)
     generator = torch.Generator().manual_seed(seed)

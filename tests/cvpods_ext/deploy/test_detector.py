@@ -153,7 +153,7 @@ def test_another_method_is_refused(exported):
     ],
 )
 def test_another_network_is_refused(exported, flags, opts, message):
-    """Also where weights are not checked."""
+    """A graph of another network is refused, even if weights are not checked."""
     opts = [*opts, "MODEL.CHECK_WEIGHTS", False]
     with pytest.raises(ConfigError, match=message):
         load_graph(*small_config("free_anchor", opts), exported("free_anchor", *flags))

@@ -173,7 +173,7 @@ def test_nothing_is_printed_but_the_result(weights, tmp_path, capfd):
 
 
 def test_pt2_of_the_network_needs_torch_alone(exported, tmp_path):
-    """A process that imports neither cvpods nor cvpods_ext runs the file."""
+    """A new process that imports neither cvpods nor cvpods_ext runs the file."""
     path = exported("free_anchor", "--format", "pt2")
     code = (
         "import sys, torch\n"

@@ -67,7 +67,7 @@ def test_bound_runs_compute_the_same(exported):
 
 
 def test_sizes_that_a_pt2_does_not_take(exported):
-    """A .pt2 of any size refuses levels of one cell (64 pixels on P6), which ONNX takes."""
+    """A .pt2 of open size refuses levels of one cell (64 pixels on P6), which ONNX accepts."""
     small = {"input": noise(1, (64, 160))}
     with pytest.raises(DataError, match="does not take 64 x 160 pixels.*at least two cells"):
         open_session(exported("free_anchor", "--format", "pt2"))(small)

@@ -10,6 +10,7 @@ from torchvision.ops import box_iou
 from cvpods.structures.slices import slices
 from cvpods_ext.kernels.bags import GROUP, FoundObjects, anchor_bags, found_objects
 from tests.reference.free_anchor import found_loop
+from tests.seeds import each_seed
 
 CPU = torch.device("cpu")
 EVERYTHING = slice(None)
@@ -107,7 +108,7 @@ def test_empty_bags(boxes, anchors, size):
 
 
 @pytest.mark.parametrize("anchors", [3 * GROUP, 3 * GROUP + 7, 3 * GROUP - 1])
-@pytest.mark.parametrize("seed", range(20))
+@each_seed(20)
 def test_bags_match_a_stable_sort(seed, anchors):
     """Slices of two boxes each."""
     bounds = {"bags_at_once": 1, "elements_at_once": 2 * anchors}
@@ -212,7 +213,7 @@ def test_last_write_passes_over_boxes_that_the_anchor_does_not_find():
 
 
 @pytest.mark.parametrize("last_write", [False, True])
-@pytest.mark.parametrize("seed", range(20))
+@each_seed(20)
 def test_objects_found_match_the_loop(seed, last_write):
     """Slices of a few predicted boxes each; classes clash."""
     count, threshold = 1 + seed % 6, (0.6, 0.5, 0.75)[seed % 3]

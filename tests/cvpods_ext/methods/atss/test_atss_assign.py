@@ -8,6 +8,7 @@ import torch
 from cvpods.modeling.anchor_generator import AnchorGrid
 from cvpods_ext.methods.atss import atss_assign
 from tests.reference.atss import atss_assign_loop
+from tests.seeds import each_seed
 
 
 def grid(height: int = 128, width: int = 160, scale: int = 8) -> tuple[torch.Tensor, list[int]]:
@@ -69,7 +70,7 @@ def test_center_on_the_border_is_outside():
     assert atss_assign(anchors, [1], torch.tensor([[5.0, 0, 15, 10]])).gt_index.tolist() == [-1]
 
 
-@pytest.mark.parametrize("seed", range(20))
+@each_seed(20)
 def test_matches_loop(seed):
     anchors, sizes = grid()
     count, topk = 1 + seed % 7, (1, 3, 9, 500)[seed % 4]

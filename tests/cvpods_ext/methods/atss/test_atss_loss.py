@@ -9,6 +9,7 @@ import torch
 
 from cvpods_ext.methods.atss import AtssTargets, atss_loss, atss_targets
 from tests.reference.atss import atss_loss_loop
+from tests.seeds import each_seed
 
 K = 3
 ANCHORS = torch.tensor([[0.0, 0, 10, 10], [10.0, 0, 20, 10], [0.0, 10, 10, 20], [4.0, 4, 16, 16]])
@@ -54,7 +55,7 @@ def test_ignored_anchors_count_nowhere():
         torch.testing.assert_close(without[name], expected[name])
 
 
-@pytest.mark.parametrize("seed", range(20))
+@each_seed(20)
 def test_matches_loop(seed):
     logits, boxes, quality = predictions(seed)
     index = torch.randint(-1, 2, (4,), generator=torch.Generator().manual_seed(seed))

@@ -21,6 +21,7 @@ from tests.reference.auto_assign import (
     min_max,
 )
 from tests.reference.boxes import is_inside
+from tests.seeds import each_seed
 
 NAMES = ["loss_pos", "loss_neg", "loss_norm"]
 NO_AREA = [[20, 10, 20, 40], [20, 10, 40, 10], [20, 20, 20, 20], [40, 10, 20, 30], [40, 30, 20, 10]]
@@ -279,7 +280,7 @@ def test_perfect_prediction_is_near_zero():
 
 
 @pytest.mark.parametrize("clash", [False, True], ids=["", "clash"])
-@pytest.mark.parametrize("seed", range(20))
+@each_seed(20)
 def test_matches_loop(seed, clash):
     """Half of the batches have an image without boxes."""
     counts = [(3, 2), (0, 4), (5, 0), (1,)][seed % 4]
@@ -287,7 +288,7 @@ def test_matches_loop(seed, clash):
 
 
 @pytest.mark.parametrize("clash", [False, True], ids=["", "clash"])
-@pytest.mark.parametrize("seed", range(20))
+@each_seed(20)
 def test_matches_the_definition(seed, clash):
     """Of every loss by every input, in float64, where the plain formulas are good enough."""
     counts = [(3, 2), (0, 4), (5, 0), (1,)][seed % 4]

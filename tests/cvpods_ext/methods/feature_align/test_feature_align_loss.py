@@ -24,6 +24,7 @@ from cvpods_ext.methods.feature_align.loss import (
     quality,
 )
 from tests.reference.feature_align import feature_align_loss_loop
+from tests.seeds import each_seed
 
 NAMES = ["loss_pos", "loss_neg", "loss_quality"]
 # Levels of 6 x 4, 3 x 2 and 2 x 1 locations on 48 x 32 pixels.
@@ -275,7 +276,7 @@ def test_misalignment_score_is_symmetric_and_filters():
 # -- against the reference, and against AutoAssign -----------------------------------------------
 
 
-@pytest.mark.parametrize("seed", range(20))
+@each_seed(20)
 def test_matches_loop(seed):
     """Values and gradients of all losses; every second seed with settings of its own."""
     given = scene(seed, [(3, 2), (2, 0), (4,)][seed % 3])

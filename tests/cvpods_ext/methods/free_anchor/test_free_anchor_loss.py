@@ -21,6 +21,7 @@ from tests.reference.free_anchor import (
     free_anchor_loss_loop,
     mean_max,
 )
+from tests.seeds import each_seed
 
 NO_AREA = [[20, 10, 20, 30], [20, 10, 40, 10], [20, 20, 20, 20], [40, 10, 20, 30], [40, 30, 20, 10]]
 NO_AREA_IDS = ["no width", "no height", "point", "left of itself", "inside out"]
@@ -135,7 +136,7 @@ def test_mean_max_shapes():
     assert loss.tolist() == [0, 0] and loss.requires_grad
 
 
-@pytest.mark.parametrize("seed", range(20))
+@each_seed(20)
 def test_mean_max_matches_the_definition(seed):
     random = torch.Generator().manual_seed(seed)
     x = torch.rand(4, 1 + seed % 7, generator=random, dtype=torch.float64)
@@ -274,14 +275,14 @@ def test_perfect_prediction_is_near_zero():
 
 
 @pytest.mark.parametrize("bag_size", [1, 7, 50])
-@pytest.mark.parametrize("seed", range(20))
+@each_seed(20)
 def test_matches_loop(seed, bag_size):
     """Every other batch has an image without boxes."""
     counts = [(3, 2), (0, 4), (5, 0), (1,)][seed % 4]
     assert_matches_loop(scene(seed, counts), bag_size=bag_size)
 
 
-@pytest.mark.parametrize("seed", range(20))
+@each_seed(20)
 def test_matches_loop_where_boxes_of_a_class_clash(seed):
     given = scene(seed, (4, 3), num_classes=2, clash=True)
     for last_write in (False, True):
@@ -349,7 +350,7 @@ def test_box_weights_scale_deltas_and_errors():
     assert not torch.allclose(swapped["loss_pos"], expected["loss_pos"])
 
 
-@pytest.mark.parametrize("seed", range(10))
+@each_seed(10)
 def test_matches_tensors_image_by_image(seed):
     """Float32, default settings: losses, and both gradients."""
     given = scene(seed, [(4, 3), (3, 0), (0, 6)][seed % 3], 1000, 5, clash=seed % 2 == 1)

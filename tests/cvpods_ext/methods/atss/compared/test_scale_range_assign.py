@@ -12,6 +12,7 @@ from cvpods_ext.methods.atss.compared.scale_range import scale_range_assign
 from tests.cvpods_ext.methods.atss.test_atss_assign import grid, random_boxes
 from tests.reference.boxes import iou
 from tests.reference.positives import scale_range_assign_loop
+from tests.seeds import each_seed
 
 
 def exact_boxes(seed: int, count: int) -> torch.Tensor:
@@ -37,7 +38,7 @@ class AssignerTests:
     def loop(self, anchors, sizes, boxes) -> list[int]:
         raise NotImplementedError
 
-    @pytest.mark.parametrize("seed", range(20))
+    @each_seed(20)
     def test_matches_loop(self, seed):
         anchors, sizes = grid()
         boxes = random_boxes(seed, 1 + seed % 7)
