@@ -19,7 +19,7 @@ class Nms(nn.Module):
 
 @pytest.fixture(scope="module")
 def onnx_nms(tmp_path_factory):
-    """The same as a function by onnxruntime, for any batch and number of candidates."""
+    """Return nms_keep as a function that onnxruntime runs, for any batch and number of boxes."""
     ort = pytest.importorskip("onnxruntime")
     n, c = torch.export.Dim("n"), torch.export.Dim("c")
     example = torch.rand(2, 7, 4), torch.rand(2, 7), torch.zeros(2, 7, dtype=torch.int64)

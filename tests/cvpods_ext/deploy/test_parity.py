@@ -85,7 +85,7 @@ def test_network_outputs(network, method):
 
 
 def assert_same_detections(found, wanted):
-    """Each of `found` is one of `wanted`; those of nearly equal scores may have changed places."""
+    """Check that both have the same detections; those of nearly equal scores may change places."""
     assert len(found) == len(wanted) and found.image_size == wanted.image_size
     units = torch.tensor([0.01] * 4 + [1e-4, 0.5])  # pixels, score, label
     rows = [
