@@ -18,7 +18,7 @@ import pytest
 
 from tests.load_script import ROOT
 
-FOLDERS = ("scripts", "datasets", "playground")
+FOLDERS = ("cvpods", "cvpods_ext", "scripts", "datasets", "playground")
 PAGES = ("*.md", "docs/*.md", "datasets/*.md", "findings/*.md", "scripts/*.sh", "findings/*.sh")
 # Code in a page, in fenced blocks and in lines, is not prose.
 CODE = re.compile(r"(?ms)^```.*?^```$|`[^`\n]+`")

@@ -8,7 +8,10 @@ DATASETS = Registry(
 )
 TRANSFORMS = Registry(
     "transforms",
-    [f"cvpods.data.transforms.{module}" for module in ("augmentations", "torchvision_bridge")],
+    [
+        f"cvpods.data.transforms.{module}"
+        for module in ("augmentations", "colours", "torchvision_bridge")
+    ],
 )
 SAMPLERS = Registry("samplers", ["cvpods.data.samplers.samplers"])
 # Values are live dicts: {"dataset_type": class name, "evaluator_type": {task: type},

@@ -49,7 +49,7 @@ class PixelConvention:
 
     @property
     def corner(self) -> list[float]:
-        """Difference of a stored box and its pixels' corners: (0, 0, last, last)."""
+        """Return (0, 0, last, last), which a stored box adds to the corners of its pixels."""
         return [0.0, 0.0, self.last, self.last]
 
     def scale(self, boxes: Tensor, scale_x: float, scale_y: float) -> Tensor:

@@ -31,7 +31,7 @@ def draw(args: argparse.Namespace, config: BaseConfig) -> Path:
     the detections.
 
     Raises:
-        DataError: there are no results, or they cannot be read.
+        DataError: the results are missing or cannot be read.
     """
     dataset = build_dataset(config, config.DATASETS.TEST[:1], is_train=False)
     name = config.DATASETS.TEST[0]

@@ -1,4 +1,4 @@
-"""OUTPUT_DIR of a training: held against other runs, and cleared of an earlier one's files."""
+"""OUTPUT_DIR of a training: locked for one run, and cleared of the files of an earlier one."""
 
 from __future__ import annotations
 

@@ -75,7 +75,7 @@ def choose_results(
         sha256: prefer results of the weights with these first digits.
 
     Raises:
-        DataError: `given` does not exist, or there are no results on the data set.
+        DataError: `given` does not exist, or results on the data set are missing.
     """
     if given is not None:
         if not Path(given).is_file():

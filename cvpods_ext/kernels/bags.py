@@ -31,7 +31,7 @@ def anchor_bags(
 ) -> Tensor:
     """Return the bag of every box: its `bag_size` anchors of highest IoU, over all levels.
 
-    There is no threshold on the IoU (Sec. 3.2). Of anchors of equal IoU (common: equal anchors
+    No threshold is applied to the IoU (Sec. 3.2). Of anchors of equal IoU (common: equal anchors
     inside a larger box) the first are taken.
 
     Args:

@@ -99,7 +99,7 @@ def test_lost_processes(experiment, shapes_root):
     read_until(process, "iter: 6/12")
     os.kill(ranks(process)[-1], signal.SIGKILL)
     anew = read_until(process, "iter: 8/12")
-    assert "Started anew by the launcher (1)" in anew and "Continuing at iteration" in anew
+    assert "Restarted by the launcher (1)" in anew and "Continuing at iteration" in anew
     begun = time.perf_counter()
     os.kill(ranks(process)[-1], signal.SIGKILL)
     rest = process.stderr.read()

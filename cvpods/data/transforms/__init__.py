@@ -8,20 +8,22 @@ if TYPE_CHECKING:
     from cvpods.data.transforms.augmentations import (
         OrderList,
         Pad,
-        RandomBrightness,
-        RandomContrast,
         RandomCrop,
         RandomFlip,
-        RandomLighting,
         RandomList,
-        RandomSaturation,
-        RandomSwapChannels,
         Resize,
         ResizeLongestEdge,
         ResizeShortestEdge,
         ShuffleList,
     )
     from cvpods.data.transforms.build import build_transform_gens
+    from cvpods.data.transforms.colours import (
+        RandomBrightness,
+        RandomContrast,
+        RandomLighting,
+        RandomSaturation,
+        RandomSwapChannels,
+    )
     from cvpods.data.transforms.torchvision_bridge import (
         Expand,
         MinIoURandomCrop,
@@ -47,20 +49,22 @@ __all__ = lazy_names(
         "augmentations": [
             "OrderList",
             "Pad",
-            "RandomBrightness",
-            "RandomContrast",
             "RandomCrop",
             "RandomFlip",
-            "RandomLighting",
             "RandomList",
-            "RandomSaturation",
-            "RandomSwapChannels",
             "Resize",
             "ResizeLongestEdge",
             "ResizeShortestEdge",
             "ShuffleList",
         ],
         "build": ["build_transform_gens"],
+        "colours": [
+            "RandomBrightness",
+            "RandomContrast",
+            "RandomLighting",
+            "RandomSaturation",
+            "RandomSwapChannels",
+        ],
         "torchvision_bridge": [
             "Expand",
             "MinIoURandomCrop",

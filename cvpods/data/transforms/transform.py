@@ -225,3 +225,10 @@ class TransformGen:
     def __repr__(self) -> str:
         arguments = ", ".join(f"{k}={v!r}" for k, v in vars(self).items())
         return f"{type(self).__name__}({arguments})"
+
+
+class SizeKeepingGen(TransformGen):
+    """Base class of generators whose transforms keep an image's size."""
+
+    def output_size(self, height: int, width: int) -> tuple[int, int]:
+        return height, width

@@ -80,7 +80,7 @@ class DenseDetector(nn.Module):
             )
         self.backbone = backbone
         self.head = head
-        self.network: Network = BackboneAndHead(backbone, head, in_features)
+        self._network: Network | None = None
         self.in_features = list(in_features)
         self.num_classes = num_classes
         self.score_threshold = score_threshold
@@ -132,9 +132,14 @@ class DenseDetector(nn.Module):
     def device(self) -> torch.device:
         return self.pixel_mean.device
 
+    @property
+    def network(self) -> Network:
+        """Component that computes the head's maps: backbone and head, or what replaced them."""
+        return self._network or BackboneAndHead(self.backbone, self.head, self.in_features)
+
     def use_network(self, network: Network) -> None:
         """Let `network` take the place of backbone and head, which the detector then drops."""
-        self.network = network
+        self._network = network
         del self.backbone, self.head
 
     def forward(self, batched_inputs: Sequence[Sample]) -> dict[str, Tensor] | list[Detection]:

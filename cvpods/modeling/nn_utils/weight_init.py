@@ -1,4 +1,4 @@
-"""The two initialisations of Caffe2-era detectors."""
+"""Initialisations of convolutions in backbones, pyramids and heads."""
 
 from __future__ import annotations
 

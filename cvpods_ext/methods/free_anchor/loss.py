@@ -50,10 +50,8 @@ def free_anchor_loss(
     n, r, k = cls_logits.shape if cls_logits.dim() == 3 else (0, 0, 0)
     check_outputs(cls_logits, box_deltas=(box_deltas, (n, r, 4)), anchors=(anchors, (r, 4)))
     check_targets(n, gt_boxes, gt_classes)
-    logits, deltas = (
-        outputs.to(torch.promote_types(outputs.dtype, torch.float32))
-        for outputs in (cls_logits, box_deltas)
-    )
+    logits = cls_logits.to(torch.promote_types(cls_logits.dtype, torch.float32))
+    deltas = box_deltas.to(torch.promote_types(box_deltas.dtype, torch.float32))
     anchors, coder = anchors.to(deltas.dtype), Box2BoxTransform(bbox_reg_weights)
     # All boxes of the batch, (M, ...), and the places of their bags in (N * R): (M, B).
     boxes, classes = torch.cat(list(gt_boxes)).to(deltas.dtype), torch.cat(list(gt_classes))

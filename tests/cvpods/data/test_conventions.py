@@ -349,7 +349,7 @@ def test_two_classes_of_one_id_are_not_merged(folder, capsys):
     out = folder / "fixed.json"
     with pytest.raises(SystemExit):
         pods_check(["--json", str(folder / "a.json"), "--images", str(folder), "--fix", str(out)])
-    assert "two classes of a.json have one id" in capsys.readouterr().err and not out.exists()
+    assert "two classes of a.json have the same id" in capsys.readouterr().err and not out.exists()
 
 
 def test_the_examined_file_is_never_overwritten(folder, monkeypatch, experiment, capsys):

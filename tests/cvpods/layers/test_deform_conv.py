@@ -106,7 +106,7 @@ def test_positions_of_the_kernel_row_by_row():
 
 
 def test_deformable_groups_have_offsets_of_their_own():
-    """Of 4 channels, the first two read the row below, the last two the column to the right.
+    """The first two of 4 channels read the row below, the last two the column to the right.
 
     Position 4 is the middle of the first group, position 9 + 4 that of the second.
     """

@@ -37,7 +37,7 @@ def iou_of(a, b):
 
 
 def nms_loop(boxes, scores, classes, threshold):
-    """Take the best box, drop what overlaps it, go on."""
+    """Take the best box, drop the boxes that overlap it, repeat."""
     kept = []
     for i in sorted(range(len(scores)), key=lambda i: -scores[i]):
         rivals = [j for j in kept if classes[j] == classes[i]]

@@ -14,7 +14,7 @@ TOWERS = ("cls_subnet", "bbox_subnet")
 
 
 def make_head(**kwargs):
-    """Of 64 channels: GroupNorm's 32 groups have two each."""
+    """Return a head with 64 channels, so that GroupNorm's 32 groups have two each."""
     torch.manual_seed(0)
     return DenseHead(**{"in_channels": 64, "num_convs": 2, "num_classes": 3, **kwargs})
 

@@ -30,7 +30,7 @@ def test_by_hand(score_type):
 
 @pytest.mark.parametrize("score_type", SCORE_TYPES)
 def test_shapes(score_type):
-    """Quality (R, 1) counts for all classes (R, K); no location at all is no error."""
+    """Quality (R, 1) counts for all classes (R, K); a level may have 0 locations."""
     for rows in (4, 0):
         scores = combine_scores(score_type, torch.rand(rows, 3), torch.rand(rows, 1))
         assert {tuple(part.shape) for part in scores} == {(rows, 3)}

@@ -56,7 +56,7 @@ THIRTEEN = [
 
 
 class Padding(nn.Module):
-    """What a detector asks of a backbone besides features."""
+    """Backbone without features: it only has the attribute that the detector reads."""
 
     size_divisibility = 32
 
@@ -188,12 +188,12 @@ def augmented(detector, scales, images, **options):
 
 
 def detect(detector, scales, images, flip=False, **sizes):
-    """With one NMS of all passes; `sizes` are those of the original image."""
+    """Detect with one NMS over all passes; `sizes` are those of the original image."""
     return augmented(detector, scales, [{"image": image, **sizes} for image in images], flip=flip)
 
 
 def merged(merge, detector, scales, size=(20, 20), **options):
-    """Of one picture."""
+    """Return the merged detections of one picture."""
     images = [{"image": picture(*size)}]
     (found,) = augmented(detector, scales, images, merge=merge, **options)
     return found
@@ -318,7 +318,7 @@ def test_from_original_resizes_as_an_ordinary_test(layout, scale, size):
 
 
 def test_of_the_loaded_size_is_resampled_otherwise():
-    """What FROM_ORIGINAL False does to the same image: values between bytes, other pixels."""
+    """FROM_ORIGINAL False resamples the same image to values between bytes, other pixels."""
     detector = Camera()
     for from_original in (True, False):
         images = [{"image": noise(37, 53)}]
@@ -508,7 +508,7 @@ def test_votes_are_class_by_class():
 
 @pytest.mark.parametrize("merge", ["vote", "soft-vote"])
 def test_each_pass_has_its_own_cap_where_boxes_vote(merge):
-    """At most 2 of 3 boxes of a pass go on, though 10 may stay at the end: 4 of two passes."""
+    """A pass keeps at most 2 of its 3 boxes, although 10 may stay in the end: 4 of two passes."""
     passes = [
         [([10.0 * i, y, 10.0 * i + 9, y + 9], 0.9 - i / 10) for i in range(3)] for y in (0, 15)
     ]
@@ -654,7 +654,7 @@ def test_batch_of_several():
 
 
 def test_groups_of_one_size():
-    """By height and width as first met; a turned image is another size."""
+    """Groups appear in the order of their first image; a turned image has another size."""
     images = [torch.zeros(3, *size) for size in ((4, 5), (5, 4), (4, 5), (4, 4), (5, 4))]
     assert groups_of_one_size(images) == [[0, 2], [1, 4], [3]]
     assert groups_of_one_size([]) == []
@@ -718,7 +718,7 @@ def noise(height, width, seed=0):
 
 
 def assert_same(found, expected):
-    """As many detections, the same scores, classes and boxes, up to rounding."""
+    """Check that numbers, scores, classes and boxes of detections agree, up to rounding."""
     assert len(found) == len(expected) > 0 and found.image_size == expected.image_size
     assert torch.allclose(found.scores, expected.scores, atol=1e-5)
     assert torch.equal(found.pred_classes, expected.pred_classes)
@@ -825,7 +825,7 @@ def test_scales_of_the_command_line():
 
 
 def test_defaults_of_the_config():
-    """As cvpods': 9 scales, mirrored, soft voting from IoU 0.65; the cap is the detector's."""
+    """The defaults are those of cvpods: 9 scales, mirrored, soft voting from IoU 0.65, no cap."""
     model = TestTimeAugmentation.from_config(BaseConfig(), Oracle(nothing, max_detections=7))
     assert model.scales == [ScaleRange(size, 4000) for size in range(400, 1201, 100)] and model.flip
     assert model.merge == "soft-vote" and model.vote_threshold == 0.65
@@ -876,7 +876,7 @@ def test_arguments_of_the_config():
     ],
 )
 def test_what_is_no_scale(key, value):
-    """Also a pair that somebody forgot to put into a tuple."""
+    """Values that are not a pair are refused, also a pair that is not inside a tuple."""
     config = BaseConfig()
     config.TEST.AUG[key] = value
     with pytest.raises(ConfigError, match=r"TEST\.AUG.*MIN_SIZES.*EXTRA_SIZES as pairs.*; got "):

@@ -24,7 +24,7 @@ FEATURES = ["res3", "res4", "res5"]
 
 @pytest.mark.parametrize("name", NAMES)
 def test_maps(name):
-    """Channels and strides as it says."""
+    """Channels and strides of the maps are those of output_shape()."""
     backbone = TimmBackbone(name=name, out_features=FEATURES, arguments=arguments_of(name))
     with torch.no_grad():
         maps = backbone.eval()(torch.rand(2, 3, 64, 96))
@@ -154,7 +154,7 @@ def test_the_fragment(folder):
     "missing", [("layer3",), ("layer1", "layer2", "layer3", "layer4", "conv1")]
 )
 def test_files_of_other_networks(folder, tmp_path, missing):
-    """Of the whole network every tensor must be there; timm alone would take what there is."""
+    """A file must hold every tensor of the network; timm alone would accept a part."""
     weights = {name: value for name, value in folder.items() if not name.startswith(missing)}
     safetensors.save_file(weights, tmp_path / "timm" / "resnet18.a1_in1k.safetensors")
     with pytest.raises(CheckpointError, match="timm cannot load it"):
@@ -182,7 +182,7 @@ def test_a_damaged_file(folder, tmp_path):
 
 
 def test_modules_stay_trainable():
-    """What is frozen is the backbone's; a step trains the rest."""
+    """Only parts of the backbone are frozen; a step trains the rest."""
     config = small_config()
     model = ATSS.from_config(config, build_timm_fpn_p3_p7(config)).train()
     assert isinstance(model.backbone.bottom_up, nn.Module)

@@ -25,7 +25,7 @@ def log():
 
 
 def test_assigned_boxes():
-    """Of four boxes the second and the last have locations; -1 and -2 are none."""
+    """The second and the last of four boxes have locations; -1 and -2 stand for no box."""
     index = torch.tensor([-1, 1, -2, 3, 1])
     assert assigned_boxes(index, 4).tolist() == [False, True, False, True]
     assert assigned_boxes(torch.tensor([-1]), 0).tolist() == []

@@ -1,5 +1,5 @@
 """CONTINUOUS and LAST_PIXEL: scaling, clipping, half a pixel; the code's own loops are in
-tests/cvpods_ext/modeling/test_plus_one.py.
+tests/cvpods_ext/methods/test_plus_one.py.
 """
 
 import pytest

@@ -24,7 +24,7 @@ FIELDS = ["classification", "regression", "auto_assign", "feature_align"]
 
 
 def detector(kind=AutoAssign, strides=(8,), grids=((2, 3),), offset=0.5, outputs=None, **arguments):
-    """A detector of levels p3, p4, ... whose network gives `outputs`, each (R, channels)."""
+    """Return a detector of levels p3, p4, ... whose network returns `outputs` (R, channels)."""
     model = kind(
         backbone=nn.Identity(),
         head=nn.Identity(),
@@ -44,7 +44,7 @@ def detector(kind=AutoAssign, strides=(8,), grids=((2, 3),), offset=0.5, outputs
 
 
 def image(height, width, multiple=1):
-    """An empty image, padded to a multiple."""
+    """Return an empty image, padded to a multiple."""
     padded = [-(-n // multiple) * multiple for n in (height, width)]
     return ImageList(torch.zeros(1, 3, *padded), [(height, width)])
 
@@ -56,7 +56,7 @@ def maps_of(model, images, boxes, classes=None):
 
 
 def assert_blocks(heat, expected):
-    """heat (16, 24): `expected` 2 x 3 numbers, each all over its block of 8 x 8 pixels."""
+    """Check that a map (16, 24) has 2 x 3 blocks of 8 x 8 pixels with the expected numbers."""
     expected = torch.tensor(expected).repeat_interleave(8, 0).repeat_interleave(8, 1)
     torch.testing.assert_close(heat, expected, atol=2e-4, rtol=0)
 
@@ -65,7 +65,7 @@ def assert_blocks(heat, expected):
 
 
 def hand_case(**arguments):
-    """An image of 16 x 24 pixels, one level of stride 8, points 4, 12, 20 in x and 4, 12 in y.
+    """Return a detector of one level of stride 8: points 4, 12, 20 in x and 4, 12 in y.
 
     Where nothing else is said, class 0 looks certain, and class 1 and objectness are 3/4.
     """
@@ -156,7 +156,7 @@ def test_nearest_location(offset, expected):
 
 
 def test_beyond_the_last_location():
-    """A map of 1 x 2 locations, at 4 and 12, on 16 x 40 pixels: the last ones are nearest."""
+    """Beyond the last location, it is the nearest: locations at 4 and 12 of 40 pixels."""
     logits = torch.tensor([0.0, 1])[:, None].expand(2, CLASSES)
     model = detector(grids=[(1, 2)], outputs={"cls_logits": logits})
     (maps,) = maps_of(model, image(16, 40), [[0, 0, 40, 16]])
@@ -179,7 +179,7 @@ def flat(kind=AutoAssign, outputs=None, **arguments):
 
 
 def at_points(heat, stride):
-    """The values of the locations of a map of that stride, offset 1/2."""
+    """Return the values of a map at the locations of a stride, with offset 1/2."""
     return heat[stride // 2 :: stride, stride // 2 :: stride]
 
 
@@ -274,7 +274,7 @@ def giou_loss(a, b):
 
 
 def loop_maps(model, box, label, size):
-    """The four maps of an object as nested lists, and the level, location by location."""
+    """Compute the four maps of an object as nested lists, and the level, in loops."""
     outputs, priors = model.predict(None)
     cls, obj, deltas = (outputs[n][0].tolist() for n in ("cls_logits", "obj_score", "box_deltas"))
     strides = model.point_generator.strides
@@ -355,7 +355,7 @@ def test_matches_loop(kind, seed):
     ],
 )
 def test_object_without_a_location(box):
-    """All its maps are 0; those of its neighbours are as they were."""
+    """Without a location, all maps of an object are 0; those of its neighbours do not change."""
     boxes = [[8, 0, 24, 8], box, [0, 0, 24, 16]]
     found = maps_of(hand_case(), image(16, 24), boxes, [1, 1, 0])
     assert found[1].level == "p3"

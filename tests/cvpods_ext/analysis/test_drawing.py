@@ -19,7 +19,7 @@ BOTH = [*MAPS, "auto_assign", "feature_align"]
 
 
 def maps(height=20, width=30, level="p4", **values):
-    """Maps that hold one value each in the middle third of the rows, 0 elsewhere."""
+    """Return maps with one value each in the middle third of the rows, 0 elsewhere."""
     heats = {name: torch.zeros(height, width) for name in BOTH}
     for name, heat in heats.items():
         heat[height // 3 : -(height // 3)] = values.get(name, 0.5)
@@ -37,13 +37,13 @@ def grey(height=40, width=60, value=100):
 
 
 def rows_of(figure, count):
-    """The figure's axes, row by row."""
+    """Return the figure's axes, row by row."""
     columns = len(figure.axes) // count
     return [figure.axes[i * columns : (i + 1) * columns] for i in range(count)]
 
 
 def rendered(figure):
-    """The picture as (H, W, 3), and where each axes lies in it: (top, bottom, left, right)."""
+    """Return the picture (H, W, 3), and (top, bottom, left, right) of each axes in it."""
     file = io.BytesIO()
     figure.savefig(file, dpi=60, format="png")
     figure.set_dpi(60)
@@ -62,7 +62,7 @@ def one_block(count=1, fields=BOTH, name="tiny", **values):
 
 
 def test_one_model():
-    """A row per object: the image, four maps; titles in the first row, labels in every one."""
+    """Each object has a row: image and four maps. Titles are in the first row only."""
     objects = objects_of([10, 10, 30, 20], [30, 5, 50, 35], [0, 0, 60, 40])
     figure = draw_alignment(grey(), objects, [one_block(3)])
     rows = rows_of(figure, 3)
@@ -124,7 +124,7 @@ def test_corner_texts_and_scales():
 
 
 def cross_of(heat):
-    """(x, y) of the cross in a map of 20 x 30 cells of 2 pixels."""
+    """Return (x, y) of the cross in a map of 20 x 30 cells of 2 pixels."""
     block = Block("tiny", ["classification"], [maps()._replace(classification=heat)])
     figure = draw_alignment(grey(), objects_of([0, 0, 60, 40]), [block])
     (line,) = figure.axes[1].lines
@@ -201,7 +201,7 @@ def test_surroundings(box, columns, rows):
     "box", [[70, 10, 90, 20], [10, 50, 20, 70], [64, 10, 70, 20], [-30, 10, -4, 20], [2, -9, 6, -4]]
 )
 def test_surroundings_of_a_box_outside_the_image(box):
-    """An annotation may lie there: some pixels are shown, x to the right and y downwards."""
+    """Some pixels are shown, x to the right and y downwards: an annotation may lie there."""
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         figure = draw_alignment(grey(), objects_of(box), [one_block()])
@@ -211,7 +211,7 @@ def test_surroundings_of_a_box_outside_the_image(box):
 
 
 def test_object_without_a_location():
-    """All maps are 0: the picture says so, and shows the grey image alone."""
+    """If all maps are 0, the picture says so and shows the grey image alone."""
     zero = dict.fromkeys(BOTH, 0.0)
     figure = draw_alignment(grey(), objects_of([10, 10, 30, 20]), [one_block(**zero)])
     for axes in figure.axes[1:]:
@@ -224,7 +224,7 @@ def test_object_without_a_location():
 
 
 def test_rendered():
-    """In the map's middle third is colour, above and below it the grey image; boxes are outlined.
+    """The map's middle third is coloured, the rest is the grey image; boxes are outlined.
 
     Two rows of five panels side by side, none overlapping another.
     """

@@ -1,4 +1,4 @@
-"""Names of other frameworks: tables by hand, what is left over or missing, there and back."""
+"""Names of other frameworks: tables by hand, unused and missing tensors, the way there and back."""
 
 import random
 
@@ -36,7 +36,7 @@ def model_of(name, seed=0, **values):
 
 
 def weights_of(name, seed=0, zero_biases=False):
-    """All tensors random, also those that start at 0."""
+    """Return random tensors of an experiment's model, also those that start at 0."""
     weights = model_of(name).state_dict()
     generator = torch.Generator().manual_seed(seed)
     for key, value in weights.items():
@@ -67,7 +67,7 @@ def test_dots_are_dots():
 @pytest.mark.parametrize("name", [name for name in LAYOUTS if name != "cvpods"])
 @pytest.mark.parametrize("norm", [False, True])
 def test_tables_go_both_ways(name, norm):
-    """No name of a table is given away twice: back and forth is the identity."""
+    """Renaming back and forth is the identity: no name of a table occurs twice."""
     layout = LAYOUTS[name]
     methods = ["retinanet", "fcos"] + (["atss", "auto_assign"] if name == "mmdet" else [])
     for method in methods:
@@ -118,7 +118,7 @@ DETECTRON2 = {
     "layout, names", [("maskrcnn_benchmark", MASKRCNN_BENCHMARK), ("detectron2", DETECTRON2)]
 )
 def test_names_by_hand(layout, names):
-    """As the authors of ATSS and FCOS write them."""
+    """Rename tensors that are named as in the files of the authors of ATSS and FCOS."""
     weights = {name: torch.full((1,), float(i)) for i, name in enumerate(names)}
     result = convert(weights)
     assert result.layout == layout and not result.unused
@@ -127,7 +127,7 @@ def test_names_by_hand(layout, names):
 
 
 def test_towers_without_norms():
-    """RetinaNet's indices are 0, 2, 4, 6 everywhere but in mmdetection, which counts 0, 1, 2, 3."""
+    """RetinaNet's indices are 0, 2, 4, 6 in all frameworks except mmdetection (0, 1, 2, 3)."""
     theirs = {f"bbox_head.cls_convs.{i}.conv.weight": torch.zeros(1) for i in range(4)}
     assert set(convert(theirs).weights) == {f"head.cls_subnet.{2 * i}.weight" for i in range(4)}
     theirs = {f"rpn.head.cls_tower.{2 * i}.weight": torch.zeros(1) for i in range(4)}
@@ -178,7 +178,7 @@ def test_files_of_nothing_known(weights):
 
 
 def test_a_backbone_alone():
-    """torchvision's names, or ours; the classifier goes."""
+    """A backbone may have torchvision's names or ours; its classifier is dropped."""
     backbone = model_of("atss.res18.shapes").backbone.bottom_up.state_dict()
     result = convert({**backbone, "fc.weight": torch.zeros(1)})
     assert result.layout == "backbone" and result.complete and result.dropped == ["fc.weight"]
@@ -190,8 +190,11 @@ def test_a_backbone_alone():
 
 
 def test_order_of_anchors_by_hand():
-    """2 classes, 9 anchors; by ratio the channels of (ratio 1, size 2) are 2 * 5 and 2 * 5 + 1; by
-    size they are 2 * 7 and 2 * 7 + 1."""
+    """Reorder 9 anchors of 2 classes.
+
+    Ordered by ratio, the channels of (ratio 1, size 2) are 2 * 5 and 2 * 5 + 1; ordered by size,
+    they are 2 * 7 and 2 * 7 + 1.
+    """
     weights = {}
     for part, channels in (("cls_score", 18), ("bbox_pred", 36)):
         weights[f"head.{part}.weight"] = torch.arange(channels)[:, None, None, None].float()
@@ -217,7 +220,7 @@ def test_other_numbers_of_anchors():
 @pytest.mark.parametrize("zero_biases", [False, True])
 @pytest.mark.parametrize("name", SMALL)
 def test_to_mmdet_and_back(name, zero_biases):
-    """Everything that is learned, bit for bit; the result loads strictly."""
+    """All learned tensors come back bit for bit, and the result loads strictly."""
     weights = weights_of(name, zero_biases=zero_biases)
     there = to_mmdet(weights, SMALL[name])
     assert there.complete
@@ -233,7 +236,7 @@ def test_to_mmdet_and_back(name, zero_biases):
 
 
 def test_biases_that_mmdetection_does_without():
-    """Of 0 they are left out; others are written, and of ATSS it is said that they are lost."""
+    """Biases of 0 are left out. Others are written; for ATSS, a note tells of their loss."""
     zero = to_mmdet(weights_of("atss.res18.shapes", zero_biases=True), "atss")
     assert not any(k.startswith("bbox_head") and k.endswith("conv.bias") for k in zero.weights)
     assert len([name for name in zero.dropped if name.endswith("(0)")]) == 4 and not zero.notes
@@ -256,7 +259,7 @@ def test_weights_of_another_method():
 
 
 def test_left_over_and_missing():
-    """With shapes; a tensor of another shape is both."""
+    """The report lists unused and missing tensors with their shapes."""
     weights = to_mmdet(weights_of("atss.res18.shapes"), "atss").weights
     del weights["neck.fpn_convs.0.conv.bias"]
     weights["bbox_head.extra.weight"] = torch.zeros(2, 3)
@@ -272,7 +275,7 @@ def test_left_over_and_missing():
 
 
 def test_a_network_of_another_shape():
-    """Against the network of an experiment: 6 classes there, 80 here."""
+    """A tensor of another shape is unused and missing: 6 classes in the file, 80 in the network."""
     weights = weights_of("atss.res18.shapes")
     states = model_of("atss.res18.shapes", **{"MODEL.ATSS.NUM_CLASSES": 80}).state_dict()
     result = convert(weights, shapes={k: tuple(v.shape) for k, v in states.items()})
@@ -300,7 +303,7 @@ def test_the_network_is_read_off_the_weights(name):
 
 @pytest.mark.parametrize("name", ["atss.mobilenetv2.bccd", "feature_align.res18.shapes"])
 def test_networks_that_are_not_known(name):
-    """Converted all the same, and it is said that nothing was checked."""
+    """Weights of an unknown network are converted; the report says that they were not checked."""
     result = convert(weights_of(name))
     assert not result.checked and not result.missing and "not known" not in result.describe(False)
     assert "the network is unknown" in result.describe(False)
@@ -310,7 +313,7 @@ def test_networks_that_are_not_known(name):
 
 
 def test_files_are_converted_as_they_are_read(tmp_path):
-    """maskrcnn-benchmark's file of ATSS into its experiment, saying what it expects."""
+    """A file of ATSS from maskrcnn-benchmark gets our names and states what it expects."""
     weights = weights_of("atss.res18.shapes")
     table = LAYOUTS["maskrcnn_benchmark"].rules("fcos", True)
     theirs = {
@@ -341,7 +344,7 @@ def test_detectron2s_pixels_are_expected(tmp_path):
 
 @pytest.mark.parametrize("wrapper", ["module.", "module.module.", "model.", "_orig_mod."])
 def test_wrapped_models(tmp_path, wrapper):
-    """DistributedDataParallel, twice; Lightning; torch.compile: into a model, and converted."""
+    """Prefixes of DistributedDataParallel, Lightning and torch.compile are removed."""
     weights = weights_of("atss.res18.shapes")
     there = to_mmdet(weights, "atss").weights
     for named in (weights, there):
@@ -370,7 +373,7 @@ def test_averaged_weights_are_converted_too(tmp_path):
     ],
 )
 def test_detectors_of_two_stages(tmp_path, name):
-    """A pyramid from P2 has other levels under the same names: refused, also as it is read."""
+    """Refuse a pyramid from P2, which has other levels under the same names, also on reading."""
     weights = {**to_mmdet(weights_of("atss.res18.shapes"), "atss").weights, name: torch.zeros(1)}
     with pytest.raises(CheckpointError, match=f"{name} belongs to a pyramid that starts at P2"):
         convert(weights)
@@ -384,7 +387,7 @@ PARTS = ["neck.lateral_convs.1.", "neck.fpn_convs.3.", "bbox_head.atss_reg."]
 
 @pytest.mark.parametrize("part", PARTS)
 def test_whole_parts_that_are_missing(part):
-    """Too little to know the network by: not complete, and it is said how to have it checked."""
+    """Without a whole part, the network is unknown; the report names --dir."""
     weights = to_mmdet(weights_of("atss.res18.shapes"), "atss").weights
     result = convert({k: v for k, v in weights.items() if not k.startswith(part)})
     assert not result.complete
@@ -392,14 +395,14 @@ def test_whole_parts_that_are_missing(part):
 
 
 def test_detectron2_by_its_name():
-    """Files without pixel means have cvpods' names; --from says what they are."""
+    """Without pixel means, detectron2's files have cvpods' names; `source` tells them apart."""
     weights = weights_of("retinanet.res18.shapes")
     assert convert(weights).layout == "cvpods"
     assert convert(weights, "detectron2").layout == "detectron2"
 
 
 def test_mutated_files_give_clear_errors():
-    """60 of each framework's names with tensors gone, renamed, or of other shapes."""
+    """Convert 60 files of each framework with tensors removed, renamed or of other shapes."""
     generator = random.Random(0)
     ours = {k: v for k, v in weights_of("free_anchor.res18.shapes").items() if k[:4] != "anch"}
     sources = {"mmdet": to_mmdet(ours, "free_anchor").weights, "cvpods": ours}

@@ -38,7 +38,7 @@ def test_same_outputs(method):
 
 
 def test_the_comparison_notices():
-    """A hundredth on one level, one detection less, another class."""
+    """Notice a difference of 0.01 on one level, a missing detection and another class."""
     recorded = record("atss")
     for change in ("maps", "losses", "scores", "count", "classes"):
         other = json.loads(json.dumps(recorded))

@@ -1,4 +1,4 @@
-"""What an mmdetection checkpoint says beside its weights."""
+"""Metadata of an mmdetection checkpoint."""
 
 import pytest
 

@@ -25,7 +25,7 @@ THRESHOLD, MANY = 0.5, 100_000
 
 
 def theirs(name):
-    """torchvision's model with random weights under which some scores are high."""
+    """Return torchvision's model with random weights that give some high scores."""
     torch.manual_seed(0)
     size = {"min_size": HEIGHT, "max_size": WIDTH}
     caps = {"score_thresh": THRESHOLD, "topk_candidates": MANY, "detections_per_img": MANY}
@@ -100,7 +100,7 @@ def test_same_detections(name):
 
 
 def rows_of(boxes, scores, classes):
-    """(N, 6): box in pixels, thousandths of score, class so that another one is far away."""
+    """Return rows (N, 6) of box, 1000 * score and 1000 * class, so that other classes are far."""
     return torch.cat([boxes, 1000 * scores[:, None], 1000.0 * classes[:, None]], dim=1)
 
 

@@ -20,7 +20,7 @@ from tests.load_script import ROOT
 
 # Packages that take part in an export.
 PACKAGES = ("torch", "torchvision", "numpy", "onnx", "onnxscript", "onnxslim")
-# Graphs of so many versions of the sources are kept.
+# Number of versions of the sources whose graphs are kept.
 VERSIONS = 3
 
 

@@ -29,7 +29,7 @@ def folder_of(method: str) -> Path:
 
 
 def small_opts(method: str) -> list[Any]:
-    """Overrides: a narrow pyramid, one convolution in each tower."""
+    """Return overrides for a narrow pyramid and one convolution in each tower."""
     group = EXPERIMENTS[method][1]
     opts = ["MODEL.FPN.OUT_CHANNELS", 32, f"MODEL.{group}.NUM_CONVS", 1]
     if method == "feature_align":
@@ -38,7 +38,7 @@ def small_opts(method: str) -> list[Any]:
 
 
 def small_config(method: str, opts: Any = ()) -> tuple[Any, Any]:
-    """(config, build_model) on the CPU."""
+    """Return (config, build_model) on the CPU."""
     return open_experiment(folder_of(method), [*small_opts(method), *opts], device="cpu")
 
 
@@ -55,7 +55,7 @@ def small_detector(method: str, opts: Any = ()) -> DenseDetector:
 
 
 def _give_maps_unit_variance(backbone: nn.Module) -> None:
-    """MobileNet starts from small weights, from which its maps would vanish."""
+    """Rescale MobileNet's weights, which start so small that its maps would vanish."""
 
     def rescale(conv: nn.Conv2d, _: Any, output: torch.Tensor) -> torch.Tensor:
         conv.weight.data /= output.std()
@@ -88,14 +88,14 @@ def export_small(method: str, folder: Path, *flags: str) -> Path:
 
 
 def noise_image(height: int, width: int, seed: int = 0) -> torch.Tensor:
-    """(3, H, W) uint8 of coarse squares."""
+    """Return an image (3, H, W) uint8 of coarse squares."""
     generator = torch.Generator().manual_seed(seed)
     cells = torch.randint(0, 256, (1, 3, height // 8, width // 8), generator=generator)
     return nn.functional.interpolate(cells.float(), (height, width))[0].byte()
 
 
 def as_inputs(images: list[torch.Tensor]) -> list[dict[str, Any]]:
-    """A batch; each image is said to have been twice as large."""
+    """Return a batch whose images state twice their size as the original size."""
     return [
         {"image": image, "height": image.shape[1] * 2, "width": image.shape[2] * 2}
         for image in images

@@ -1,4 +1,4 @@
-"""pods_export, pods_infer, pods_test, pods_demo and the seed's scripts, as a user types them."""
+"""pods_export, pods_infer, pods_test, pods_demo and the FreeAnchor scripts, as users type them."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ OPTS = [str(word) for word in small_opts("free_anchor")]
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """An experiment's folder with weights and two graphs: of any shape, and of 4 x 96 x 128."""
+    """Make an experiment's folder with weights."""
     folder = tmp_path_factory.mktemp("free_anchor.small")
     for name in ("config.py", "net.py"):
         shutil.copy(ROOT / "playground/free_anchor.res18.shapes" / name, folder)
@@ -42,7 +42,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture
 def graphs(folder, run_command):
-    """(of any shape, of fixed shape in FP16), exported once by the command."""
+    """Return a graph of any shape and one of 4 x 96 x 128 in FP16, exported once by the command."""
     free, fixed = folder / "free.onnx", folder / "fixed.onnx"
     if not fixed.exists():
         words = ["pods_export", "--weights", "x.pth", "--output"]
@@ -54,7 +54,7 @@ def graphs(folder, run_command):
 
 
 def test_export_takes_the_weights_of_the_overrides(folder, tmp_path):
-    """MODEL.WEIGHTS x.pth, though OUTPUT_DIR has a checkpoint; that one without; never two."""
+    """MODEL.WEIGHTS wins over the checkpoint in OUTPUT_DIR; weights given twice are refused."""
     state = small_detector("free_anchor").state_dict()
     torch.save({"model": state, "iteration": 9}, tmp_path / "model_final.pth")
     words = ["--dir", str(folder), "--batch", "1", "--size", "64x96"]
@@ -74,7 +74,7 @@ def test_export_takes_the_weights_of_the_overrides(folder, tmp_path):
 
 
 def assert_same_results(found, wanted):
-    """COCO's list of detections: those of each image have the same scores, whatever their order."""
+    """Check that the detections of each image have the same scores, in any order."""
     assert len(found) == len(wanted) > 8 * 50
     for image in {entry["image_id"] for entry in wanted}:
         both = [
@@ -91,8 +91,9 @@ def figures(done, *names):
 
 
 def test_accuracy_is_that_of_the_weights(folder, graphs, run_command):
-    """8 images in batches of 3, the last one partial: pods_test with weights and with a graph,
-    and pods_infer.
+    """pods_test with weights, pods_test with a graph and pods_infer give the same results.
+
+    There are 8 images in batches of 3, so that the last batch is partial.
     """
     lines, detections = [], []
     for weights in ("x.pth", "free.onnx"):
@@ -170,12 +171,12 @@ def test_demo(folder, graphs, run_command, shapes_root):
     assert json.loads(record.read_text())["detections"]
 
 
-# -- the seed's scripts ----------------------------------------------------------------------------
+# -- scripts/infer_freeanchor_fp16_*.sh ------------------------------------------------------------
 
 
 @pytest.fixture
 def coco_layout(tmp_path, shapes_root):
-    """The shapes in COCO's folders: images/val2017, annotations/instances_val2017.json."""
+    """Lay the shapes out as COCO: images/val2017, annotations/instances_val2017.json."""
     root = tmp_path / "coco"
     (root / "images").mkdir(parents=True)
     (root / "annotations").mkdir()
@@ -186,7 +187,7 @@ def coco_layout(tmp_path, shapes_root):
 
 
 def run_script(mode, cwd, *flags, **env):
-    """The script as typed in `cwd`, with this environment's commands."""
+    """Run a script as typed in `cwd`, with this environment's commands."""
     script = ROOT / f"scripts/infer_freeanchor_fp16_{mode}.sh"
     return subprocess.run(
         ["bash", str(script), *flags],
@@ -200,7 +201,7 @@ def run_script(mode, cwd, *flags, **env):
 
 @pytest.mark.skipif(not (ROOT / ".venv").is_dir(), reason="no .venv beside the sources")
 def test_scripts(folder, graphs, coco_layout):
-    """From another folder, with relative paths; the exit status is that of the target."""
+    """The scripts run from another folder with relative paths; the target decides the status."""
     env = {"MODEL": "fixed.onnx", "EXPERIMENT": ".", "DATASETS_DIR": str(coco_layout)}
     done = run_script("accuracy", folder, "--target-ap", "0", "OUTPUT_DIR", "out", **env)
     assert done.returncode == 0, done.stderr

@@ -127,7 +127,7 @@ def test_other_input_is_refused(exported):
 
 
 def test_post_processing_inside_the_graph_cannot_be_changed(exported):
-    """A network's can: it is this project's."""
+    """Refuse other post-processing for a detector's graph; a network's graph leaves it open."""
     opts = ["MODEL.FREE_ANCHOR.NMS_THRESH_TEST", 0.3]
     load_graph(*small_config("free_anchor", opts), exported("free_anchor"))
     with pytest.raises(ConfigError, match="NMS_THRESH_TEST is 0.3; they expect 0.5"):
@@ -153,7 +153,7 @@ def test_another_method_is_refused(exported):
     ],
 )
 def test_another_network_is_refused(exported, flags, opts, message):
-    """Also where weights are not checked."""
+    """A graph of another network is refused, even if weights are not checked."""
     opts = [*opts, "MODEL.CHECK_WEIGHTS", False]
     with pytest.raises(ConfigError, match=message):
         load_graph(*small_config("free_anchor", opts), exported("free_anchor", *flags))

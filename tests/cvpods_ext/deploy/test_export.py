@@ -1,4 +1,4 @@
-"""pods_export: shapes, opsets, simplification, formats, what a file says of itself; errors."""
+"""pods_export: shapes, opsets, simplification, formats, the description in a file, errors."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def shapes_of(values):
 
 
 def run_tool(capsys, *words):
-    """Error output of pods_export, which must fail."""
+    """Run pods_export, which must fail; return its error output."""
     with pytest.raises(SystemExit) as stop:
         export([str(word) for word in words])
     assert stop.value.code == 1
@@ -62,7 +62,7 @@ def flags_of(weights, method="free_anchor"):
 
 
 def test_names_and_open_axes(exported):
-    """Outputs of the seed's graph: class maps of all levels first, then those of boxes."""
+    """The outputs are the class maps of all levels, then the box maps of all levels."""
     model = onnx.load(exported("free_anchor"))
     assert shapes_of(model.graph.input) == {"input": ["batch", 3, "height", "width"]}
     outputs = shapes_of(model.graph.output)
@@ -118,7 +118,7 @@ def test_class_names_come_with_the_weights(tmp_path):
 
 
 def test_fixed_shape_and_half_and_simplified(exported):
-    """As the seed asks for it: a graph of any size, fixed to 4 images of 96 x 128, in FP16."""
+    """A graph of any size is fixed to 4 images of 96 x 128, in FP16."""
     path = exported(
         "free_anchor", "--half", "--simplify", "--overwrite-input-shape", "input:4,3,96,128"
     )
@@ -149,7 +149,7 @@ def test_export_of_a_fixed_shape():
 
 @pytest.mark.parametrize("opset", [18, 23])
 def test_opsets(opset):
-    """No warning is raised on the way."""
+    """The export raises no warning."""
     graph = NetworkGraph(small_detector("retinanet")).eval()
     info = GraphInfo(
         "network", "RetinaNet", ["input"], list(graph.output_names), 16, 6, ["p3"], [9]
@@ -173,7 +173,7 @@ def test_nothing_is_printed_but_the_result(weights, tmp_path, capfd):
 
 
 def test_pt2_of_the_network_needs_torch_alone(exported, tmp_path):
-    """In a new process that imports neither cvpods nor cvpods_ext."""
+    """A new process that imports neither cvpods nor cvpods_ext runs the file."""
     path = exported("free_anchor", "--format", "pt2")
     code = (
         "import sys, torch\n"
@@ -222,7 +222,7 @@ def test_verify_sees_a_nan_in_the_last_output(tmp_path):
 
 
 def test_difference():
-    """Relative where values exceed 1: |6 - 4| / 4 and |0.5 - 0.25|."""
+    """Differences are relative for values above 1: |6 - 4| / 4 and |0.5 - 0.25|."""
     assert difference(torch.tensor([6.0, 0.5]), torch.tensor([4.0, 0.25])) == 0.5
     assert difference(torch.zeros(2), torch.zeros(3)) == float("inf")
     for bad in (float("nan"), float("inf")):
@@ -232,7 +232,7 @@ def test_difference():
 
 
 def test_difference_of_detections():
-    """Two that change places are the same; another box, score, label or number of them is not."""
+    """Detections may change places; another box, score, label or number is a difference."""
     wanted = {
         "boxes": torch.tensor([[[0.0, 0.0, 8.0, 8.0], [2.0, 2.0, 9.0, 9.0], [0.0] * 4]]),
         "scores": torch.tensor([[0.5, 0.5, 0.0]]),
@@ -381,7 +381,7 @@ def test_graphs_are_not_exported_again(exported, capsys, tmp_path):
 
 
 def test_names_of_the_data_set_where_the_weights_have_none(weights, tmp_path, monkeypatch):
-    """COCO's are known without its files."""
+    """COCO's names are known without its files."""
     cfg, build_model = small_config("free_anchor", ["MODEL.FREE_ANCHOR.NUM_CLASSES", 80])
     cfg.DATASETS.TEST = ("coco_2017_val",)
     path = tmp_path / "x.pth"

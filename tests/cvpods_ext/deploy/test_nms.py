@@ -19,7 +19,7 @@ class Nms(nn.Module):
 
 @pytest.fixture(scope="module")
 def onnx_nms(tmp_path_factory):
-    """The same as a function by onnxruntime, for any batch and number of candidates."""
+    """Return nms_keep as a function that onnxruntime runs, for any batch and number of boxes."""
     ort = pytest.importorskip("onnxruntime")
     n, c = torch.export.Dim("n"), torch.export.Dim("c")
     example = torch.rand(2, 7, 4), torch.rand(2, 7), torch.zeros(2, 7, dtype=torch.int64)
@@ -49,7 +49,7 @@ def test_by_hand(onnx_nms):
     Image 0: A (0.9, class 0) at x 0; B (0.8, class 0) at x 2, IoU 80 / 120 = 0.67 with A: dropped;
     C (0.7, class 1) at x 0: another class, kept; D (0.6, class 0) at x 5, IoU with A 50 / 150:
     kept although its IoU with B is 70 / 130 = 0.54, as B is gone.
-    Image 1: the same boxes, but A is no candidate: B is kept and D dropped; C is no candidate.
+    Image 1: the same boxes, but A and C are not candidates: B is kept and D dropped.
     """
     x = torch.tensor([0.0, 2.0, 0.0, 5.0])
     one = torch.stack([x, torch.zeros(4), x + 10, torch.full((4,), 10.0)], dim=1)

@@ -43,7 +43,7 @@ def network(method, exported):
 
 @pytest.fixture
 def detector(method, exported):
-    """Of any batch and size; FeatureAlign's, which takes a minute so, of one size."""
+    """Return a detector's graph of any batch and size; FeatureAlign's has one size to be faster."""
     size = ["--size", "128x160"] if method == "feature_align" else []
     return exported(method, "--with-postprocess", *size)
 
@@ -55,7 +55,7 @@ def feeds_of(graph, batch, size):
 
 
 def test_only_standard_operators(network, detector):
-    """None of another domain, and no branch or loop."""
+    """Graphs have only operators of ONNX itself, and neither branch nor loop."""
     onnx = pytest.importorskip("onnx")
     for path in (network, detector):
         model = onnx.load(path)
@@ -85,7 +85,7 @@ def test_network_outputs(network, method):
 
 
 def assert_same_detections(found, wanted):
-    """Each of `found` is one of `wanted`; those of nearly equal scores may have changed places."""
+    """Check that both have the same detections; those of nearly equal scores may change places."""
     assert len(found) == len(wanted) and found.image_size == wanted.image_size
     units = torch.tensor([0.01] * 4 + [1e-4, 0.5])  # pixels, score, label
     rows = [
@@ -176,7 +176,7 @@ def test_fp16(method, exported):
 
 
 def test_images_of_a_batch_do_not_depend_on_each_other(network, method):
-    """As the network computes them; only the padding to a common size may matter."""
+    """Each image gets the maps that it gets alone; only padding to a common size may matter."""
     graph, _ = load_graph(*small_config(method), network)
     images = [noise_image(96, 128, seed) for seed in range(3)]
     stacked = torch.stack([graph.normalize(image) for image in images])

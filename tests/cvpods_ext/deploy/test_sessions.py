@@ -1,4 +1,4 @@
-"""Opening graphs: what does not open is told apart; runtimes agree; timing."""
+"""Sessions: runtimes agree, files that do not open give telling errors, timing."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def test_openvino_agrees_with_onnxruntime(exported, flags):
 
 
 def test_openvino_lacks_deform_conv(exported):
-    """The error names the runtime and the operator, and the way out."""
+    """An error names the runtime, the operator and the way out."""
     pytest.importorskip("openvino")
     path = exported("feature_align", "--size", "96x96", "--batch", "1")
     with pytest.raises(ConfigError, match="OpenVINO .* lacks the operator DeformConv") as error:
@@ -67,7 +67,7 @@ def test_bound_runs_compute_the_same(exported):
 
 
 def test_sizes_that_a_pt2_does_not_take(exported):
-    """Of an open size: levels of one cell (64 pixels on P6), which ONNX takes."""
+    """A .pt2 of open size refuses levels of one cell (64 pixels on P6), which ONNX accepts."""
     small = {"input": noise(1, (64, 160))}
     with pytest.raises(DataError, match="does not take 64 x 160 pixels.*at least two cells"):
         open_session(exported("free_anchor", "--format", "pt2"))(small)

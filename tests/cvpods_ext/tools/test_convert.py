@@ -25,7 +25,7 @@ CLASSES = ["disc", "square", "triangle", "star", "ring", "cross"]
 
 
 def run(*words):
-    """(status, output, errors) of the command, in this process."""
+    """Run the command in this process; return (status, output, errors)."""
     output, errors, status = io.StringIO(), io.StringIO(), 0
     with redirect_stdout(output), redirect_stderr(errors):
         try:
@@ -44,7 +44,7 @@ def model():
 
 @pytest.fixture
 def checkpoint(tmp_path, model):
-    """A run's folder: weights, averaged weights, an optimiser's state and the run's config."""
+    """Write a run's folder: weights, averaged weights, an optimiser's state, the config."""
     folder = tmp_path / "output"
     averaged = {name: value + 1 for name, value in model.state_dict().items()}
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
@@ -62,7 +62,7 @@ def sha256(path):
 
 
 def test_strip(checkpoint, model):
-    """Weights alone, the averaged ones, under a name with their hash; a line for sha256sum -c."""
+    """--strip writes the averaged weights alone under a name with their hash."""
     status, output, _ = run(checkpoint, "--strip", "--quiet")
     assert status == 0
     digest, name = output.strip().splitlines()[-1].split("  ")
@@ -84,7 +84,7 @@ def test_strip(checkpoint, model):
 
 
 def test_the_command(checkpoint):
-    """As it is typed: the name in the last line is that of the file."""
+    """As typed, the last line of the output names the file."""
     words = [COMMAND, str(checkpoint), "--strip"]
     done = subprocess.run(words, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0 and "Traceback" not in done.stderr
@@ -99,7 +99,7 @@ def test_strip_twice_is_the_same_file(checkpoint):
 
 
 def test_safetensors_and_a_predictor(checkpoint, tmp_path):
-    """With provenance in the header; a predictor takes file and class names."""
+    """The header holds the provenance; a predictor takes the file and its class names."""
     path = tmp_path / "x.safetensors"
     status, output, _ = run(checkpoint, path, "--dir", EXPERIMENT)
     assert status == 0 and "missing: 0" in output and "unused: 0" in output
@@ -125,7 +125,7 @@ def test_to_mmdet_and_back(checkpoint, tmp_path, model):
 
 
 def test_the_report(checkpoint, tmp_path):
-    """Every tensor with its shape; --quiet leaves out those that are used."""
+    """The report lists every tensor with its shape; --quiet omits the tensors in use."""
     output = run(checkpoint, tmp_path / "x.pth", "--to", "mmdet", "--method", "atss")[1]
     line = "  head.cls_score.weight -> bbox_head.atss_cls.weight (6, 64, 3, 3)"
     assert line in output.splitlines()
@@ -134,7 +134,7 @@ def test_the_report(checkpoint, tmp_path):
 
 
 def test_a_partial_match_is_refused(tmp_path, model):
-    """Named with shapes, status 1, nothing written; unless told."""
+    """A partial match is listed with shapes; only --allow-partial writes it."""
     weights = to_mmdet(model.state_dict(), "atss").weights
     del weights["neck.fpn_convs.1.conv.weight"]
     torch.save({"state_dict": {**weights, "bbox_head.other": torch.zeros(7)}}, tmp_path / "in.pth")
@@ -163,7 +163,7 @@ def test_a_partial_match_is_refused(tmp_path, model):
     ],
 )
 def test_errors(checkpoint, tmp_path, words, message):
-    """One message, status 1, and nothing written."""
+    """Errors give one message and status 1; nothing is written."""
     before = sorted(tmp_path.rglob("*"))
     words = [word.replace("IN", str(checkpoint)) for word in words]
     words = [
@@ -175,7 +175,7 @@ def test_errors(checkpoint, tmp_path, words, message):
 
 
 def test_a_files_own_words_win(tmp_path, model):
-    """mmdetection's file says RGB: an experiment in BGR does not make it BGR, but is refused."""
+    """Refuse an experiment in BGR for a file of mmdetection that states RGB."""
     weights = to_mmdet(model.state_dict(), "atss").weights
     config = (
         "model = dict(data_preprocessor=dict(mean=[123.675, 116.28, 103.53], "
@@ -191,7 +191,7 @@ def test_a_files_own_words_win(tmp_path, model):
 
 
 def test_what_mmdetection_computes_otherwise(checkpoint, tmp_path):
-    """Said on the way there; on the way back the weights expect what they were trained with."""
+    """A note names the keys; on the way back, the weights expect their training's values."""
     words = ["--to", "mmdet", "--method", "atss", "--quiet", "--dir", EXPERIMENT]
     output = run(checkpoint, tmp_path / "there.pth", *words)[1]
     assert "computes with other values" in output and "MODEL.ATSS.SCORE_TYPE class_first" in output

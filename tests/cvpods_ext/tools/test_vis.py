@@ -45,7 +45,7 @@ def noise(height, width, seed):
 
 
 def write_shapes(root):
-    """A data root with "shapes": first.png and empty.png for testing, other.png for training."""
+    """Write a data root with "shapes": first.png and empty.png to test, other.png to train."""
     folder = root / "shapes"
     (folder / "annotations").mkdir(parents=True)
     categories = [{"id": i, "name": n} for i, n in zip((2, 3, 5, 7, 11, 13), NAMES, strict=True)]
@@ -65,7 +65,7 @@ def write_shapes(root):
 
 
 def make_experiment(root, name, source, overrides):
-    """A copy of an experiment of the shapes with overrides, and weights whose scores spread."""
+    """Copy an experiment of the shapes with overrides, and write weights whose scores spread."""
     folder = root / name
     folder.mkdir()
     config, net = ((ROOT / "playground" / source / f).read_text() for f in ("config.py", "net.py"))
@@ -83,7 +83,7 @@ def make_experiment(root, name, source, overrides):
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory):
-    """data/shapes, and experiments of each method; nothing is written into it by a test."""
+    """Make data/shapes and an experiment of each method. No test writes into it."""
     root = tmp_path_factory.mktemp("vis")
     write_shapes(root / "data")
     with pytest.MonkeyPatch.context() as patch:
@@ -101,7 +101,7 @@ def image(root):
 
 
 class Shown:
-    """What pods_vis gave to draw_alignment and to alignment_maps; a blank picture is written."""
+    """Recorder of the arguments of draw_alignment and alignment_maps; it writes a blank picture."""
 
     def __init__(self, monkeypatch):
         self.calls = []
@@ -125,7 +125,7 @@ class Shown:
 
 @pytest.fixture
 def shown(monkeypatch, root, tmp_path):
-    """Inside a folder of its own, with the data at hand."""
+    """Enter an own folder and make the data known; record what would be drawn."""
     monkeypatch.setenv("CVPODS_DATASETS", str(root / "data"))
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     monkeypatch.chdir(tmp_path)
@@ -133,7 +133,7 @@ def shown(monkeypatch, root, tmp_path):
 
 
 def words(root, image, *more, of="assign.tiny"):
-    """The command's words; pictures go into the current folder."""
+    """Return the command's words; pictures go into the current folder."""
     given = ["alignment", "--dir", root / of, "--input", image]
     if "--output" not in more and "OUTPUT_DIR" not in more:
         given += ["--output", "out.png"]
@@ -141,7 +141,7 @@ def words(root, image, *more, of="assign.tiny"):
 
 
 def fails(capsys, argv, status=1):
-    """Run; the one message on stderr that tells what is wrong (of usage: its last line)."""
+    """Run the command, which must fail; return its message (the last line of a usage error)."""
     with pytest.raises(SystemExit) as exit_:
         main(argv)
     assert exit_.value.code == status
@@ -155,7 +155,7 @@ def fails(capsys, argv, status=1):
 
 
 def test_as_typed(root, tmp_path, run_command):
-    """Inside an experiment's folder: OUTPUT_DIR/alignment.png, two rows of five panels."""
+    """Inside an experiment's folder, it writes two rows of five panels to OUTPUT_DIR."""
     folder = tmp_path / "mine.tiny"
     shutil.copytree(root / "assign.tiny", folder)
     image = root / "data/shapes/val/first.png"
@@ -189,7 +189,7 @@ def test_both_methods_in_one_picture(root, image, monkeypatch, tmp_path):
 
 
 def test_detected_objects(root, image, shown):
-    """The best ones, as Predictor finds them, with class and score."""
+    """Show Predictor's best detections with class and score."""
     main(words(root, image, "--score", "0", "--count", "3"))
     found = Predictor.from_experiment(root / "assign.tiny")(image)[:3]
     torch.testing.assert_close(shown.objects.boxes, found.pred_boxes.tensor)
@@ -201,7 +201,7 @@ def test_detected_objects(root, image, shown):
 
 
 def test_score(root, image, shown):
-    """A score equal to the least one is enough; four objects unless --count says otherwise."""
+    """Scores equal to --score are shown; without --count, four objects are."""
     found = Predictor.from_experiment(root / "assign.tiny")(image)
     scores = found.scores.double().tolist()
     assert len(scores) > 4 and scores[2] < scores[1]
@@ -212,7 +212,7 @@ def test_score(root, image, shown):
 
 
 def test_annotated_objects(root, image, shown):
-    """--truth: in the order of the file, as corners, with the names of the data set."""
+    """--truth shows boxes in the order of the file, with the names of the data set."""
     main(words(root, image, "--truth"))
     expected = [[10, 20, 50, 50], [60, 5, 90, 65], [0, 50, 25, 96]]
     assert shown.objects.boxes.tolist() == expected
@@ -265,7 +265,7 @@ def test_one_experiment_shows_both_weights(root, image, shown, of, kind):
 
 
 def test_inside_an_experiment(root, image, shown, monkeypatch, tmp_path):
-    """Without --dir; the folder's name stands above its maps."""
+    """Without --dir, the current folder's name is above its maps."""
     monkeypatch.chdir(root / "assign.tiny")
     out = str(tmp_path / "out.png")
     main(["alignment", "--input", str(image), "--truth", "--count", "1", "--output", out])
@@ -274,7 +274,7 @@ def test_inside_an_experiment(root, image, shown, monkeypatch, tmp_path):
 
 @pytest.mark.parametrize("of", KINDS)
 def test_model_is_in_evaluation(root, image, shown, of):
-    """No statistics of the batch and no dropout: as in a test, and the same picture every time."""
+    """Without batch statistics and dropout, the picture is the same every time."""
     main(words(root, image, "--truth", of=of))
     ((_, training, *_),) = shown.calls
     assert not training
@@ -291,7 +291,7 @@ def test_model_is_in_evaluation(root, image, shown, of):
 
 @pytest.mark.parametrize("of", KINDS)
 def test_beside(root, image, shown, of):
-    """Two models, each with its own weight alone; objects are the first one's."""
+    """Two models each show their own weight; the first one detects the objects."""
     other = {"assign.tiny": "align.tiny", "align.tiny": "assign.tiny"}[of]
     own = {"assign.tiny": "auto_assign", "align.tiny": "feature_align"}
     main(words(root, image, "--truth", "--beside", root / other, of=of))
@@ -304,7 +304,7 @@ def test_beside(root, image, shown, of):
 
 
 def other_weights(root, tmp_path, **values):
-    """A copy of AutoAssign's weights with one tensor replaced."""
+    """Write AutoAssign's weights with some tensors replaced."""
     content = torch.load(root / "assign.tiny/output/model_final.pth", weights_only=True)
     content["model"] |= values
     path = tmp_path / "other.pth"
@@ -313,7 +313,7 @@ def other_weights(root, tmp_path, **values):
 
 
 def test_weights_of_each(root, image, shown, tmp_path):
-    """--weights is the first one's, --beside-weights the other one's; else each its newest."""
+    """--weights and --beside-weights name weights; otherwise the newest checkpoint is taken."""
     path = other_weights(root, tmp_path, mu=torch.full((6, 2), 0.125))
     beside = ["--truth", "--beside", root / "assign.tiny"]
     for options, expected in [
@@ -326,7 +326,7 @@ def test_weights_of_each(root, image, shown, tmp_path):
 
 
 def test_overrides(root, image, shown, tmp_path):
-    """KEY VALUE pairs also between flags; they decide where the picture goes."""
+    """KEY VALUE pairs may stand between flags; OUTPUT_DIR decides where the picture goes."""
     weights = other_weights(root, tmp_path, mu=torch.full((6, 2), 0.125))
     pairs = ["MODEL.AUTO_ASSIGN.REG_WEIGHT", "1.5", "OUTPUT_DIR", tmp_path / "runs"]
     main(words(root, image, *pairs, "--truth", "MODEL.WEIGHTS", weights))
@@ -336,7 +336,7 @@ def test_overrides(root, image, shown, tmp_path):
 
 
 def test_augmented_test(root, image, shown):
-    """TEST.AUG wraps the detector for tests; the maps are of the detector itself, one scale."""
+    """The maps come from the detector itself at one scale, not from its TEST.AUG wrapper."""
     main(words(root, image, "--truth", "TEST.AUG.ENABLED", "True"))
     assert type(shown.calls[0][0]) is AutoAssign
 
@@ -366,7 +366,7 @@ def test_images_without_truth(root, image, shown, capsys, tmp_path):
 
 
 def test_crowds_are_no_objects(root, image, shown, monkeypatch, tmp_path):
-    """The first of three annotations is one: nothing is trained on it."""
+    """Crowds are left out, because no detector trains on them."""
     data = shutil.copytree(root / "data", tmp_path / "data")
     path = data / "shapes/annotations/instances_val.json"
     content = json.loads(path.read_text())
@@ -379,7 +379,7 @@ def test_crowds_are_no_objects(root, image, shown, monkeypatch, tmp_path):
 
 @pytest.mark.parametrize("options", [["--truth"], ["--score", "0.99"]])
 def test_other_detectors(root, image, shown, capsys, options):
-    """Also where they find nothing: no other score would help."""
+    """Other detectors are refused before they detect: another score would not help."""
     line = fails(capsys, words(root, image, *options, of="atss.tiny"))
     assert "AutoAssign or FeatureAlign; this model is ATSS" in line
 
@@ -390,7 +390,7 @@ def test_other_detector_beside(root, image, shown, capsys):
 
 
 def test_other_classes_beside(root, image, shown, capsys, tmp_path):
-    """The checkpoint's own names count."""
+    """Compare the class names in the checkpoints."""
     path = tmp_path / "other.pth"
     content = torch.load(root / "align.tiny/output/model_final.pth", weights_only=True)
     torch.save({**content, "thing_classes": [*NAMES[:5], "heart"]}, path)
@@ -426,14 +426,14 @@ def test_wrong_key(root, image, shown, capsys):
 
 @pytest.mark.parametrize("options", [["0"], ["-1"], ["0", "--truth"], ["-1", "--truth"]])
 def test_count_must_be_positive(root, image, shown, capsys, options):
-    """Not "no object", and not all but the last one."""
+    """--count below 1 is refused, with and without --truth."""
     line = fails(capsys, words(root, image, "--score", "0", "--count", *options))
     assert "--count" in line and options[0] in line
 
 
 @pytest.mark.parametrize("score", ["nan", "-0.5", "1.5"])
 def test_score_must_be_one(root, image, shown, capsys, score):
-    """As pods_demo says it."""
+    """The message is that of pods_demo."""
     line = fails(capsys, words(root, image, "--score", score))
     assert "--score" in line and "0 ... 1" in line
 
@@ -460,7 +460,7 @@ def test_input_is_needed(capsys):
 
 @pytest.mark.parametrize("name", ["out.xyz", "file/out.png"])
 def test_pictures_that_cannot_be_written(root, image, monkeypatch, capsys, tmp_path, name):
-    """A kind that nobody knows, a path below a file."""
+    """Neither an unknown kind of picture nor a path below a file can be written."""
     monkeypatch.setenv("CVPODS_DATASETS", str(root / "data"))
     (tmp_path / "file").write_text("")
     line = fails(capsys, words(root, image, "--truth", "--output", tmp_path / name))
@@ -469,7 +469,7 @@ def test_pictures_that_cannot_be_written(root, image, monkeypatch, capsys, tmp_p
 
 @pytest.mark.parametrize("name", ["folder", "folder.png"])
 def test_picture_into_a_folder(root, image, monkeypatch, tmp_path, name):
-    """That there is."""
+    """If --output is an existing folder, the picture goes into it."""
     monkeypatch.setenv("CVPODS_DATASETS", str(root / "data"))
     (tmp_path / name).mkdir()
     main(words(root, image, "--truth", "--count", "1", "--output", tmp_path / name))
@@ -477,7 +477,7 @@ def test_picture_into_a_folder(root, image, monkeypatch, tmp_path, name):
 
 
 def test_picture_of_no_kind(root, image, monkeypatch, capsys, tmp_path):
-    """A name without a suffix: what is said to be written is there."""
+    """Without a suffix, the name in the log is that of the written file."""
     monkeypatch.setenv("CVPODS_DATASETS", str(root / "data"))
     main(words(root, image, "--truth", "--count", "1", "--output", tmp_path / "picture"))
     said = capsys.readouterr().err.strip().rpartition("Wrote ")[2]
@@ -485,7 +485,7 @@ def test_picture_of_no_kind(root, image, monkeypatch, capsys, tmp_path):
 
 
 def test_classes_of_data_and_model_differ(root, image, shown, capsys, tmp_path):
-    """--truth: an annotated class is a number, which the model would take for another class."""
+    """With --truth, the data set's classes must be the model's."""
     content = torch.load(root / "assign.tiny/output/model_final.pth", weights_only=True)
     path = tmp_path / "other.pth"
     torch.save({**content, "thing_classes": [*NAMES[:5], "heart"]}, path)
@@ -500,7 +500,7 @@ def test_unknown_figure(capsys, argv):
 
 @pytest.mark.parametrize("flag", ["-h", "--help"])
 def test_help(capsys, flag):
-    """On stdout, as help of every command."""
+    """Help goes to stdout, as for every command."""
     for argv, start in (
         ([flag], "usage: pods_vis {alignment}"),
         (
