@@ -132,11 +132,12 @@ def build_model(cfg):
 
 
 @pytest.mark.slow
-def test_the_message_of_the_failing_rank_comes_first(experiment, start):
+def test_the_message_of_the_failing_rank_comes_first(experiment, shapes_root):
     """One traceback, that of rank 1; rank 0 does not add what it suffers from it."""
     wrap_net(experiment, _FAILS)
     begun = time.perf_counter()
-    process = start(["pods_train", "--num-processes", "2", *SHORT])
+    words = ["pods_train", "--num-processes", "2", *SHORT]
+    process = start_really(words, experiment, shapes_root)
     read_until(process, "Starting training")
     began_training = time.perf_counter()
     text = process.stderr.read()
