@@ -67,8 +67,9 @@ class FrozenBatchNorm2d(nn.Module):
         """Return `module` with every BatchNorm2d and SyncBatchNorm replaced by a frozen one."""
         if isinstance(module, (nn.BatchNorm2d, nn.SyncBatchNorm)):
             frozen = cls(module.num_features, module.eps)
+            names = [name for name, _ in frozen.named_buffers()]
             for name, tensor in module.state_dict().items():
-                if name in frozen._buffers:
+                if name in names:
                     frozen.register_buffer(name, tensor.to(torch.float32, copy=True))
             return frozen
         for name, child in module.named_children():
