@@ -93,7 +93,7 @@ def run(checkout: Path, program: str, words: list[str], work: Path) -> Run:
     if failed or not count.is_file():
         sys.exit(f"{words or program} failed in {checkout}:\n{done.stderr}")
     cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-    return Run(cpu, wall, int(count.read_text()))
+    return Run(cpu, wall, int(count.read_text(encoding="utf-8")))
 
 
 def measure(checkouts: list[Path], rounds: int) -> dict[tuple[str, Path], Run]:
