@@ -37,6 +37,22 @@ def small_opts(method: str) -> list[Any]:
     return opts
 
 
+def two_levels(method: str) -> list[Any]:
+    """Return overrides for a head on two levels, one of them from the pyramid's top block.
+
+    Tracing takes a time in proportion to the levels. FreeAnchor keeps all, as other tests need that
+    graph too.
+    """
+    if method == "free_anchor":
+        return []
+    opts: list[Any] = [f"MODEL.{EXPERIMENTS[method][1]}.IN_FEATURES", "['p3', 'p5']"]
+    if method == "retinanet":
+        opts += ["MODEL.ANCHOR_GENERATOR.SIZES", "[[16, 20, 25], [64, 80, 101]]"]
+    if method == "fcos":
+        opts += ["MODEL.FCOS.OBJECT_SIZES_OF_INTEREST", "[[-1, 64], [64, 1e8]]"]
+    return opts
+
+
 def small_config(method: str, opts: Any = ()) -> tuple[Any, Any]:
     """Return (config, build_model) on the CPU."""
     return open_experiment(folder_of(method), [*small_opts(method), *opts], device="cpu")
@@ -76,9 +92,14 @@ def name_of(method: str, *flags: str) -> str:
 
 
 def export_small(method: str, folder: Path, *flags: str) -> Path:
-    """Export small_detector's weights, saved beside the graph, by pods_export."""
+    """Export small_detector's weights, saved beside the graph, by pods_export.
+
+    Args:
+        flags: flags of pods_export, then KEY VALUE overrides of the model.
+    """
+    first = next((i for i, flag in enumerate(flags) if flag.startswith("MODEL.")), len(flags))
     weights, target = folder / f"{method}.pth", folder / name_of(method, *flags)
-    torch.save({"model": small_detector(method).state_dict()}, weights)
+    torch.save({"model": small_detector(method, flags[first:]).state_dict()}, weights)
     settings = [str(word) for word in small_opts(method)]
     export(
         ["--dir", str(folder_of(method)), "--weights", str(weights), "--output", str(target)]

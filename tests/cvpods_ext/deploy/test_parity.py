@@ -24,6 +24,7 @@ from tests.cvpods_ext.deploy.small import (
     noise_image,
     small_config,
     small_detector,
+    two_levels,
 )
 
 SHARED = Path(os.environ.get("CVPODS_SHARED", Path(__file__).parents[4] / "shared"))
@@ -43,9 +44,12 @@ def network(method, exported):
 
 @pytest.fixture
 def detector(method, exported):
-    """Return a detector's graph of any batch and size; FeatureAlign's has one size to be faster."""
+    """Return a detector's graph of any batch and size, most on two levels to be faster.
+
+    FeatureAlign's has one size, to be faster still.
+    """
     size = ["--size", "128x160"] if method == "feature_align" else []
-    return exported(method, "--with-postprocess", *size)
+    return exported(method, "--with-postprocess", *size, *map(str, two_levels(method)))
 
 
 def feeds_of(graph, batch, size):
@@ -124,7 +128,7 @@ def test_detections_of_the_network(network, method):
 
 
 def test_detections_of_the_detector(detector, method):
-    graph = assert_detects_as_pytorch(detector, method, BATCHES)
+    graph = assert_detects_as_pytorch(detector, method, BATCHES, two_levels(method))
     assert isinstance(graph, GraphDetector)
 
 
@@ -133,8 +137,8 @@ def test_detections_in_a_real_image(network, detector, method):
     path = min((SHARED / "data/coco/val2017").glob("*.jpg"))
     image = torch.from_numpy(read_image(path)).permute(2, 0, 1)
     image = torch.nn.functional.interpolate(image[None].float(), (120, 160))[0].byte()
-    for graph in (network, detector):
-        assert_detects_as_pytorch(graph, method, [as_inputs([image])])
+    for graph, opts in ((network, ()), (detector, two_levels(method))):
+        assert_detects_as_pytorch(graph, method, [as_inputs([image])], opts)
 
 
 def test_rows_without_a_detection(detector, method):
