@@ -45,7 +45,7 @@ def auto_assign_loss(
     the sum of all G_ij, the number of images.
 
     Args:
-        cls_logits: (N, R, K); obj_logits: (N, R, 1). Halves are computed in float32.
+        cls_logits: (N, R, K); obj_logits: (N, R, 1).
         ltrb: (N, R, 4) predicted distances to the sides, >= 0, pixels.
         points: (R, 2), pixels of the padded input; strides: (R,) of their levels.
         mu, sigma: (K, 2) of the center prior, in strides.
@@ -58,9 +58,6 @@ def auto_assign_loss(
 
     Returns:
         {"loss_pos": (), "loss_neg": (), "loss_norm": ()}.
-
-    Raises:
-        ValueError: shapes that do not go together, no image, or classes that are not int64.
     """
     positive = negative = norm = sum_g = cls_logits.new_zeros(())
     for logits, obj, distances, boxes, classes in zip(

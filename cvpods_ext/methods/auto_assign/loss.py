@@ -2,7 +2,8 @@
 
 definition.py is the same function as the paper writes it, and explains the letters. Scores are kept
 as logarithms here, so that none underflows, and only the P pairs of a box and a location inside it
-are ever computed (kernels/pairs.py). FeatureAlign builds on the functions below.
+are ever computed (kernels/pairs.py). Outputs in half precision are computed in float32.
+FeatureAlign builds on the functions below.
 
 Letters: N images, R locations of all levels, M boxes, K classes, P pairs.
 """

@@ -43,7 +43,7 @@ def free_anchor_loss(
     out; an image without boxes is all negative.
 
     Args:
-        cls_logits: (N, R, K); box_deltas: (N, R, 4). Halves are computed in float32.
+        cls_logits: (N, R, K); box_deltas: (N, R, 4).
         anchors: (R, 4) xyxy, pixels of the padded input.
         gt_boxes: N of (M_n, 4) xyxy, pixels; gt_classes: N of (M_n,) int64 in [0, K).
         bag_size: n, anchors in the bag of a box; all of them if R is less.

@@ -1,6 +1,7 @@
 """Losses of FreeAnchor (arXiv:1909.02466), memory-bounded and in the log domain.
 
-definition.py is the same function as the paper writes it, and explains the letters.
+definition.py is the same function as the paper writes it, and explains the letters. Outputs in half
+precision are computed in float32 here.
 """
 
 from __future__ import annotations
