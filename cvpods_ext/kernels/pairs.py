@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -30,7 +31,7 @@ class Pairs:
 
     box (P,) in [0, M) and location (P,) in [0, R): int64 indices of both.
     boxes: (M, 4) xyxy, pixels; classes: (M,) int64 in [0, K); image: (M,) int64 in [0, N).
-    num_images: N.
+    num_images, num_locations: N and R.
     """
 
     box: Tensor
@@ -39,6 +40,17 @@ class Pairs:
     classes: Tensor
     image: Tensor
     num_images: int
+    num_locations: int
+
+    @cached_property
+    def entry(self) -> Tensor:
+        """Index (P,) of each pair's location among the locations (N * R) of all images."""
+        return self.per_box(self.image) * self.num_locations + self.location
+
+    @cached_property
+    def class_of_box(self) -> Tensor:
+        """Class (P,) of each pair's box."""
+        return self.per_box(self.classes)
 
     def per_box(self, values: Tensor) -> Tensor:
         """Return the value (P, ...) of each pair's box, given values (M, ...) of the boxes."""
@@ -50,12 +62,11 @@ class Pairs:
 
     def per_output(self, outputs: Tensor) -> Tensor:
         """Return the output (P, C) at each pair's location, given outputs (N, R, C)."""
-        return outputs.flatten(0, 1).index_select(0, self._entry(outputs))
+        return outputs.flatten(0, 1).index_select(0, self.entry)
 
     def per_class_output(self, outputs: Tensor) -> Tensor:
         """Return the output (P,) for the class of each pair's box, given outputs (N, R, K)."""
-        entry = self._entry(outputs) * outputs.shape[2] + self.per_box(self.classes)
-        return outputs.flatten().index_select(0, entry)
+        return outputs.flatten().index_select(0, self.entry * outputs.shape[2] + self.class_of_box)
 
     def per_level_and_class(self, values: Tensor, levels: Tensor) -> Tensor:
         """Return the value (P, C) for the level and the class of each pair.
@@ -63,12 +74,8 @@ class Pairs:
         Args:
             values: (L, K, C); levels: (R,) int64 level of each location, in [0, L).
         """
-        row = self.per_location(levels) * values.shape[1] + self.per_box(self.classes)
+        row = self.per_location(levels) * values.shape[1] + self.class_of_box
         return values.flatten(0, 1).index_select(0, row)
-
-    def _entry(self, outputs: Tensor) -> Tensor:
-        """Return the index (P,) of each pair's location among all locations (N * R) of a batch."""
-        return self.per_box(self.image) * outputs.shape[1] + self.location
 
     def sum(self, values: Tensor) -> Tensor:
         """Return the sum (M,) over the locations of each box, given values (P,)."""
@@ -107,7 +114,7 @@ def inside_pairs(
         box, location = inside.nonzero(as_tuple=True)
         parts.append((box.add_(part.start), location))
     box, location = (torch.cat(indices) for indices in zip(*parts, strict=True))
-    return Pairs(box, location, boxes, classes, torch.zeros_like(classes), 1)
+    return Pairs(box, location, boxes, classes, torch.zeros_like(classes), 1, len(points))
 
 
 def join(images: Sequence[Pairs]) -> Pairs:
@@ -123,6 +130,7 @@ def join(images: Sequence[Pairs]) -> Pairs:
         torch.cat([pairs.classes for pairs in images]),
         torch.cat([torch.full_like(pairs.image, n) for n, pairs in enumerate(images)]),
         len(images),
+        images[0].num_locations,
     )
 
 
@@ -147,6 +155,7 @@ def chunks(pairs: Pairs, at_once: int = PAIRS_AT_ONCE) -> Iterator[Pairs]:
                 pairs.classes[boxes],
                 pairs.image[boxes],
                 pairs.num_images,
+                pairs.num_locations,
             )
             first, start = box, part.stop
 
@@ -212,7 +221,7 @@ def min_max_table(
     first = 1  # order of the first box of a chunk; 0 is before all boxes
     for part in chunks(pairs, at_once):
         scaled = part.min_max(part.per_location(values))
-        entry = part.location * num_classes + part.per_box(part.classes)
+        entry = part.location * num_classes + part.class_of_box
         order = part.box + first
         is_last = last.scatter_reduce_(0, entry, order, "amax")[entry] == order
         table[entry[is_last]] = scaled[is_last]

@@ -102,10 +102,8 @@ def box_sums(
     """
     log_p_cls = log_class_confidence(pairs, cls_logits, obj_logits)
     log_p = log_p_cls - reg_weight * location_loss(pairs, ltrb, points)
-    classes = pairs.per_box(pairs.classes)
-    log_g = log_center_prior(
-        pairs, points, strides, mu.index_select(0, classes), sigma.index_select(0, classes)
-    )
+    mu, sigma = (values.index_select(0, pairs.class_of_box) for values in (mu, sigma))
+    log_g = log_center_prior(pairs, points, strides, mu, sigma)
     positive = positive_loss(pairs, log_p, log_g).sum()
     return positive, log_g.detach().exp().sum(), pairs.sum_per_image(log_g.exp())
 

@@ -31,6 +31,7 @@ def of_sizes(*sizes: int) -> Pairs:
         torch.arange(count),
         torch.zeros(count, dtype=torch.int64),
         1,
+        120,
     )
 
 
@@ -115,7 +116,7 @@ def test_join_numbers_boxes_through_and_names_images():
     assert pairs.location.tolist() == [1, 2, 2, 3, 0, 1, 2, 3]
     assert torch.equal(pairs.boxes, torch.cat([boxes, GT]))
     assert pairs.classes.tolist() == [7, 8, 9] and pairs.image.tolist() == [0, 0, 2]
-    assert pairs.num_images == 3
+    assert pairs.num_images == 3 and pairs.num_locations == 4
 
 
 def test_values_of_pairs_by_hand():
@@ -127,6 +128,7 @@ def test_values_of_pairs_by_hand():
         torch.tensor([1, 0]),
         torch.tensor([0, 2]),
         3,
+        4,
     )
     outputs = torch.arange(24.0).view(3, 4, 2)
     assert pairs.per_output(outputs).tolist() == [[2, 3], [4, 5], [22, 23]]
@@ -166,6 +168,7 @@ def test_chunks_by_hand():
             for name in ("boxes", "classes", "image"):
                 assert torch.equal(getattr(part, name), getattr(pairs, name)[first:stop])
             assert part.num_images == pairs.num_images
+            assert part.num_locations == pairs.num_locations
 
 
 @pytest.mark.parametrize("bound", [1, 3])

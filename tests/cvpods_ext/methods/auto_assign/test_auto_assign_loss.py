@@ -181,7 +181,7 @@ def test_golden_bag():
     assert min_max([1, 2, 4]) == pytest.approx([0, 1 / 3, 1])
     log_score = torch.tensor([0.2, 0.6], dtype=torch.float64).log()
     box, none = torch.tensor([1, 1]), torch.zeros(3, dtype=torch.int64)
-    pairs = Pairs(box, box, torch.zeros(3, 4), none, none, 1)
+    pairs = Pairs(box, box, torch.zeros(3, 4), none, none, 1, 2)
     log_g = torch.tensor([1, 0.5], dtype=torch.float64).log()
     losses = positive_loss(pairs, log_score, log_g).tolist()
     assert losses == [100, pytest.approx(0.7993361, abs=1e-7), 100]

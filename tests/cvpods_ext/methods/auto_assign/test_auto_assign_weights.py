@@ -61,7 +61,7 @@ class Image:
 def one_by_one(points: Tensor, boxes: Tensor) -> Pairs:
     """Pairs (i, i) of the i-th location and the i-th box."""
     both = torch.arange(len(boxes))
-    return Pairs(both, both, boxes, both, torch.zeros_like(both), 1)
+    return Pairs(both, both, boxes, both, torch.zeros_like(both), 1, len(points))
 
 
 # -- center prior --------------------------------------------------------------------------------

@@ -153,7 +153,7 @@ def double(*values: float) -> Tensor:
 
 # Two locations inside one box: Pc .4 and .8, Pb .5 and .3, G 1 and .5.
 ZERO = torch.tensor([0])
-PAIRS = Pairs(torch.tensor([0, 0]), torch.tensor([0, 1]), torch.zeros(1, 4), ZERO, ZERO, 1)
+PAIRS = Pairs(torch.tensor([0, 0]), torch.tensor([0, 1]), torch.zeros(1, 4), ZERO, ZERO, 1, 2)
 LOG_PC, LOG_PB = double(0.4, 0.8).log(), double(0.5, 0.3).log()
 LOG_G = double(1, 0.5).log()
 
