@@ -24,6 +24,20 @@ torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
 
 # What -m smoke runs besides one test of every file: a command, and a tiny training and evaluation.
 SMOKE = ("test_pods_test_chooses_weights", "test_old_style_experiment")
+# The files that take longest, longest first.
+LONGEST = (
+    "test_parity",
+    "test_agreement",
+    "test_docs",
+    "test_processes",
+    "test_kills",
+    "test_start_methods",
+    "test_bccd_exports",
+    "test_other_systems",
+    "test_export",
+    "test_commands",
+    "test_detector",
+)
 # Fixtures that take seconds.
 SLOW_FIXTURES = {"exported", "graphs", "programs", "run_command", "template"}
 
@@ -53,15 +67,35 @@ def mark_smoke(items: list[pytest.Item]) -> None:
         item.add_marker("smoke")
 
 
+def spread(items: list[pytest.Item], processes: int) -> list[pytest.Item]:
+    """Return the items in an order of equal parts that each begin with slow files.
+
+    Each process gets a part, and takes tests from the end of another part when it has finished its
+    own (--dist worksteal), which short tests suit.
+    """
+    slow: dict[Path, list[pytest.Item]] = {}
+    names = {item.path for item in items if "slow" in item.keywords or "playground" in item.nodeid}
+    for item in items:
+        if item.path in names:
+            slow.setdefault(item.path, []).append(item)
+    order = sorted(slow, key=lambda p: LONGEST.index(p.stem) if p.stem in LONGEST else len(LONGEST))
+    parts: list[list[pytest.Item]] = [[] for _ in range(processes)]
+    for number, path in enumerate(order):
+        parts[number % processes] += slow[path]
+    rest = [item for item in items if item.path not in names]
+    size = -(-len(items) // processes)
+    for part in parts:
+        room = max(0, size - len(part))
+        part += rest[:room]
+        del rest[:room]
+    return [item for part in parts for item in part] + rest
+
+
 @pytest.hookimpl(tryfirst=True)  # -m needs the marker
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark the smoke tests, skip what this machine cannot run, and put slow files first.
-
-    The processes take tests from each other in the end (--dist worksteal), which short tests suit.
-    """
+    """Mark the smoke tests, skip what this machine cannot run, and spread the slow files."""
     mark_smoke(items)
-    slow = {item.path for item in items if "slow" in item.keywords or "playground" in item.nodeid}
-    items.sort(key=lambda item: item.path not in slow)
+    items[:] = spread(items, int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", 1)))
     for item in items:
         if "gpu" in item.keywords and not torch.cuda.is_available():
             item.add_marker(pytest.mark.skip(reason="no CUDA device"))
