@@ -66,7 +66,7 @@ def check_coco(
     records = read_records(content, report)
     _check_classes(records, num_classes, report)
     check_image_files(records, Path(image_root), files, max_pixels, report)
-    _convert_boxes(records, box_format, report)
+    _convert_boxes(records, box_format)
     report_conventions(records, report)
     repaired = _check_boxes(records, report)
     if resizing is not None:
@@ -91,7 +91,7 @@ def _check_classes(records: CocoRecords, num_classes: int | None, report: Report
 # -- boxes -----------------------------------------------------------------------------------------
 
 
-def _convert_boxes(records: CocoRecords, box_format: str, report: Report) -> None:
+def _convert_boxes(records: CocoRecords, box_format: str) -> None:
     if box_format == "xywh":
         return
     annotations = [*records.annotations, *records.without_area]

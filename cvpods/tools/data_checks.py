@@ -79,7 +79,7 @@ def check_named(
         content = kind(config, name, is_train=False).coco_ground_truth() or {}
         images = Path()
     trained = name in config.DATASETS.TRAIN
-    report, mended = check_coco(
+    report, repaired = check_coco(
         name,
         content,
         images,
@@ -94,7 +94,7 @@ def check_named(
     if not trained:
         report.lenient.add("no box at all")
         report.found.pop("class without boxes", None)  # only leaves its AP undefined
-    return report, mended
+    return report, repaired
 
 
 def check_before_training(config: BaseConfig) -> None:
@@ -149,7 +149,7 @@ def _check_file(args: argparse.Namespace, files: int | None) -> tuple[Report, di
         raise DataError(f"--images {args.images} is not a folder.")
     path = Path(args.json)
     content = read_json(path)
-    report, mended = check_coco(
+    report, repaired = check_coco(
         path.name,
         content,
         args.images,
@@ -159,7 +159,7 @@ def _check_file(args: argparse.Namespace, files: int | None) -> tuple[Report, di
     )
     if isinstance(content, dict) and "annotations" not in content:  # test images
         report.lenient.add("no box at all")
-    return report, mended
+    return report, repaired
 
 
 def _write_fixed(
@@ -172,22 +172,22 @@ def _write_fixed(
     """
     if any(source.exists() and out.exists() and source.samefile(out) for source in sources):
         raise DataError(f"--fix {out} is the file that is examined; name another one.")
-    report, mended = checked[0]
+    report, repaired = checked[0]
     for section in ("images", "categories", "annotations"):
-        if section in mended and not mended[section]:
+        if section in repaired and not repaired[section]:
             raise DataError(f"--fix {out}: no {section} would be left; nothing is written.")
-    if any(category.get(AMBIGUOUS) for category in mended["categories"]):
+    if any(category.get(AMBIGUOUS) for category in repaired["categories"]):
         raise DataError(
             f"--fix {out}: two classes of {report.name} have the same id, so the class of a box is "
             "unknown; nothing is written."
         )
-    for annotation in mended.get("annotations", ()):  # pycocotools fails without these
+    for annotation in repaired.get("annotations", ()):  # pycocotools fails without these
         annotation.setdefault("area", read_area(None, annotation["bbox"]))
         annotation.setdefault("iscrowd", 0)
-    write_file(out, _as_json(mended).encode())
+    write_file(out, _as_json(repaired).encode())
     lines = [
-        f"Wrote {out}: {len(mended['images']):,} images, {len(mended.get('annotations', ())):,} "
-        "boxes. "
+        f"Wrote {out}: {len(repaired['images']):,} images, "
+        f"{len(repaired.get('annotations', ())):,} boxes. "
         f"{report.name} is unchanged.",
         *report.fixed(),
     ]

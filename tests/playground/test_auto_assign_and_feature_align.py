@@ -112,8 +112,8 @@ def check_detections(folder: Path, data: Path) -> None:
 def test_feature_align(copy_of, run_command, shapes_root):
     """All parts on, with the trial's own schedule: interrupted after 2 iterations, resumed.
 
-    The attention's dropout goes on where it stopped, though the whole run was evaluated after that
-    checkpoint, and the resumed one made its loader of training images anew.
+    The attention's dropout continues where it stopped, although the whole run was evaluated after
+    that checkpoint, and the resumed one made a new loader of training images.
     """
     folder = copy_of("feature_align")
     train = ["pods_train", *words({**TINY, "TEST.EVAL_PERIOD": 2})]

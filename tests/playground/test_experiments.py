@@ -1,7 +1,7 @@
 """Every experiment folder: composes, is named after what it configures, builds, trains, detects.
 
 Golden files: tests/expect/<experiment>.json holds what an experiment's resolved configuration
-differs in from its method's base. After a wanted change, write them anew with
+differs in from its method's base. After an intended change, write them again with
 
     python tests/playground/test_experiments.py
 """

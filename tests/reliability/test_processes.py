@@ -98,15 +98,16 @@ def test_lost_processes(experiment, shapes_root):
     process = start_really(words, experiment, shapes_root)
     read_until(process, "iter: 6/12")
     os.kill(ranks(process)[-1], signal.SIGKILL)
-    anew = read_until(process, "iter: 8/12")
-    assert "Restarted by the launcher (1)" in anew and "Continuing at iteration" in anew
+    restarted = read_until(process, "iter: 8/12")
+    assert "Restarted by the launcher (1)" in restarted
+    assert "Continuing at iteration" in restarted
     begun = time.perf_counter()
     os.kill(ranks(process)[-1], signal.SIGKILL)
     rest = process.stderr.read()
     assert process.wait() == 1
     assert time.perf_counter() - begun < 15
     assert "Process 1 failed first (killed by SIGKILL)" in rest
-    assert "Traceback" not in anew + rest, anew + rest
+    assert "Traceback" not in restarted + rest, restarted + rest
     assert sorted(losses(experiment / "output"))[:8] == list(range(8))
 
 

@@ -164,8 +164,9 @@ class RetinaNetDetector(DenseDetector):
         The class of background is K, that of ignored anchors -1.
         """
         boxes = target.gt_boxes.tensor
+        rows, columns = geometry.as_rows(boxes), geometry.as_columns(anchors)
         matches, labels = self.matcher.by_rows(
-            lambda part: geometry.iou(boxes[part][:, None], anchors),
+            lambda part: geometry.iou_table(rows[:, part], columns),
             len(boxes),
             len(anchors),
             anchors.device,

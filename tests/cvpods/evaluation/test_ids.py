@@ -239,14 +239,14 @@ def test_two_classes_with_one_name_are_kept():
 
 
 def test_detections_of_other_classes_are_skipped():
-    """As in pycocotools, they are neither an error nor a false positive."""
+    """Count them neither as an error nor as a false positive, which pycocotools does too."""
     truth, detections = one_object()
     others = [{**detections[0], "category_id": 9, "score": 0.9}]
     assert evaluate_boxes(truth, [*others, *detections])[0]["AP"] == pytest.approx(100)
 
 
 def test_images_in_any_order():
-    """As in pycocotools, the image's id orders equal scores, not its position in the file."""
+    """Order equal scores by the image's id, not by its place in the file, as pycocotools does."""
     for seed in range(3):
         truth, detections = random_data(seed)
         np.random.default_rng(seed).shuffle(truth["images"])

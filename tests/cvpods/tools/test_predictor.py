@@ -569,7 +569,7 @@ def test_two_experiments_one_after_the_other(trained, tmp_path):
 
 
 def test_overrides_do_not_stay(trained):
-    """The config of an experiment begins anew with every predictor."""
+    """The config of an experiment starts again with every predictor."""
     augmented = Predictor.from_experiment(trained, opts=[*AUGMENTED, "INPUT.FORMAT", "RGB"])
     again = Predictor.from_experiment(trained)
     assert augmented.image_format == "RGB" and again.image_format == "BGR"

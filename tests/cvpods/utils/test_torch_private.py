@@ -188,7 +188,7 @@ def test_shorten_join(monkeypatch):
 
 
 def test_shorten_join_without_a_grace_period(monkeypatch):
-    """As in torch 2.6: join() is left as it is."""
+    """Leave join() as it is in torch 2.6."""
 
     def join(self, timeout=None):
         return True

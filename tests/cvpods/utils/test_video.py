@@ -158,7 +158,7 @@ def test_truncated_without_its_index(tmp_path):
 
 
 def test_truncated_with_its_index_first(tmp_path):
-    """As after a broken download: the file states 20 frames, and has fewer."""
+    """Read a file that states 20 frames and has fewer, as a broken download does."""
     path = make_video(tmp_path / "cut.mp4", noise(20), options={"movflags": "faststart"})
     content = path.read_bytes()
     path.write_bytes(content[: len(content) * 2 // 3])

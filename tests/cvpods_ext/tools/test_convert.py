@@ -84,7 +84,7 @@ def test_strip(checkpoint, model):
 
 
 def test_the_command(checkpoint):
-    """As typed, the last line of the output names the file."""
+    """The last line of the output names the file as it was typed."""
     words = [COMMAND, str(checkpoint), "--strip"]
     done = subprocess.run(words, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0 and "Traceback" not in done.stderr
